@@ -1,0 +1,5600 @@
+"""devserver: a local, offline server for LangGraph applications.
+
+It loads the graphs named in langgraph.json, serves the LangGraph Server HTTP API for them, and keeps
+everything (assistants, threads, runs, checkpoints, store items, shared values) in a single SQLite file.
+
+Contents
+     1  Vocabulary      the words of the API: enumerations and request bodies
+     2  Values          errors, JSON, ids, moments
+     3  Shared values   state keys that every thread of one user sees
+     4  Database        the SQLite file: connections, transactions, schema
+     5  Tables          a class per table, short methods that each hold their SQL
+     6  Persistence     LangGraph's checkpointer and store, on the same file
+     7  Graphs          langgraph.json, loading, factories, schemas, drawings
+     8  State           reading and changing what a thread's checkpoints hold
+     9  Events          a run's event log, those who follow it, server-sent events
+    10  Runner          create, claim, execute, finish; cancel, recover, webhooks
+    11  HTTP            a handler per operation
+    12  App             routes, OpenAPI, security, middleware
+    13  CLI             devserver up
+
+A section uses only earlier ones.
+
+The life of a run: POST /threads/T/runs/stream
+    stream_run      parses the body and hands it to Runner.create
+    create_run      one transaction: multitask rule, run row, thread row
+    Runner._work    the thread's worker claims the run at once (no polling), one run per thread at a time
+    Runner._execute binds the shared values to the run and calls the graph on the run loop
+    graph_events    what the graph emits becomes events; RunLog keeps them and wakes who follows
+    follow          the handler sends the events as they come
+    finish_run      one transaction: run status, thread values and status, webhook; then the stream closes
+
+Two event loops: uvicorn's serves HTTP, the run loop's thread executes every graph, so a node that blocks
+slows down other runs but never the API. Facts are rows: memory holds only what dies with the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import concurrent.futures
+import contextlib
+import contextvars
+import datetime
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import ipaddress
+import json
+import linecache
+import logging
+import os
+import re
+import socket
+import sqlite3
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import types
+import typing
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from http import HTTPStatus
+from pathlib import Path
+from typing import IO, Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar, cast
+
+import aiosqlite
+import click
+import orjson
+import uuid_utils
+from langchain_core.messages import BaseMessage, BaseMessageChunk, message_chunk_to_message
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
+from langgraph import types as langgraph_types
+from langgraph.channels.base import MISSING, BaseChannel
+from langgraph.channels.ephemeral_value import EphemeralValue
+from langgraph.checkpoint.base import (
+    WRITES_IDX_MAP,
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+    get_checkpoint_metadata,
+)
+from langgraph.checkpoint.base.id import uuid6
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.errors import EmptyInputError, GraphDrained, InvalidUpdateError
+from langgraph.graph.state import StateGraph
+from langgraph.pregel import Pregel
+from langgraph.runtime import RunControl
+from langgraph.store.base import BaseStore, GetOp, Item, ListNamespacesOp, Op, PutOp, Result, SearchItem, SearchOp
+from langgraph.store.sqlite.base import SqliteStore
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette import types as asgi
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+if typing.TYPE_CHECKING:
+    import uvicorn
+
+__version__ = "0.1.0"
+log = logging.getLogger("devserver")
+
+T = TypeVar("T")
+JsonObject = dict[str, Any]
+
+
+########################################################################################################
+# 1  Vocabulary
+########################################################################################################
+
+RunStatus = Literal["pending", "running", "success", "error", "timeout", "interrupted"]
+ThreadStatus = Literal["idle", "busy", "interrupted", "error"]
+StreamMode = Literal[
+    "values", "messages", "messages-tuple", "updates", "events", "debug", "tasks", "checkpoints", "custom"
+]
+ThreadStreamMode = Literal["run_modes", "lifecycle", "state_update"]
+MultitaskStrategy = Literal["reject", "rollback", "interrupt", "enqueue"]
+Durability = Literal["sync", "async", "exit"]
+DisconnectMode = Literal["cancel", "continue"]
+OnCompletion = Literal["delete", "keep"]
+IfExists = Literal["raise", "do_nothing"]
+IfNotExists = Literal["create", "reject"]
+CancelAction = Literal["interrupt", "rollback"]
+SortOrder = Literal["asc", "desc"]
+AssistantField = Literal[
+    "assistant_id",
+    "graph_id",
+    "name",
+    "description",
+    "config",
+    "context",
+    "created_at",
+    "updated_at",
+    "metadata",
+    "version",
+]
+ThreadField = Literal[
+    "thread_id", "created_at", "updated_at", "state_updated_at", "metadata", "config", "status", "values", "interrupts"
+]
+RunField = Literal[
+    "run_id",
+    "thread_id",
+    "assistant_id",
+    "created_at",
+    "updated_at",
+    "metadata",
+    "status",
+    "kwargs",
+    "multitask_strategy",
+    "langsmith_session_name",
+]
+Limit = Annotated[int, Field(ge=1, le=1000)]
+Offset = Annotated[int, Field(ge=0, le=2**63 - 1)]
+SAFE_INTEGER = 2**63 - 1
+
+# Set by the server alone; removed from what clients send (api: reserved keys).
+RESERVED_CONFIGURABLE = frozenset(
+    {
+        "langgraph_auth_user",
+        "langgraph_auth_user_id",
+        "langgraph_auth_permissions",
+        "langgraph_request_id",
+        "__langsmith_project__",
+        "__langsmith_example_id__",
+        "__request_start_time_ms__",
+        "__after_seconds__",
+        "__otel_traceparent__",
+        "__otel_tracestate__",
+        "__dd_trace_headers__",
+        "__pregel_node_finished",
+        "__context_provided__",
+    }
+)
+RESERVED_METADATA = frozenset({"thread_id", "assistant_id", "run_id", "cron_id", "counters_since_delta_snapshot"})
+
+
+class Body(BaseModel):
+    """A request body: types are strict, unknown fields are ignored, as the API does."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", defer_build=True)
+
+    def given(self) -> JsonObject:
+        """Only the fields that the client sent."""
+        return self.model_dump(exclude_unset=True)
+
+
+class Config(Body):
+    """A RunnableConfig. Keys besides the named ones (run_name, max_concurrency) are kept."""
+
+    model_config = ConfigDict(strict=True, extra="allow", defer_build=True)
+
+    tags: list[str] = Field(default_factory=list)
+    recursion_limit: int = 25
+    configurable: JsonObject = Field(default_factory=dict)
+
+
+class CheckpointConfig(Body):
+    """Where in a thread's history: a checkpoint, or the latest of a namespace."""
+
+    model_config = ConfigDict(strict=True, extra="allow", defer_build=True)
+
+    thread_id: str | None = None
+    checkpoint_ns: str | None = None
+    checkpoint_id: str | None = None
+    checkpoint_map: JsonObject | None = None
+
+    def configurable(self) -> JsonObject:
+        """The keys of a RunnableConfig's configurable; RunnableConfigs are unwrapped."""
+        given = self.given()
+        nested = given.pop("configurable", None)
+        if isinstance(nested, dict):
+            given |= nested
+        return {k: v for k, v in given.items() if k != "thread_id" and v is not None}
+
+
+class Send(Body):
+    """A node to run with an input of its own."""
+
+    node: str
+    input: Any = None
+
+
+class Command(Body):
+    """An answer to interrupts, a change of the state, a jump."""
+
+    update: JsonObject | list[Any] | None = None
+    resume: Any = None
+    goto: str | Send | list[str | Send] | None = None
+
+
+class AssistantCreate(Body):
+    graph_id: str
+    assistant_id: str | None = None
+    config: Config = Field(default_factory=Config)
+    context: JsonObject = Field(default_factory=dict)
+    metadata: JsonObject = Field(default_factory=dict)
+    if_exists: IfExists = "raise"
+    name: str = "Untitled"
+    description: str | None = None
+
+
+class AssistantPatch(Body):
+    graph_id: str = ""
+    config: Config = Field(default_factory=Config)
+    context: JsonObject = Field(default_factory=dict)
+    metadata: JsonObject = Field(default_factory=dict)
+    name: str = ""
+    description: str | None = None
+
+
+class AssistantCountRequest(Body):
+    metadata: JsonObject = Field(default_factory=dict)
+    graph_id: str | None = None
+    name: str | None = None
+
+
+class AssistantSearchRequest(AssistantCountRequest):
+    limit: Limit = 10
+    offset: Offset = 0
+    sort_by: Literal["assistant_id", "created_at", "updated_at", "name", "graph_id"] = "created_at"
+    sort_order: SortOrder = "desc"
+    select: list[AssistantField] | None = None
+
+
+class AssistantVersionsSearchRequest(Body):
+    metadata: JsonObject = Field(default_factory=dict)
+    limit: Limit = 10
+    offset: Offset = 0
+
+
+class AssistantVersionChange(Body):
+    version: int | None = None
+
+
+class ThreadTtl(Body):
+    """Minutes to live, and what happens then. Kept with the thread."""
+
+    ttl: float | None = None
+    strategy: Literal["delete", "keep_latest"] = "delete"
+
+
+class StateUpdateEntry(Body):
+    """A change of the state, as if `as_node` had returned it."""
+
+    as_node: str
+    values: Any = None
+    command: Command | None = None
+
+
+class ThreadSuperstepUpdate(Body):
+    updates: Annotated[list[StateUpdateEntry], Field(min_length=1)]
+
+
+class ThreadCreate(Body):
+    thread_id: str | None = None
+    metadata: JsonObject = Field(default_factory=dict)
+    if_exists: IfExists = "raise"
+    ttl: ThreadTtl | None = None
+    supersteps: list[ThreadSuperstepUpdate] = Field(default_factory=list)
+
+
+class ThreadPatch(Body):
+    metadata: JsonObject = Field(default_factory=dict)
+    ttl: ThreadTtl | None = None
+
+
+class ThreadCountRequest(Body):
+    metadata: JsonObject = Field(default_factory=dict)
+    values: JsonObject = Field(default_factory=dict)
+    status: ThreadStatus | None = None
+
+
+class ThreadSearchRequest(ThreadCountRequest):
+    ids: list[str] | None = None
+    limit: Limit = 10
+    offset: Offset = 0
+    sort_by: Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] = "updated_at"
+    sort_order: SortOrder = "desc"
+    select: list[ThreadField] | None = None
+    extract: Annotated[dict[str, str], Field(max_length=10)] | None = None
+
+
+class ThreadPruneRequest(Body):
+    thread_ids: list[str]
+    strategy: Literal["delete", "keep_latest"] = "delete"
+
+
+class ThreadStateUpdate(Body):
+    values: Any = None
+    as_node: str | None = None
+    checkpoint: CheckpointConfig | None = None
+    checkpoint_id: str | None = None
+
+
+class ThreadStateCheckpointRequest(Body):
+    checkpoint: CheckpointConfig
+    subgraphs: bool | None = None
+
+
+class ThreadStateSearch(Body):
+    limit: Limit = 1
+    before: CheckpointConfig | None = None
+    metadata: JsonObject | None = None
+    checkpoint: CheckpointConfig | None = None
+
+
+class RunCreate(Body):
+    """What every way of making a run takes."""
+
+    assistant_id: str
+    input: Any = None
+    command: Command | None = None
+    checkpoint: CheckpointConfig | None = None
+    checkpoint_id: str | None = None
+    config: Config | None = None
+    context: JsonObject | None = None
+    metadata: JsonObject | None = None
+    webhook: Annotated[str, Field(min_length=1)] | None = None
+    interrupt_before: Literal["*"] | list[str] | None = None
+    interrupt_after: Literal["*"] | list[str] | None = None
+    stream_mode: StreamMode | list[StreamMode] | None = None
+    stream_subgraphs: bool | None = None
+    stream_resumable: bool | None = None
+    on_disconnect: DisconnectMode = "continue"
+    on_completion: OnCompletion | None = None
+    feedback_keys: list[str] | None = None
+    multitask_strategy: MultitaskStrategy | None = None
+    if_not_exists: IfNotExists | None = None
+    after_seconds: Annotated[float, Field(ge=-1e9, le=1e9, strict=False)] | None = None
+    checkpoint_during: bool | None = None
+    durability: Durability | None = None
+    strict_resume: bool | None = None
+
+    def stream_modes(self) -> list[str]:
+        """The stream modes asked for; none means values."""
+        modes = [self.stream_mode] if isinstance(self.stream_mode, str) else self.stream_mode
+        return list(modes or ["values"])
+
+
+class RunCreateStateful(RunCreate):
+    pass
+
+
+class RunCreateStateless(RunCreate):
+    pass
+
+
+class RunCreateStreamingStateful(RunCreateStateful):
+    pass
+
+
+class RunCreateStreamingStateless(RunCreateStateless):
+    pass
+
+
+class RunsCancel(Body):
+    status: Literal["pending", "running", "all"] | None = None
+    thread_id: str | None = None
+    run_ids: list[str] | None = None
+
+
+class StorePutRequest(Body):
+    namespace: list[str]
+    key: str
+    value: JsonObject
+    index: Literal[False] | list[str] | None = None
+    ttl: Annotated[float, Field(gt=0, le=1e9, strict=False)] | None = None
+
+
+class StoreDeleteRequest(Body):
+    key: str
+    namespace: list[str] | None = None
+
+
+class StoreSearchRequest(Body):
+    namespace_prefix: list[str] | None = None
+    filter: JsonObject | None = None
+    limit: Annotated[int, Field(le=SAFE_INTEGER)] | None = 10
+    offset: Annotated[int, Field(ge=0, le=SAFE_INTEGER)] | None = 0
+    query: str | None = None
+    refresh_ttl: bool | None = None
+
+
+class StoreListNamespacesRequest(Body):
+    prefix: list[str] | None = None
+    suffix: list[str] | None = None
+    max_depth: Annotated[int, Field(ge=1, le=1000)] | None = None
+    limit: Annotated[int, Field(ge=1, le=SAFE_INTEGER)] | None = 100
+    offset: Annotated[int, Field(ge=0, le=SAFE_INTEGER)] | None = 0
+
+
+########################################################################################################
+# 2  Values
+########################################################################################################
+
+
+class ApiError(Exception):
+    """An answer other than success. `detail` says what is wrong, where, and what to do."""
+
+    status: ClassVar[int] = 500
+
+    def __init__(self, detail: str | None = None) -> None:
+        super().__init__(detail or HTTPStatus(self.status).phrase)
+
+    @property
+    def detail(self) -> str:
+        return str(self.args[0])
+
+
+class BadRequest(ApiError):
+    status = 400
+
+
+class Forbidden(ApiError):
+    status = 403
+
+
+class NotFound(ApiError):
+    status = 404
+
+
+class Conflict(ApiError):
+    status = 409
+
+
+class TooLarge(ApiError):
+    status = 413
+
+
+class Invalid(ApiError):
+    status = 422
+
+
+class NotServed(ApiError):
+    status = 501
+
+
+class StartError(Exception):
+    """The server cannot start; the message is all that the user needs to see."""
+
+
+def new_id() -> str:
+    """A UUIDv7: ids sort by the moment they were made."""
+    return str(uuid_utils.uuid7())
+
+
+def now() -> str:
+    """The present moment in ISO 8601, UTC, with microseconds; such texts sort by time."""
+    return moment(datetime.datetime.now(datetime.UTC))
+
+
+def moment(at: datetime.datetime) -> str:
+    return at.astimezone(datetime.UTC).isoformat(timespec="microseconds")
+
+
+def to_uuid(text: str, what: str) -> str:
+    """The canonical form of an id, leniently parsed. Raises Invalid naming `what` it is the id of."""
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        raise Invalid(f"Invalid {what} ID: must be a UUID") from None
+
+
+def exception_value(error: BaseException) -> JsonObject:
+    """An exception as clients see it, in events, threads and webhooks."""
+    return {"error": type(error).__name__, "message": str(error)}
+
+
+def _jsonable(value: Any) -> Any:  # noqa: C901  one branch per type
+    """What orjson is to write for a value it does not know (api: JSON out)."""
+    if isinstance(value, BaseException):
+        return exception_value(value)
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    if isinstance(value, langgraph_types.Send):
+        return {"node": value.node, "args": value.arg}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return value._asdict()
+    if isinstance(value, set | frozenset | deque | tuple):
+        return list(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return base64.b64encode(value).decode()
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, Mapping):
+        return dict(value)
+    for dump in ("model_dump", "dict"):
+        method = getattr(value, dump, None)
+        if callable(method) and not isinstance(value, type):
+            return method()
+    return str(value) if isinstance(value, os.PathLike | ipaddress._BaseAddress) else None
+
+
+_ESCAPED_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+_JSON_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+
+
+def to_json(value: Any) -> bytes:
+    """Compact UTF-8 JSON of anything a graph may hold. A NUL becomes U+FFFD, what JSON can't say null."""
+    try:
+        text = orjson.dumps(value, default=_jsonable, option=_JSON_OPTIONS)
+    except (TypeError, RecursionError):
+        text = orjson.dumps(_mend(value), default=_jsonable, option=_JSON_OPTIONS)
+    return _ESCAPED_NUL.sub(rb"\1\\ufffd", text) if b"\\u0000" in text else text
+
+
+def _mend(value: Any, depth: int = 0) -> Any:
+    """A copy that orjson can write: lone surrogates, huge integers, odd keys, endless nesting."""
+    if depth > 200:
+        return None
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**64 else float(value) if abs(value) < 1e308 else None
+    if isinstance(value, Mapping):
+        return {_mend(str(k)): _mend(v, depth + 1) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset) and not hasattr(value, "_asdict"):
+        return [_mend(v, depth + 1) for v in value]
+    if isinstance(value, float | datetime.datetime | datetime.date | uuid.UUID):
+        return value
+    return _mend(_jsonable(value), depth + 1)
+
+
+def from_json(text: bytes | str) -> Any:
+    """Raises ValueError for what is not JSON (a NaN, a byte order mark, a lone surrogate ...)."""
+    value = orjson.loads(text)
+    marked = b"\\u0000" in text if isinstance(text, bytes) else "\\u0000" in text
+    return orjson.loads(to_json(value)) if marked else value
+
+
+def contains(whole: Any, part: Any) -> bool:
+    """Every key of the part is in the whole, objects recursively, all else equal (api: containment)."""
+    if isinstance(part, dict):
+        return isinstance(whole, dict) and all(k in whole and contains(whole[k], v) for k, v in part.items())
+    if isinstance(part, bool) or isinstance(whole, bool):
+        return part is whole
+    return bool(whole == part)
+
+
+########################################################################################################
+# 3  Shared values
+########################################################################################################
+
+
+class SharedValue(BaseChannel[Any, Any, Any]):
+    """A state key shared by all threads whose config names the same scope value.
+
+    `info: Annotated[dict, SharedValue.on("user_id")]` holds `{item key: object}`. In devserver an update
+    overwrites per item key, None deletes an item, and what a superstep writes is stored in the same
+    transaction as its checkpoint. Elsewhere (plain `graph.invoke`) it is a per-thread dict with the
+    same rules. Items are kept as JSON text, so what a node reads is always a copy.
+    """
+
+    __slots__ = ("items", "path", "prefix", "run")
+    scope: ClassVar[str] = ""
+
+    def __init__(self, typ: Any, key: str = "") -> None:
+        super().__init__(typ, key)
+        self.items: dict[str, bytes] = {}
+        self.run: SharedScope | None = None
+        self.path: tuple[str, ...] = ()
+        self.prefix = ""
+
+    @classmethod
+    @functools.cache
+    def on(cls, scope: str) -> type[SharedValue]:
+        """The channel type for a scope: a key of the run's `config.configurable` or `context`."""
+        if not isinstance(scope, str) or not scope:
+            raise ValueError(f"SharedValue.on takes the name of a configurable key, not {scope!r}")
+        return type("SharedValue", (cls,), {"scope": scope, "__slots__": (), "__module__": cls.__module__})
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SharedValue) and other.scope == self.scope
+
+    __hash__ = object.__hash__
+
+    @property
+    def ValueType(self) -> Any:
+        return self.typ
+
+    @property
+    def UpdateType(self) -> Any:
+        return self.typ
+
+    def copy(self) -> Self:
+        """A copy outside any run: conditional edges try their node's writes on it."""
+        channel = self.__class__(self.typ, self.key)
+        channel.items = dict(self.items)
+        return channel
+
+    def from_checkpoint(self, checkpoint: Any) -> Self:
+        channel = self.__class__(self.typ, self.key)
+        if (run := RUN_SCOPE.get()) is not None:
+            run.join(channel)
+        elif isinstance(checkpoint, dict):
+            channel.items = {k: orjson.dumps(v) for k, v in checkpoint.items()}
+        return channel
+
+    def checkpoint(self) -> Any:
+        """Within a run: the writes since the last checkpoint, for the saver to store with it."""
+        return self.run.take(self) if self.run else self.get()
+
+    def get(self) -> JsonObject:
+        return {key: orjson.loads(text) for key, text in self.items.items()}
+
+    def is_available(self) -> bool:
+        return True
+
+    def update(self, values: Sequence[Any]) -> bool:
+        puts = self._puts(values)
+        if self.run:
+            self.run.record(self, puts)
+        else:
+            _apply_puts(self.items, puts)
+        return bool(values)
+
+    def _puts(self, values: Sequence[Any]) -> dict[str, bytes | None]:
+        puts: dict[str, bytes | None] = {}
+        for value in values:
+            if not isinstance(value, Mapping):
+                raise InvalidUpdateError(f"At shared key '{self.key}': expected a dict of items, got {value!r}")
+            for key, item in value.items():
+                if not isinstance(key, str) or not (item is None or isinstance(item, Mapping)):
+                    raise InvalidUpdateError(
+                        f"At shared key '{self.key}': item {key!r} must be a dict, or None to delete it, got {item!r}"
+                    )
+                puts[key] = None if item is None else self._text(key, item)
+        return puts
+
+    def _text(self, key: str, item: Mapping[str, Any]) -> bytes:
+        try:
+            return orjson.dumps(item if isinstance(item, dict) else dict(item))
+        except TypeError as error:
+            raise InvalidUpdateError(
+                f"At shared key '{self.key}': item {key!r} cannot be written as JSON: {error}"
+            ) from None
+
+
+def _apply_puts(items: dict[str, bytes], puts: Mapping[str, bytes | None]) -> None:
+    for key, text in puts.items():
+        if text is None:
+            items.pop(key, None)
+        else:
+            items[key] = text
+
+
+class SharedPuts(NamedTuple):
+    """Writes to store items of one namespace; the saver finds them among a checkpoint's values."""
+
+    prefix: str
+    puts: dict[str, bytes | None]
+
+
+@dataclass
+class _Superstep:
+    """What one superstep wrote to one namespace: by which graph (its path of tasks), and if stored."""
+
+    path: tuple[str, ...]
+    prefix: str
+    puts: dict[str, bytes | None]
+    taken: bool = False
+
+
+class SharedScope:
+    """What one run, with its subgraphs, sees of the shared values, and what it has yet to store.
+
+    A graph sees what its parent saw when the graph started, and its own supersteps; the parent sees
+    the writes of a subgraph at the end of the superstep in which the subgraph ran.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Mapping[str, Any]],
+        load: Callable[[str], dict[str, bytes]],
+        run_id: str | None = None,
+        optional: bool = False,
+    ) -> None:
+        self.run_id = run_id
+        self._optional = optional  # a missing scope value is an error only once something is written
+        self.floor = str(uuid6())  # checkpoints of this run have greater ids
+        self._sources = sources
+        self._load = load
+        self._loaded: dict[str, dict[str, bytes]] = {}
+        self._views: dict[tuple[str, tuple[str, ...]], SharedValue] = {}
+        self._supersteps: list[_Superstep] = []
+        self._lock = threading.RLock()  # subgraphs may run in worker threads
+
+    def prefix(self, scope: str, key: str) -> str:
+        """The store namespace of a shared key, in the store's dotted form. Raises MissingScope."""
+        for source in self._sources:
+            value = source.get(scope)
+            if isinstance(value, str | int | float | uuid.UUID) and value != "":
+                return ".".join(map(_label, ("scoped", scope, key, str(value))))
+        raise MissingScope(f"Scope {scope} for shared state key '{key}' not in config.configurable")
+
+    def preload(self, keys: Iterable[tuple[str, str]]) -> None:
+        """Read the items of these (scope, state key) pairs at once."""
+        for scope, key in keys:
+            prefix = self.prefix(scope, key)
+            self._loaded[prefix] = self._load(prefix)
+
+    def join(self, channel: SharedValue) -> None:
+        """Give a graph's new channel what that graph is to see."""
+        channel.run, channel.path = self, _task_path()
+        try:
+            channel.prefix = self.prefix(channel.scope, channel.key)
+        except MissingScope:
+            if not self._optional:
+                raise
+            return
+        prefix, path = channel.prefix, channel.path
+        with self._lock:
+            parents = [self._views.get((prefix, path[:n])) for n in range(len(path), -1, -1)]
+            parent = next((view for view in parents if view is not None), None)
+            if parent is not None:
+                channel.items = dict(parent.items)
+            else:
+                if prefix not in self._loaded:
+                    self._loaded[prefix] = self._load(prefix)
+                channel.items = dict(self._loaded[prefix])
+                for step in self._supersteps:
+                    if step.prefix == prefix:
+                        _apply_puts(channel.items, step.puts)
+            self._views[prefix, path] = channel
+
+    def record(self, channel: SharedValue, puts: dict[str, bytes | None]) -> None:
+        """The end of a superstep: the writes of its subgraphs become visible, then its own."""
+
+        def below(prefix: str, path: tuple[str, ...]) -> bool:
+            depth = len(channel.path)
+            return prefix == channel.prefix and len(path) > depth and path[:depth] == channel.path
+
+        if puts and not channel.prefix:
+            self.prefix(channel.scope, channel.key)  # says what is missing
+        with self._lock:
+            for step in self._supersteps:
+                if below(step.prefix, step.path):
+                    _apply_puts(channel.items, step.puts)
+                    step.path = channel.path
+            for view in [view for view in self._views if below(*view)]:
+                del self._views[view]
+            self._supersteps = [s for s in self._supersteps if not (s.taken and s.path == channel.path)]
+            _apply_puts(channel.items, puts)
+            if puts:
+                self._supersteps.append(_Superstep(channel.path, channel.prefix, puts))
+
+    def take(self, channel: SharedValue) -> Any:
+        """The writes to store with a checkpoint of the channel's graph, or MISSING."""
+        with self._lock:
+            own = [s for s in self._supersteps if not s.taken and (s.prefix, s.path) == (channel.prefix, channel.path)]
+            for step in own:
+                step.taken = True
+        puts = {key: text for step in own for key, text in step.puts.items()}
+        return SharedPuts(channel.prefix, puts) if puts else MISSING
+
+    def rest(self) -> list[SharedPuts]:
+        """Writes of finished supersteps that no checkpoint took (of subgraphs without checkpointer that
+        nobody knew of when the graph was loaded)."""
+        with self._lock:
+            return [SharedPuts(s.prefix, s.puts) for s in self._supersteps if not s.taken]
+
+
+class MissingScope(ValueError):
+    """The run's config has no value for the scope of a shared key."""
+
+
+RUN_SCOPE: contextvars.ContextVar[SharedScope | None] = contextvars.ContextVar("run_scope", default=None)
+
+
+def _label(text: str) -> str:
+    """A namespace label: the store joins labels with dots, so dots are percent-encoded."""
+    return text.replace("%", "%25").replace(".", "%2E")
+
+
+def _task_path() -> tuple[str, ...]:
+    """The tasks that the graph now starting is nested in, outermost first; () for a run's own graph."""
+    config = var_child_runnable_config.get() or {}
+    namespace = config.get("configurable", {}).get("checkpoint_ns") or ""
+    return tuple(namespace.split("|")) if namespace else ()
+
+
+########################################################################################################
+# 4  Database
+########################################################################################################
+
+# Append only: a script per version of the schema. The checkpointer's and the store's tables are made by
+# their own libraries, so that AsyncSqliteSaver and AsyncSqliteStore open the file as it is.
+MIGRATIONS = [
+    """
+    CREATE TABLE assistants (
+        assistant_id TEXT PRIMARY KEY, graph_id TEXT NOT NULL, name TEXT NOT NULL, description TEXT,
+        config TEXT NOT NULL, context TEXT NOT NULL, metadata TEXT NOT NULL, version INTEGER NOT NULL,
+        created_at TEXT NOT NULL, updated_at TEXT NOT NULL
+    );
+    CREATE INDEX assistants_created ON assistants (created_at);
+    CREATE TABLE assistant_versions (
+        assistant_id TEXT NOT NULL, version INTEGER NOT NULL, graph_id TEXT NOT NULL, name TEXT NOT NULL,
+        description TEXT, config TEXT NOT NULL, context TEXT NOT NULL, metadata TEXT NOT NULL,
+        created_at TEXT NOT NULL, PRIMARY KEY (assistant_id, version)
+    );
+    -- `rest` is the status while no run is pending or running; then the thread is busy.
+    CREATE TABLE threads (
+        thread_id TEXT PRIMARY KEY, created_at TEXT NOT NULL, updated_at TEXT NOT NULL,
+        state_updated_at TEXT NOT NULL, metadata TEXT NOT NULL, config TEXT NOT NULL,
+        rest TEXT NOT NULL, state TEXT, interrupts TEXT, error TEXT, ttl TEXT
+    );
+    CREATE INDEX threads_created ON threads (created_at);
+    CREATE INDEX threads_updated ON threads (updated_at);
+    CREATE INDEX threads_state_updated ON threads (state_updated_at);
+    CREATE INDEX threads_rest ON threads (rest, updated_at);
+    -- `cancel` and `reason` are set when a live run is to stop; `attempt` counts its starts.
+    CREATE TABLE runs (
+        run_id TEXT PRIMARY KEY, thread_id TEXT NOT NULL, assistant_id TEXT NOT NULL,
+        created_at TEXT NOT NULL, updated_at TEXT NOT NULL, started_at TEXT, status TEXT NOT NULL,
+        metadata TEXT NOT NULL, kwargs TEXT NOT NULL, multitask_strategy TEXT NOT NULL,
+        attempt INTEGER NOT NULL DEFAULT 0, cancel TEXT, reason TEXT
+    );
+    CREATE INDEX runs_thread ON runs (thread_id, created_at);
+    CREATE INDEX runs_live ON runs (thread_id, created_at) WHERE status IN ('pending', 'running');
+    -- What a run wrote to checkpoints that are not its own, so that it can be taken back.
+    CREATE TABLE run_writes (
+        run_id TEXT NOT NULL, thread_id TEXT NOT NULL, checkpoint_ns TEXT NOT NULL,
+        checkpoint_id TEXT NOT NULL, task_id TEXT NOT NULL, idx INTEGER NOT NULL
+    );
+    CREATE INDEX run_writes_run ON run_writes (run_id);
+    CREATE INDEX run_writes_thread ON run_writes (thread_id);
+    -- The events of resumable runs, in the order they were sent; an id is `ms-n`.
+    CREATE TABLE events (
+        number INTEGER PRIMARY KEY, thread_id TEXT NOT NULL, run_id TEXT NOT NULL,
+        ms INTEGER NOT NULL, n INTEGER NOT NULL, event TEXT NOT NULL, data BLOB NOT NULL
+    );
+    CREATE INDEX events_run ON events (run_id, ms, n);
+    CREATE INDEX events_thread ON events (thread_id, ms, n);
+    -- Webhooks not delivered yet.
+    CREATE TABLE webhooks (number INTEGER PRIMARY KEY, url TEXT NOT NULL, payload BLOB NOT NULL);
+    """
+]
+
+
+class _Connection(aiosqlite.Connection):
+    """An aiosqlite connection that takes whole functions: one function is one transaction.
+
+    Functions that wait at the same time share a transaction, each in a savepoint of its own, so that
+    concurrent runs share a commit; the error of one leaves the others' work alone.
+    """
+
+    def __init__(self, connector: Callable[[], sqlite3.Connection], begin: str) -> None:
+        super().__init__(connector, iter_chunk_size=64)
+        self._begin = begin
+        self._waiting: deque[tuple[concurrent.futures.Future[Any], Callable[[sqlite3.Connection], Any]]] = deque()
+
+    def submit(self, function: Callable[[sqlite3.Connection], T]) -> concurrent.futures.Future[T]:
+        if not self._running:
+            raise StartError("the database is closed")
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        self._waiting.append((future, function))
+        self._tx.put_nowait((None, self._run_waiting))
+        return future
+
+    def _run_waiting(self) -> None:
+        batch = []
+        while self._waiting:
+            future, function = self._waiting.popleft()
+            if future.set_running_or_notify_cancel():
+                batch.append((future, function))
+        if not batch:
+            return
+        try:
+            results = self._transaction([function for _, function in batch])
+        except BaseException as error:  # the transaction as a whole: disk full, file locked
+            results = [error] * len(batch)
+        for (future, _), result in zip(batch, results, strict=True):
+            if isinstance(result, BaseException):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+    def _transaction(self, functions: list[Callable[[sqlite3.Connection], Any]]) -> list[Any]:
+        conn = self._conn
+        conn.execute(self._begin)
+        try:
+            results = [self._one(conn, function) for function in functions]
+            conn.execute("COMMIT")
+        except BaseException:
+            if conn.in_transaction:
+                conn.execute("ROLLBACK")
+            raise
+        return results
+
+    def _one(self, conn: sqlite3.Connection, function: Callable[[sqlite3.Connection], Any]) -> Any:
+        conn.execute("SAVEPOINT one")
+        try:
+            result = function(conn)
+        except Exception as error:
+            if not conn.in_transaction:  # SQLite gave up the whole transaction
+                raise
+            conn.execute("ROLLBACK TO one")
+            result = error
+        conn.execute("RELEASE one")
+        return result
+
+
+class Db:
+    """The SQLite file: a writer, readers, and the lock that keeps other servers out.
+
+    `write` and `read` run one plain function of a connection as one transaction on a thread of the
+    connection, and work from any event loop; the `_now` forms block, for worker threads.
+    """
+
+    READERS = 2
+
+    def __init__(self, path: str, full_sync: bool = False) -> None:
+        self.path = path
+        self.persistent = path != ":memory:"
+        self._temporary = None if self.persistent else tempfile.TemporaryDirectory(prefix="devserver-")
+        self._file = path if self._temporary is None else os.path.join(self._temporary.name, "devserver.db")
+        self._full_sync = full_sync
+        self._lock: IO[str] | None = None
+        self._writer: _Connection
+        self._readers: list[_Connection] = []
+        self._next = 0
+
+    async def open(self) -> None:
+        """Raises StartError with a message for the user if the file can't be used."""
+        self._lock = _lock_file(self._file)
+        try:
+            self._writer = await _Connection(lambda: self._connect(True), "BEGIN IMMEDIATE")
+            self._readers = [await _Connection(lambda: self._connect(False), "BEGIN") for _ in range(self.READERS)]
+        except sqlite3.Error as error:
+            raise StartError(f"{self.path}: {error}. Is it a devserver database, and can it be written?") from None
+
+    async def close(self) -> None:
+        for reader in self._readers:
+            await reader.close()
+        await self._writer.close()
+        if self._lock:
+            with contextlib.suppress(OSError):
+                os.unlink(self._lock.name)
+            self._lock.close()
+        if self._temporary:
+            self._temporary.cleanup()
+
+    async def write(self, function: Callable[..., T], *args: Any) -> T:
+        return await asyncio.wrap_future(self._writer.submit(lambda conn: function(conn, *args)))
+
+    async def read(self, function: Callable[..., T], *args: Any) -> T:
+        return await asyncio.wrap_future(self._reader().submit(lambda conn: function(conn, *args)))
+
+    def write_now(self, function: Callable[..., T], *args: Any) -> T:
+        return self._writer.submit(lambda conn: function(conn, *args)).result()
+
+    def read_now(self, function: Callable[..., T], *args: Any) -> T:
+        return self._reader().submit(lambda conn: function(conn, *args)).result()
+
+    def _reader(self) -> _Connection:
+        self._next += 1
+        return self._readers[self._next % self.READERS]
+
+    def _connect(self, writer: bool) -> sqlite3.Connection:
+        conn = sqlite3.connect(self._file, timeout=30, isolation_level=None, cached_statements=512)
+        conn.row_factory = sqlite3.Row
+        conn.create_function("contains", 2, _contains_text, deterministic=True)
+        conn.create_function("casefold", 1, lambda text: text and text.casefold(), deterministic=True)
+        conn.execute("PRAGMA cache_size = -32000")
+        if writer:
+            conn.execute("PRAGMA journal_mode = WAL")
+            conn.execute(f"PRAGMA synchronous = {'FULL' if self._full_sync else 'NORMAL'}")
+            _migrate(conn, self.path)
+        else:
+            conn.execute("PRAGMA query_only = ON")
+        return conn
+
+
+def _contains_text(whole: str | None, part: str) -> bool:
+    return contains(orjson.loads(whole) if whole else None, orjson.loads(part))
+
+
+def _migrate(conn: sqlite3.Connection, path: str) -> None:
+    version = conn.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(MIGRATIONS):
+        raise StartError(
+            f"{path} was written by a newer devserver (schema {version}, this one knows {len(MIGRATIONS)}). "
+            "Upgrade devserver, or name another file with --db."
+        )
+    SqliteSaver(conn).setup()
+    SqliteStore(conn).setup()
+    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+        conn.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
+
+
+def _lock_file(path: str) -> IO[str] | None:
+    """Keep other servers off the database. Raises StartError naming the one that has it."""
+    try:
+        import fcntl
+    except ImportError:  # no flock on Windows: SQLite alone guards the file there
+        return None
+    try:
+        lock = open(f"{path}.lock", "a+")
+    except OSError as error:
+        raise StartError(f"cannot write beside {path}: {error.strerror}. Name another file with --db.") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        pid = lock.read().strip() or "unknown"
+        lock.close()
+        raise StartError(
+            f"{path} is in use by another devserver (pid {pid}). Stop it, or name another file with --db."
+        ) from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+########################################################################################################
+# 5  Tables
+########################################################################################################
+
+
+def _json_text(value: Any) -> str:
+    return to_json(value).decode()
+
+
+def _parsed(row: sqlite3.Row, *columns: str) -> JsonObject:
+    """A row as a dict, with its JSON columns parsed."""
+    values: JsonObject = {key: row[key] for key in row.keys()}  # noqa: SIM118  a Row is no mapping
+    for column in columns:
+        if values[column] is not None:
+            values[column] = orjson.loads(values[column])
+    return values
+
+
+class Page(NamedTuple):
+    """Part of a search's results; `more` says if others follow."""
+
+    rows: list[Any]
+    more: bool
+
+
+class Where:
+    """The conditions of a query: SQL with its parameters, joined by AND."""
+
+    def __init__(self) -> None:
+        self.conditions: list[str] = []
+        self.parameters: list[Any] = []
+
+    def add(self, condition: str, *parameters: Any) -> None:
+        self.conditions.append(condition)
+        self.parameters.extend(parameters)
+
+    def contains(self, column: str, part: JsonObject) -> None:
+        if part:
+            self.add(f"contains({column}, ?)", _json_text(part))
+
+    def __str__(self) -> str:
+        return " AND ".join(self.conditions) or "TRUE"
+
+
+@dataclass(frozen=True)
+class Assistant:
+    """A graph with a configuration of its own. `version` counts its changes."""
+
+    assistant_id: str
+    graph_id: str
+    name: str
+    description: str | None
+    config: JsonObject
+    context: JsonObject
+    metadata: JsonObject
+    version: int
+    created_at: str
+    updated_at: str
+
+    def to_dict(self) -> JsonObject:
+        return vars(self).copy()
+
+
+class Assistants:
+    """The assistants and all their versions; the newest patch has the highest version number."""
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        self.conn = conn
+
+    def get(self, assistant_id: str) -> Assistant | None:
+        row = self.conn.execute("SELECT * FROM assistants WHERE assistant_id = ?", (assistant_id,)).fetchone()
+        return self._row(row) if row else None
+
+    def insert(self, new: Assistant) -> None:
+        self.conn.execute(
+            "INSERT INTO assistants VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                new.assistant_id,
+                new.graph_id,
+                new.name,
+                new.description,
+                _json_text(new.config),
+                _json_text(new.context),
+                _json_text(new.metadata),
+                new.version,
+                new.created_at,
+                new.updated_at,
+            ),
+        )
+        self._keep_version(new.assistant_id)
+
+    def update(self, assistant_id: str, changes: JsonObject) -> Assistant:
+        """Apply `changes` (column: value) as a new version. Raises NotFound."""
+        old = self.get(assistant_id)
+        if old is None:
+            raise NotFound(f"Assistant {assistant_id} not found")
+        highest = self.conn.execute(
+            "SELECT max(version) FROM assistant_versions WHERE assistant_id = ?", (assistant_id,)
+        ).fetchone()[0]
+        self._set(assistant_id, {**changes, "version": (highest or old.version) + 1})
+        self._keep_version(assistant_id)
+        return cast(Assistant, self.get(assistant_id))
+
+    def set_version(self, assistant_id: str, version: int | None) -> Assistant:
+        """Go back (or forth) to a version, whole. Raises NotFound."""
+        if self.get(assistant_id) is None:
+            raise NotFound(f"Assistant {assistant_id} not found")
+        row = self.conn.execute(
+            "SELECT * FROM assistant_versions WHERE assistant_id = ? AND version = ?", (assistant_id, version)
+        ).fetchone()
+        if row is None:
+            raise NotFound(f"Version {version} not found for assistant {assistant_id}")
+        values = _parsed(row, "config", "context", "metadata")
+        kept = ("graph_id", "name", "description", "config", "context", "metadata", "version")
+        self._set(assistant_id, {key: values[key] for key in kept})
+        return cast(Assistant, self.get(assistant_id))
+
+    def versions(self, assistant_id: str, metadata: JsonObject, limit: int, offset: int) -> list[JsonObject]:
+        where = Where()
+        where.add("assistant_id = ?", assistant_id)
+        where.contains("metadata", metadata)
+        rows = self.conn.execute(
+            f"SELECT * FROM assistant_versions WHERE {where} ORDER BY version DESC LIMIT ? OFFSET ?",
+            (*where.parameters, limit, offset),
+        )
+        return [_parsed(row, "config", "context", "metadata") for row in rows]
+
+    def delete(self, assistant_id: str) -> bool:
+        self.conn.execute("DELETE FROM assistant_versions WHERE assistant_id = ?", (assistant_id,))
+        return self.conn.execute("DELETE FROM assistants WHERE assistant_id = ?", (assistant_id,)).rowcount > 0
+
+    def search(self, body: AssistantSearchRequest) -> Page:
+        where = self._where(body)
+        by = "casefold(name)" if body.sort_by == "name" else body.sort_by
+        order = f"{by} {body.sort_order}, rowid {body.sort_order}"
+        rows = self.conn.execute(
+            f"SELECT * FROM assistants WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?",
+            (*where.parameters, body.limit + 1, body.offset),
+        ).fetchall()
+        return Page([self._row(row) for row in rows[: body.limit]], len(rows) > body.limit)
+
+    def count(self, body: AssistantCountRequest) -> int:
+        where = self._where(body)
+        query = f"SELECT count(*) FROM assistants WHERE {where}"
+        return int(self.conn.execute(query, where.parameters).fetchone()[0])
+
+    def all_made_by_system(self) -> dict[str, Assistant]:
+        rows = self.conn.execute("SELECT * FROM assistants WHERE metadata ->> 'created_by' = 'system'")
+        return {assistant.assistant_id: assistant for assistant in map(self._row, rows)}
+
+    def rename(self, assistant_id: str, name: str, description: str | None) -> None:
+        """Patch an assistant without making a version of it."""
+        self._set(assistant_id, {"name": name, "description": description})
+
+    def _where(self, body: AssistantCountRequest) -> Where:
+        where = Where()
+        where.contains("metadata", body.metadata)
+        if body.graph_id:
+            where.add("graph_id = ?", body.graph_id)
+        if body.name:
+            where.add("instr(casefold(name), casefold(?)) > 0", body.name)
+        return where
+
+    def _set(self, assistant_id: str, changes: JsonObject) -> None:
+        values = {
+            key: _json_text(value) if key in ("config", "context", "metadata") else value
+            for key, value in changes.items()
+        }
+        columns = ", ".join(f"{key} = ?" for key in values)
+        self.conn.execute(
+            f"UPDATE assistants SET {columns}, updated_at = ? WHERE assistant_id = ?",
+            (*values.values(), now(), assistant_id),
+        )
+
+    def _keep_version(self, assistant_id: str) -> None:
+        self.conn.execute(
+            "INSERT INTO assistant_versions SELECT assistant_id, version, graph_id, name, description, config, "
+            "context, metadata, updated_at FROM assistants WHERE assistant_id = ?",
+            (assistant_id,),
+        )
+
+    @staticmethod
+    def _row(row: sqlite3.Row) -> Assistant:
+        return Assistant(**_parsed(row, "config", "context", "metadata"))
+
+
+@dataclass(frozen=True)
+class Thread:
+    """A conversation. `values`, `interrupts` and `error` are those after its latest run or update."""
+
+    thread_id: str
+    created_at: str
+    updated_at: str
+    state_updated_at: str
+    metadata: JsonObject
+    config: JsonObject
+    status: str
+    values: Any
+    interrupts: dict[str, list[JsonObject]] | None
+    error: JsonObject | None
+    ttl: JsonObject | None
+
+    def to_dict(self) -> JsonObject:
+        """`error` and `interrupts` appear once a state was written; `ttl` only when asked for."""
+        thread = vars(self).copy()
+        del thread["ttl"]
+        if self.interrupts is None:
+            del thread["interrupts"], thread["error"]
+        return thread
+
+
+_LIVE = "(SELECT 1 FROM runs WHERE runs.thread_id = threads.thread_id AND runs.status IN ('pending', 'running'))"
+_THREAD_STATUS = f"CASE WHEN EXISTS {_LIVE} THEN 'busy' ELSE rest END"
+_THREAD = (
+    "SELECT thread_id, created_at, updated_at, state_updated_at, metadata, config, state AS 'values', interrupts, "
+    f"error, ttl, {_THREAD_STATUS} AS status FROM threads"
+)
+
+
+class Threads:
+    """The threads. A thread is busy while it has a pending or running run: derived, never stored."""
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        self.conn = conn
+
+    def get(self, thread_id: str) -> Thread | None:
+        row = self.conn.execute(f"{_THREAD} WHERE thread_id = ?", (thread_id,)).fetchone()
+        return self._row(row) if row else None
+
+    def require(self, thread_id: str) -> Thread:
+        thread = self.get(thread_id)
+        if thread is None:
+            raise NotFound(f"Thread with ID {thread_id} not found")
+        return thread
+
+    def insert(self, thread_id: str, metadata: JsonObject, config: JsonObject, ttl: JsonObject | None) -> None:
+        at = now()
+        self.conn.execute(
+            "INSERT INTO threads (thread_id, created_at, updated_at, state_updated_at, metadata, config, rest, ttl) "
+            "VALUES (?, ?, ?, ?, ?, ?, 'idle', ?)",
+            (thread_id, at, at, at, _json_text(metadata), _json_text(config), _json_text(ttl) if ttl else None),
+        )
+
+    def update(self, thread_id: str, **columns: Any) -> None:
+        """Set metadata, config or ttl, and `updated_at`."""
+        sets = ", ".join(f"{name} = ?" for name in columns)
+        self.conn.execute(
+            f"UPDATE threads SET {sets}{', ' if sets else ''}updated_at = ? WHERE thread_id = ?",
+            (*map(_json_text, columns.values()), now(), thread_id),
+        )
+
+    def set_state(self, thread_id: str, rest: str, values: Any, interrupts: JsonObject, error: Any) -> None:
+        at = now()
+        self.conn.execute(
+            "UPDATE threads SET rest = ?, state = ?, interrupts = ?, error = ?, updated_at = ?, "
+            "state_updated_at = ? WHERE thread_id = ?",
+            (rest, _json_text(values), _json_text(interrupts), _json_text(error) if error else None, at, at, thread_id),
+        )
+
+    def set_outcome(self, thread_id: str, rest: str | None, error: Any) -> None:
+        """After a run that left the state as it was: only the error, and the status if it has changed."""
+        self.conn.execute(
+            "UPDATE threads SET rest = coalesce(?, rest), error = ?, interrupts = coalesce(interrupts, '{}'), "
+            "updated_at = ? WHERE thread_id = ?",
+            (rest, _json_text(error) if error else None, now(), thread_id),
+        )
+
+    def delete(self, thread_id: str) -> bool:
+        """The thread with everything that belongs to it."""
+        for table in ("checkpoints", "writes", "runs", "run_writes", "events"):
+            self.conn.execute(f"DELETE FROM {table} WHERE thread_id = ?", (thread_id,))
+        return self.conn.execute("DELETE FROM threads WHERE thread_id = ?", (thread_id,)).rowcount > 0
+
+    def copy(self, thread_id: str, copy_id: str) -> None:
+        """A new thread with the same metadata, state and history, under the same checkpoint ids."""
+        at = now()
+        self.conn.execute(
+            "INSERT INTO threads SELECT ?, ?, ?, ?, metadata, '{}', rest, state, interrupts, NULL, ttl "
+            "FROM threads WHERE thread_id = ?",
+            (copy_id, at, at, at, thread_id),
+        )
+        self.conn.execute(
+            "INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, "
+            "metadata) SELECT ?, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, "
+            "CAST(json_set(CAST(metadata AS TEXT), '$.thread_id', ?) AS BLOB) FROM checkpoints WHERE thread_id = ?",
+            (copy_id, copy_id, thread_id),
+        )
+        self.conn.execute(
+            "INSERT INTO writes (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, "
+            "value) SELECT ?, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, value FROM writes "
+            "WHERE thread_id = ?",
+            (copy_id, thread_id),
+        )
+
+    def of_assistant(self, assistant_id: str) -> list[str]:
+        query = "SELECT thread_id FROM threads WHERE metadata ->> 'assistant_id' = ?"
+        return [row[0] for row in self.conn.execute(query, (assistant_id,))]
+
+    def search(self, body: ThreadSearchRequest, ids: list[str] | None) -> Page:
+        where = self._where(body)
+        if ids is not None:
+            where.add(f"thread_id IN ({', '.join('?' * len(ids))})", *ids)
+        by = _THREAD_STATUS if body.sort_by == "status" else body.sort_by
+        rows = self.conn.execute(
+            f"{_THREAD} WHERE {where} ORDER BY {by} {body.sort_order}, rowid {body.sort_order} LIMIT ? OFFSET ?",
+            (*where.parameters, body.limit + 1, body.offset),
+        ).fetchall()
+        return Page([self._row(row) for row in rows[: body.limit]], len(rows) > body.limit)
+
+    def count(self, body: ThreadCountRequest) -> int:
+        where = self._where(body)
+        return int(self.conn.execute(f"SELECT count(*) FROM threads WHERE {where}", where.parameters).fetchone()[0])
+
+    def _where(self, body: ThreadCountRequest) -> Where:
+        where = Where()
+        if body.status == "busy":
+            where.add("thread_id IN (SELECT DISTINCT thread_id FROM runs WHERE status IN ('pending', 'running'))")
+        elif body.status:
+            where.add(f"rest = ? AND NOT EXISTS {_LIVE}", body.status)
+        where.contains("metadata", body.metadata)
+        where.contains("state", body.values)
+        return where
+
+    @staticmethod
+    def _row(row: sqlite3.Row) -> Thread:
+        return Thread(**_parsed(row, "metadata", "config", "values", "interrupts", "error", "ttl"))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One execution of an assistant on a thread; `kwargs` holds all it was asked to do."""
+
+    run_id: str
+    thread_id: str
+    assistant_id: str
+    created_at: str
+    updated_at: str
+    started_at: str | None
+    status: str
+    metadata: JsonObject
+    kwargs: JsonObject
+    multitask_strategy: str
+    attempt: int = 0
+    cancel: str | None = None
+    reason: str | None = None
+
+    @property
+    def graph_id(self) -> str:
+        return str(self.kwargs["config"]["configurable"]["graph_id"])
+
+    @property
+    def temporary(self) -> bool:
+        """Whether the run and its thread vanish when it ends."""
+        return bool(self.kwargs["temporary"])
+
+    def config(self) -> JsonObject:
+        """The config of the run as its graph sees it: with the number of the attempt."""
+        config: JsonObject = self.kwargs["config"]
+        return {**config, "metadata": {**config["metadata"], "run_attempt": self.attempt}} if self.attempt else config
+
+    def to_dict(self) -> JsonObject:
+        return {
+            "run_id": self.run_id,
+            "thread_id": self.thread_id,
+            "assistant_id": self.assistant_id,
+            "created_at": self.created_at,
+            "updated_at": self.updated_at,
+            "metadata": self.metadata,
+            "status": self.status,
+            "kwargs": {**self.kwargs, "config": self.config()},
+            "multitask_strategy": self.multitask_strategy,
+            "langsmith_session_name": None,
+        }
+
+
+class Runs:
+    """The runs. Live ones are pending or running; at most one per thread is running."""
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        self.conn = conn
+
+    def get(self, thread_id: str, run_id: str) -> Run | None:
+        query = "SELECT * FROM runs WHERE run_id = ? AND thread_id = ?"
+        row = self.conn.execute(query, (run_id, thread_id)).fetchone()
+        return self._row(row) if row else None
+
+    def insert(self, run: Run) -> None:
+        self.conn.execute(
+            "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                run.run_id,
+                run.thread_id,
+                run.assistant_id,
+                run.created_at,
+                run.updated_at,
+                run.started_at,
+                run.status,
+                _json_text(run.metadata),
+                _json_text(run.kwargs),
+                run.multitask_strategy,
+                run.attempt,
+                run.cancel,
+                run.reason,
+            ),
+        )
+
+    def live(self, thread_id: str) -> list[Run]:
+        query = "SELECT * FROM runs WHERE thread_id = ? AND status IN ('pending', 'running') ORDER BY created_at, rowid"
+        return [self._row(row) for row in self.conn.execute(query, (thread_id,))]
+
+    def live_ids(self, status: str) -> list[tuple[str, str]]:
+        """(thread id, run id) of all live runs, or of those pending or running only."""
+        wanted = ("pending", "running") if status == "all" else (status, status)
+        query = "SELECT thread_id, run_id FROM runs WHERE status IN ('pending', 'running') AND status IN (?, ?)"
+        return [tuple(row) for row in self.conn.execute(query, wanted)]
+
+    def waiting_threads(self) -> list[str]:
+        query = "SELECT thread_id FROM runs WHERE status = 'pending' GROUP BY thread_id ORDER BY min(created_at)"
+        return [row[0] for row in self.conn.execute(query)]
+
+    def claim(self, thread_id: str) -> Run | str | None:
+        """Start the thread's next run: the run, or the moment when the next one is due, or None."""
+        row = self.conn.execute(
+            "SELECT * FROM runs WHERE thread_id = ? AND status IN ('pending', 'running') AND status = 'pending' "
+            "ORDER BY created_at, rowid LIMIT 1",
+            (thread_id,),
+        ).fetchone()
+        if row is None:
+            return None
+        at = now()
+        if row["created_at"] > at:
+            return str(row["created_at"])
+        self.conn.execute(
+            "UPDATE runs SET status = 'running', attempt = attempt + 1, started_at = ?, updated_at = ? "
+            "WHERE run_id = ?",
+            (at, at, row["run_id"]),
+        )
+        return self.get(thread_id, row["run_id"])
+
+    def set_status(self, run_id: str, status: str) -> None:
+        self.conn.execute("UPDATE runs SET status = ?, updated_at = ? WHERE run_id = ?", (status, now(), run_id))
+
+    def request_cancel(self, run_id: str, action: str, reason: str) -> None:
+        self.conn.execute("UPDATE runs SET cancel = ?, reason = ? WHERE run_id = ?", (action, reason, run_id))
+
+    def is_running(self, run_id: str) -> bool:
+        query = "SELECT 1 FROM runs WHERE run_id = ? AND status = 'running' AND cancel IS NOT 'rollback'"
+        return self.conn.execute(query, (run_id,)).fetchone() is not None
+
+    def release(self) -> list[Run]:
+        """Put running runs back to pending; gives those that were to be cancelled, to be ended instead."""
+        query = "SELECT * FROM runs WHERE status IN ('pending', 'running') AND status = 'running'"
+        runs = [self._row(row) for row in self.conn.execute(query)]
+        for run in runs:
+            if not run.cancel:
+                self.set_status(run.run_id, "pending")
+        return [run for run in runs if run.cancel]
+
+    def last_config(self, thread_id: str) -> JsonObject | None:
+        """kwargs of the thread's newest run."""
+        query = "SELECT kwargs FROM runs WHERE thread_id = ? ORDER BY created_at DESC, rowid DESC LIMIT 1"
+        row = self.conn.execute(query, (thread_id,)).fetchone()
+        return orjson.loads(row[0]) if row else None
+
+    def list(self, thread_id: str, status: str | None, limit: int, offset: int) -> list[Run]:
+        where = Where()
+        where.add("thread_id = ?", thread_id)
+        if status:
+            where.add("status = ?", status)
+        rows = self.conn.execute(
+            f"SELECT * FROM runs WHERE {where} ORDER BY created_at DESC, rowid DESC LIMIT ? OFFSET ?",
+            (*where.parameters, limit, offset),
+        )
+        return [self._row(row) for row in rows]
+
+    def delete(self, run: Run) -> None:
+        """The run with its checkpoints, its events, and what it wrote to older checkpoints."""
+        self.take_back(run.run_id, run.thread_id, None)
+        of_run = "thread_id = ? AND json_extract(CAST(metadata AS TEXT), '$.run_id') = ?"
+        for row in self.conn.execute(
+            f"SELECT checkpoint_ns, checkpoint_id FROM checkpoints WHERE {of_run}", (run.thread_id, run.run_id)
+        ).fetchall():
+            self.conn.execute(
+                "DELETE FROM writes WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?",
+                (run.thread_id, row[0], row[1]),
+            )
+        self.conn.execute(f"DELETE FROM checkpoints WHERE {of_run}", (run.thread_id, run.run_id))
+        self.conn.execute("DELETE FROM events WHERE run_id = ?", (run.run_id,))
+        self.conn.execute("DELETE FROM runs WHERE run_id = ?", (run.run_id,))
+
+    def take_back(self, run_id: str, thread_id: str, task_id: str | None) -> None:
+        """Delete what the run (or one task of it) wrote to checkpoints that are not its own."""
+        self.conn.execute(
+            "DELETE FROM writes WHERE thread_id = ?1 AND (checkpoint_ns, checkpoint_id, task_id, idx) IN "
+            "(SELECT checkpoint_ns, checkpoint_id, task_id, idx FROM run_writes "
+            "WHERE run_id = ?2 AND (?3 IS NULL OR task_id = ?3))",
+            (thread_id, run_id, task_id),
+        )
+        self.conn.execute(
+            "DELETE FROM run_writes WHERE run_id = ?1 AND (?2 IS NULL OR task_id = ?2)", (run_id, task_id)
+        )
+
+    def has_checkpoint(self, run: Run) -> bool:
+        """Whether the thread's latest checkpoint is of this run: then its input was applied."""
+        row = self.conn.execute(
+            "SELECT json_extract(CAST(metadata AS TEXT), '$.run_id') FROM checkpoints "
+            "WHERE thread_id = ? AND checkpoint_ns = '' ORDER BY checkpoint_id DESC LIMIT 1",
+            (run.thread_id,),
+        ).fetchone()
+        return row is not None and row[0] == run.run_id
+
+    def latest_checkpoint_without(self, run: Run) -> str | None:
+        """The id of the checkpoint that is the thread's latest once the run is deleted."""
+        row = self.conn.execute(
+            "SELECT checkpoint_id FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = '' "
+            "AND json_extract(CAST(metadata AS TEXT), '$.run_id') IS NOT ? ORDER BY checkpoint_id DESC LIMIT 1",
+            (run.thread_id, run.run_id),
+        ).fetchone()
+        return row[0] if row else None
+
+    def queue(self) -> JsonObject:
+        """Figures for the metrics."""
+        rows = self.conn.execute(
+            "SELECT status, created_at, EXISTS (SELECT 1 FROM runs AS r WHERE r.thread_id = runs.thread_id AND "
+            "r.status = 'running') AS blocked FROM runs WHERE status IN ('pending', 'running') ORDER BY created_at"
+        ).fetchall()
+        at = datetime.datetime.now(datetime.UTC)
+
+        def waited(row: sqlite3.Row) -> float:
+            return max(0.0, (at - datetime.datetime.fromisoformat(row["created_at"])).total_seconds())
+
+        pending = [row for row in rows if row["status"] == "pending"]
+        waits = sorted(map(waited, pending))
+        return {
+            "n_pending": len(pending),
+            "n_running": len(rows) - len(pending),
+            "pending_runs_wait_time_max_secs": waits[-1] if waits else 0,
+            "pending_runs_wait_time_med_secs": waits[len(waits) // 2] if waits else 0,
+            "pending_unblocked_runs_wait_time_max_secs": max(
+                (waited(row) for row in pending if not row["blocked"]), default=0
+            ),
+        }
+
+    @staticmethod
+    def _row(row: sqlite3.Row) -> Run:
+        return Run(**_parsed(row, "metadata", "kwargs"))
+
+
+class Event(NamedTuple):
+    """Something a run has to tell. `id` orders the events of a server; `data` is JSON."""
+
+    id: tuple[int, int]
+    name: str
+    data: bytes
+
+
+class Events:
+    """The events of resumable runs, kept for clients that come back."""
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        self.conn = conn
+
+    def append(self, thread_id: str, run_id: str, events: Iterable[Event]) -> None:
+        self.conn.executemany(
+            "INSERT INTO events (thread_id, run_id, ms, n, event, data) VALUES (?, ?, ?, ?, ?, ?)",
+            [(thread_id, run_id, *event.id, event.name, event.data) for event in events],
+        )
+
+    def of_run(self, run_id: str) -> list[Event]:
+        query = "SELECT ms, n, event, data FROM events WHERE run_id = ? ORDER BY ms, n"
+        return [Event((ms, n), name, data) for ms, n, name, data in self.conn.execute(query, (run_id,))]
+
+    def of_thread(self, thread_id: str, after: tuple[int, int]) -> list[Event]:
+        query = "SELECT ms, n, event, data FROM events WHERE thread_id = ? AND (ms, n) > (?, ?) ORDER BY ms, n"
+        return [Event((ms, n), name, data) for ms, n, name, data in self.conn.execute(query, (thread_id, *after))]
+
+
+class Webhooks:
+    """Webhooks that are due. A row goes when its POST was answered, or given up."""
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        self.conn = conn
+
+    def insert(self, url: str, payload: bytes) -> None:
+        self.conn.execute("INSERT INTO webhooks (url, payload) VALUES (?, ?)", (url, payload))
+
+    def due(self) -> list[tuple[int, str, bytes]]:
+        return [tuple(row) for row in self.conn.execute("SELECT number, url, payload FROM webhooks ORDER BY number")]
+
+    def delete(self, number: int) -> None:
+        self.conn.execute("DELETE FROM webhooks WHERE number = ?", (number,))
+
+
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "$eq": lambda a, b: a == b,
+    "$ne": lambda a, b: a != b,
+    "$gt": lambda a, b: float(a) > float(b),
+    "$gte": lambda a, b: float(a) >= float(b),
+    "$lt": lambda a, b: float(a) < float(b),
+    "$lte": lambda a, b: float(a) <= float(b),
+}
+
+
+def matches_filter(value: JsonObject, condition: Mapping[str, Any]) -> bool:
+    """A store filter: equality per field, or operators. Raises BadRequest for an unknown operator."""
+    return all(_matches_field(value.get(key), wanted) for key, wanted in condition.items())
+
+
+def _matches_field(value: Any, wanted: Any) -> bool:
+    if not (isinstance(wanted, dict) and any(key.startswith("$") for key in wanted)):
+        return bool(value == wanted)
+    for name, operand in wanted.items():
+        if name not in _OPERATORS:
+            raise BadRequest(f"Unsupported operator: {name}")
+        try:
+            if not _OPERATORS[name](value, operand):
+                return False
+        except (TypeError, ValueError):  # what can't be compared doesn't match
+            return False
+    return True
+
+
+class Items:
+    """The store's items, in LangGraph's own table: `prefix` is the namespace, joined with dots."""
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        self.conn = conn
+
+    def get(self, namespace: Sequence[str], key: str) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = self.conn.execute(
+            "SELECT * FROM store WHERE prefix = ? AND key = ? AND (expires_at IS NULL OR expires_at > ?)",
+            (".".join(namespace), key, self._now()),
+        ).fetchone()
+        return row
+
+    def put(self, prefix: str, key: str, value: bytes, ttl: float | None = None) -> None:
+        at = datetime.datetime.now(datetime.UTC)
+        expires = (at + datetime.timedelta(minutes=ttl)).isoformat(" ", "microseconds") if ttl else None
+        text = at.isoformat(" ", "microseconds")
+        self.conn.execute(
+            "INSERT INTO store (prefix, key, value, created_at, updated_at, expires_at, ttl_minutes) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (prefix, key) DO UPDATE SET value = excluded.value, "
+            "updated_at = excluded.updated_at, expires_at = excluded.expires_at, ttl_minutes = excluded.ttl_minutes",
+            (prefix, key, value.decode(), text, text, expires, ttl),
+        )
+
+    def delete(self, prefix: str, key: str) -> None:
+        self.conn.execute("DELETE FROM store WHERE prefix = ? AND key = ?", (prefix, key))
+
+    def load(self, prefix: str) -> dict[str, bytes]:
+        """All items of one namespace, as JSON text by key."""
+        query = "SELECT key, value FROM store WHERE prefix = ? ORDER BY rowid"
+        return {
+            key: value.encode() if isinstance(value, str) else value
+            for key, value in self.conn.execute(query, (prefix,))
+        }
+
+    def apply(self, puts: SharedPuts) -> None:
+        for key, text in puts.puts.items():
+            if text is None:
+                self.delete(puts.prefix, key)
+            else:
+                self.put(puts.prefix, key, text)
+
+    def search(
+        self, prefix: Sequence[str], condition: Mapping[str, Any] | None, limit: int, offset: int
+    ) -> list[sqlite3.Row]:
+        """In order of first writing."""
+        where = Where()
+        where.add("(expires_at IS NULL OR expires_at > ?)", self._now())
+        if prefix:
+            text = ".".join(prefix)  # '/' is the character after '.', so this is every longer namespace
+            where.add("(prefix = ? OR (prefix > ? AND prefix < ?))", text, text + ".", text + "/")
+        query = f"SELECT * FROM store WHERE {where} ORDER BY rowid"
+        if not condition:
+            page = (*where.parameters, limit, offset)
+            return self.conn.execute(f"{query} LIMIT ? OFFSET ?", page).fetchall()
+        found: list[sqlite3.Row] = []
+        for row in self.conn.execute(query, where.parameters):
+            if len(found) >= offset + limit:
+                break
+            if matches_filter(orjson.loads(row["value"]), condition):
+                found.append(row)
+        return found[offset : offset + limit]
+
+    def namespaces(self) -> list[tuple[str, ...]]:
+        return [tuple(row[0].split(".")) for row in self.conn.execute("SELECT DISTINCT prefix FROM store")]
+
+    @staticmethod
+    def _now() -> str:
+        return datetime.datetime.now(datetime.UTC).isoformat(" ", "microseconds")
+
+
+########################################################################################################
+# 6  Persistence
+########################################################################################################
+
+
+class Saver(BaseCheckpointSaver[str]):
+    """LangGraph's checkpointer on the server's file, in the official tables and format.
+
+    Each call is one transaction. A checkpoint takes the shared values of its superstep along; a run that
+    was deleted meanwhile can't write any more.
+    """
+
+    def __init__(self, db: Db) -> None:
+        super().__init__(serde=JsonPlusSerializer())
+        self.db = db
+
+    def get_next_version(self, current: str | None, channel: None) -> str:
+        return SqliteSaver.get_next_version(cast(SqliteSaver, self), current, channel)
+
+    def _official(self, conn: sqlite3.Connection) -> SqliteSaver:
+        saver = SqliteSaver(conn, serde=self.serde)
+        saver.is_setup = True
+        return saver
+
+    def _get(self, conn: sqlite3.Connection, config: RunnableConfig) -> CheckpointTuple | None:
+        return self._official(conn).get_tuple(config)
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        return self.db.read_now(self._get, config)
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        return await self.db.read(self._get, config)
+
+    def _list(
+        self, conn: sqlite3.Connection, config: RunnableConfig | None, options: JsonObject
+    ) -> list[CheckpointTuple]:
+        return list(self._official(conn).list(config, **options))
+
+    def list(self, config: RunnableConfig | None, **options: Any) -> Iterator[CheckpointTuple]:
+        yield from self.db.read_now(self._list, config, options)
+
+    async def alist(self, config: RunnableConfig | None, **options: Any) -> AsyncIterator[CheckpointTuple]:
+        for found in await self.db.read(self._list, config, options):
+            yield found
+
+    def _deltas(
+        self, conn: sqlite3.Connection, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        return self._official(conn).get_delta_channel_history(config=config, channels=channels)
+
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        return self.db.read_now(self._deltas, config, channels)
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        return await self.db.read(self._deltas, config, channels)
+
+    def _checkpoint_writer(
+        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
+    ) -> Callable[[sqlite3.Connection], None]:
+        values = checkpoint["channel_values"]
+        shared = [value for value in values.values() if isinstance(value, SharedPuts)]
+        if shared:
+            kept = {key: value for key, value in values.items() if not isinstance(value, SharedPuts)}
+            checkpoint = {**checkpoint, "channel_values": kept}
+        configurable = config["configurable"]
+        row = (
+            str(configurable["thread_id"]),
+            configurable.get("checkpoint_ns", ""),
+            checkpoint["id"],
+            configurable.get("checkpoint_id"),
+            *self.serde.dumps_typed(checkpoint),
+            json.dumps(get_checkpoint_metadata(config, metadata), ensure_ascii=False).encode("utf-8", "ignore"),
+        )
+        scope = RUN_SCOPE.get()
+
+        def write(conn: sqlite3.Connection) -> None:
+            _check_run(conn, scope)
+            conn.execute(
+                "INSERT OR REPLACE INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, "
+                "type, checkpoint, metadata) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                row,
+            )
+            for puts in shared:
+                Items(conn).apply(puts)
+
+        return write
+
+    @staticmethod
+    def _saved(config: RunnableConfig, checkpoint: Checkpoint) -> RunnableConfig:
+        configurable = config["configurable"]
+        return {
+            "configurable": {
+                "thread_id": configurable["thread_id"],
+                "checkpoint_ns": configurable.get("checkpoint_ns", ""),
+                "checkpoint_id": checkpoint["id"],
+            }
+        }
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        self.db.write_now(self._checkpoint_writer(config, checkpoint, metadata))
+        return self._saved(config, checkpoint)
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        await self.db.write(self._checkpoint_writer(config, checkpoint, metadata))
+        return self._saved(config, checkpoint)
+
+    def _writes_writer(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+    ) -> Callable[[sqlite3.Connection], None]:
+        configurable = config["configurable"]
+        place = (
+            str(configurable["thread_id"]),
+            str(configurable.get("checkpoint_ns", "")),
+            str(configurable["checkpoint_id"]),
+            task_id,
+        )
+        rows = [
+            (*place, task_path, WRITES_IDX_MAP.get(channel, index), channel, *self.serde.dumps_typed(value))
+            for index, (channel, value) in enumerate(writes)
+        ]
+        replace = all(channel in WRITES_IDX_MAP for channel, _ in writes)
+        scope = RUN_SCOPE.get()
+
+        def write(conn: sqlite3.Connection) -> None:
+            _check_run(conn, scope)
+            if scope and scope.run_id and place[2] < scope.floor:
+                # On a checkpoint of an earlier run: note what is new, to take it back with the run.
+                conn.executemany(
+                    "INSERT INTO run_writes SELECT ?, ?, ?, ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM writes WHERE "
+                    "(thread_id, checkpoint_ns, checkpoint_id, task_id, idx) = (?, ?, ?, ?, ?))",
+                    [(scope.run_id, *place, row[5], *place, row[5]) for row in rows],
+                )
+            conn.executemany(
+                f"INSERT OR {'REPLACE' if replace else 'IGNORE'} INTO writes (thread_id, checkpoint_ns, "
+                "checkpoint_id, task_id, task_path, idx, channel, type, value) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                rows,
+            )
+
+        return write
+
+    def put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        self.db.write_now(self._writes_writer(config, writes, task_id, task_path))
+
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        await self.db.write(self._writes_writer(config, writes, task_id, task_path))
+
+    def delete_thread(self, thread_id: str) -> None:
+        self.db.write_now(self._delete_thread, thread_id)
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        await self.db.write(self._delete_thread, thread_id)
+
+    @staticmethod
+    def _delete_thread(conn: sqlite3.Connection, thread_id: str) -> None:
+        for table in ("checkpoints", "writes"):
+            conn.execute(f"DELETE FROM {table} WHERE thread_id = ?", (thread_id,))
+
+
+class RunGone(Exception):
+    """The run was deleted or rolled back while its graph went on."""
+
+
+def _check_run(conn: sqlite3.Connection, scope: SharedScope | None) -> None:
+    if scope and scope.run_id and not Runs(conn).is_running(scope.run_id):
+        raise RunGone(f"run {scope.run_id} was deleted")
+
+
+class Store(BaseStore):
+    """LangGraph's store on the server's file: what graph nodes and clients share."""
+
+    supports_ttl = True
+    __slots__ = ("db",)
+
+    def __init__(self, db: Db) -> None:
+        self.db = db
+
+    def batch(self, ops: Iterable[Op]) -> list[Result]:
+        ops = list(ops)
+        run = self.db.write_now if any(isinstance(op, PutOp) for op in ops) else self.db.read_now
+        return run(self._run, ops)
+
+    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
+        ops = list(ops)
+        run = self.db.write if any(isinstance(op, PutOp) for op in ops) else self.db.read
+        return await run(self._run, ops)
+
+    def _run(self, conn: sqlite3.Connection, ops: list[Op]) -> list[Result]:
+        return [self._one(Items(conn), op) for op in ops]
+
+    def _one(self, items: Items, op: Op) -> Result:
+        if isinstance(op, GetOp):
+            _check_labels(op.namespace)
+            row = items.get(op.namespace, op.key)
+            return Item(**self._fields(row)) if row else None
+        if isinstance(op, SearchOp):
+            _check_labels(op.namespace_prefix)
+            rows = items.search(op.namespace_prefix, op.filter, op.limit, op.offset)
+            return [SearchItem(**self._fields(row)) for row in rows]
+        if isinstance(op, ListNamespacesOp):
+            return list_namespaces(items, op)
+        _check_labels(op.namespace)
+        prefix = ".".join(op.namespace)
+        if op.value is None:
+            items.delete(prefix, op.key)
+        else:
+            items.put(prefix, op.key, to_json(op.value), op.ttl)
+        return None
+
+    @staticmethod
+    def _fields(row: sqlite3.Row) -> JsonObject:
+        return {
+            "namespace": tuple(row["prefix"].split(".")),
+            "key": row["key"],
+            "value": orjson.loads(row["value"]),
+            "created_at": _store_moment(row["created_at"]),
+            "updated_at": _store_moment(row["updated_at"]),
+        }
+
+
+def _store_moment(text: str) -> datetime.datetime:
+    at = datetime.datetime.fromisoformat(text)
+    return at if at.tzinfo else at.replace(tzinfo=datetime.UTC)
+
+
+def _check_labels(namespace: Sequence[str]) -> None:
+    for label in namespace:
+        if not label or "." in label:
+            raise Invalid(f"Namespace label '{label}' must be a non-empty string without periods")
+
+
+def list_namespaces(items: Items, op: ListNamespacesOp) -> list[tuple[str, ...]]:
+    """Sorted, cut to `max_depth` without doubles; `*` matches one label."""
+    found = items.namespaces()
+    for condition in op.match_conditions or ():
+        _check_labels(condition.path)
+        size, ends = len(condition.path), condition.match_type == "suffix"
+        found = [
+            namespace
+            for namespace in found
+            if len(namespace) >= size
+            and all(
+                pattern in ("*", label)
+                for pattern, label in zip(
+                    condition.path, namespace[-size or None :] if ends else namespace, strict=False
+                )
+            )
+        ]
+    cut = sorted({namespace[: op.max_depth] for namespace in found})
+    return cut[op.offset : op.offset + op.limit]
+
+
+########################################################################################################
+# 7  Graphs
+########################################################################################################
+
+# Keys of langgraph.json that only matter to those who build container images.
+_BUILD_KEYS = {
+    "$schema",
+    "api_version",
+    "base_image",
+    "building_tools",
+    "dockerfile_lines",
+    "image_distro",
+    "internal_docker_tag",
+    "keep_pkg_tools",
+    "node_version",
+    "pip_config_file",
+    "pip_installer",
+    "python_version",
+    "source",
+}
+_SERVED_KEYS = {"graphs", "dependencies", "env", "http", "webhooks"}
+_SERVED_HTTP_KEYS = {"cors", "allowed_hosts"}
+
+
+class GraphSpec(NamedTuple):
+    """Where langgraph.json says a graph is: a file or a module, and the variable in it."""
+
+    graph_id: str
+    source: str
+    variable: str
+    description: str | None
+
+    def __str__(self) -> str:
+        return f"graph '{self.graph_id}' ({self.source}:{self.variable})"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What langgraph.json says."""
+
+    path: Path
+    graphs: list[GraphSpec]
+    roots: list[Path]
+    env: dict[str, str]
+    cors: JsonObject
+    allowed_hosts: list[str]
+    webhooks: JsonObject
+    not_served: list[str]
+
+
+def read_settings(path: Path) -> Settings:
+    """Read langgraph.json. Raises StartError naming file, key and cause."""
+    try:
+        raw = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise StartError(
+            f"{path} not found. Run devserver in the folder of your langgraph.json, or name it with --config."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise StartError(f"{path}: not readable as JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise StartError(f"{path}: expected a JSON object")
+    graphs = _setting(path, raw, "graphs", dict)
+    if not graphs:
+        raise StartError(f'{path}: \'graphs\' names no graph, e.g. {{"graphs": {{"agent": "./agent.py:graph"}}}}')
+    http = _setting(path, raw, "http", dict)
+    not_served = [key for key in raw if key not in _SERVED_KEYS | _BUILD_KEYS and raw[key]]
+    not_served += [f"http.{key}" for key in http if key not in _SERVED_HTTP_KEYS]
+    dependencies = [d for d in _setting(path, raw, "dependencies", list) if isinstance(d, str)]
+    root = path.resolve().parent
+    return Settings(
+        path=path,
+        graphs=[_graph_spec(path, graph_id, value) for graph_id, value in graphs.items()],
+        roots=[root, *((root / d).resolve() for d in dependencies if d.startswith("./") or d.startswith("../"))],
+        env=_environment(path, raw.get("env")),
+        cors=_setting(path, http, "cors", dict),
+        allowed_hosts=_setting(path, http, "allowed_hosts", list),
+        webhooks=_setting(path, raw, "webhooks", dict),
+        not_served=not_served,
+    )
+
+
+def _setting(path: Path, raw: JsonObject, key: str, kind: type[T]) -> T:
+    value = raw.get(key)
+    if value is None:
+        return kind()
+    if not isinstance(value, kind):
+        raise StartError(f"{path}: '{key}' must be {'an object' if kind is dict else 'a list'}")
+    return value
+
+
+def _graph_spec(path: Path, graph_id: str, value: Any) -> GraphSpec:
+    description = None
+    if isinstance(value, dict):
+        description, value = value.get("description"), value.get("path")
+    if not isinstance(value, str) or ":" not in value:
+        raise StartError(
+            f"{path}: graphs.{graph_id} must be 'file.py:variable' or 'module:variable' (or an object with 'path')"
+        )
+    source, _, variable = value.rpartition(":")
+    if Path(source).suffix in (".js", ".jsx", ".mjs", ".cjs", ".ts", ".tsx", ".mts", ".cts"):
+        raise StartError(f"{path}: graphs.{graph_id}: {source} is JavaScript; devserver serves Python graphs only")
+    return GraphSpec(graph_id, source, variable, description)
+
+
+def _environment(path: Path, env: Any) -> dict[str, str]:
+    """Variables from an env file or a mapping."""
+    if env is None or env == "":
+        return {}
+    if isinstance(env, dict):
+        return {str(key): str(value) for key, value in env.items()}
+    if not isinstance(env, str):
+        raise StartError(f"{path}: 'env' must be the path of a file, or an object")
+    return read_env_file(path.parent / env)
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    from dotenv import dotenv_values
+
+    if not path.is_file():
+        raise StartError(f"environment file {path} not found")
+    return {key: value for key, value in dotenv_values(path).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class LoadedGraph:
+    """A graph ready to run, or the factory that makes it for each use."""
+
+    spec: GraphSpec
+    graph: Pregel[Any, Any, Any, Any] | None
+    factory: Callable[..., Any] | None
+    shared: frozenset[tuple[str, str]] = frozenset()
+
+    @property
+    def name(self) -> str:
+        """The graph's own name, if it was given one."""
+        named = self.graph is not None and self.graph.name not in ("LangGraph", "")
+        return self.graph.name if named and self.graph else self.spec.graph_id
+
+
+class Graphs:
+    """The graphs of langgraph.json. A failed reload leaves the last good ones in place."""
+
+    def __init__(self, settings: Settings, saver: Saver, store: Store) -> None:
+        self.settings = settings
+        self._saver = saver
+        self._store = store
+        self._loaded: dict[str, LoadedGraph] = {}
+        self._warned: set[str] = set()
+
+    def ids(self) -> list[str]:
+        return sorted(self._loaded)
+
+    def all(self) -> list[LoadedGraph]:
+        return list(self._loaded.values())
+
+    def get(self, graph_id: str) -> LoadedGraph:
+        """Raises NotFound naming the graphs there are."""
+        try:
+            return self._loaded[graph_id]
+        except KeyError:
+            raise NotFound(f"Graph '{graph_id}' not found. Expected one of: {self.ids()}") from None
+
+    def load(self) -> None:
+        """Import every graph. Raises StartError, and changes nothing then."""
+        _add_shared_value_module()
+        for root in reversed(self.settings.roots):
+            if str(root) not in sys.path:
+                sys.path.insert(0, str(root))
+        self._loaded = {spec.graph_id: self._load_one(spec) for spec in self.settings.graphs}
+
+    def reload(self) -> None:
+        """Import the project's modules and graphs anew; on StartError the old ones stay."""
+        settings = read_settings(self.settings.path)
+        modules = {name: module for name, module in sys.modules.items() if self._is_project_module(name, module)}
+        old = self.settings
+        for name in modules:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        try:
+            self.settings = settings
+            self.load()
+        except StartError:
+            self.settings = old
+            sys.modules.update(modules)
+            raise
+
+    def folders(self) -> set[str]:
+        """The folders of langgraph.json and of all imported project modules."""
+        files = [module.__file__ for name, module in list(sys.modules.items()) if self._is_project_module(name, module)]
+        return {str(self.settings.path.resolve().parent), *(str(Path(file).parent) for file in files if file)}
+
+    def _is_project_module(self, name: str, module: types.ModuleType) -> bool:
+        file = getattr(module, "__file__", None)
+        if not file or name in (__name__, "__main__") or name.partition(".")[0] == "devserver":
+            return False
+        path = Path(file)
+        return any(
+            path.is_relative_to(root) and not {"site-packages", "node_modules"} & set(path.relative_to(root).parts)
+            for root in self.settings.roots
+        )
+
+    def _load_one(self, spec: GraphSpec) -> LoadedGraph:
+        try:
+            module = _import_source(spec.source, self.settings.path.resolve().parent)
+        except BaseException as error:  # whatever the user's code raises while it is imported
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise StartError(f"{spec} cannot be imported: {_import_problem(error)}") from error
+        try:
+            target = getattr(module, spec.variable)
+        except AttributeError:
+            raise StartError(f"{spec}: there is no '{spec.variable}' in {spec.source}") from None
+        if isinstance(target, StateGraph):
+            target = self._compile(spec, target)
+        if isinstance(target, Pregel):
+            graph = self.prepare(spec, target)
+            return LoadedGraph(spec, graph, None, frozenset(_shared_keys(graph)))
+        if not callable(target):
+            raise StartError(f"{spec} is a {type(target).__name__}, not a graph nor a function that makes one")
+        return LoadedGraph(spec, None, target)
+
+    @staticmethod
+    def _compile(spec: GraphSpec, builder: StateGraph[Any, Any, Any, Any]) -> Pregel[Any, Any, Any, Any]:
+        try:
+            return builder.compile()
+        except ValueError as error:
+            raise StartError(f"{spec} cannot be compiled: {error}") from error
+
+    def prepare(self, spec: GraphSpec, graph: Pregel[Any, Any, Any, Any]) -> Pregel[Any, Any, Any, Any]:
+        """The graph on the server's checkpointer and store, with its shared keys hidden."""
+        own = [name for name in ("checkpointer", "store") if getattr(graph, name) not in (None, True, False)]
+        if own and spec.graph_id not in self._warned:
+            self._warned.add(spec.graph_id)
+            log.warning("%s has its own %s: devserver uses its own instead", spec, " and ".join(own))
+        _share(spec, graph)
+        return graph.copy({"checkpointer": self._saver, "store": self._store})
+
+    @contextlib.asynccontextmanager
+    async def open(
+        self, graph_id: str, config: JsonObject, access: str, context: Any = None
+    ) -> AsyncIterator[Pregel[Any, Any, Any, Any]]:
+        """The graph, made by its factory if it has one, for as long as the context lasts.
+
+        `access` tells a factory what for: threads.create_run, threads.update, threads.read, assistants.read.
+        """
+        entry = self.get(graph_id)
+        if entry.graph is not None:
+            yield entry.graph
+            return
+        async with contextlib.AsyncExitStack() as stack:
+            made = cast(Callable[..., Any], entry.factory)(*self._arguments(entry, config, access, context))
+            if inspect.isawaitable(made):
+                made = await made
+            if hasattr(made, "__aenter__"):
+                made = await stack.enter_async_context(made)
+            elif hasattr(made, "__enter__"):
+                made = stack.enter_context(made)
+            if isinstance(made, StateGraph):
+                made = made.compile()
+            if not isinstance(made, Pregel):
+                raise TypeError(f"{entry.spec} made a {type(made).__name__}, not a graph")
+            yield self.prepare(entry.spec, made)
+
+    def _arguments(self, entry: LoadedGraph, config: JsonObject, access: str, context: Any) -> list[Any]:
+        """What a factory takes: nothing, the config, the runtime, or both, told by annotation or name."""
+        parameters = [
+            parameter
+            for parameter in inspect.signature(cast(Callable[..., Any], entry.factory)).parameters.values()
+            if parameter.default is parameter.empty and parameter.kind in (0, 1)
+        ]
+        if len(parameters) > 2:
+            raise TypeError(f"{entry.spec} takes {len(parameters)} arguments; a factory takes config and runtime")
+        return [
+            self._runtime(access, context)
+            if "Runtime" in str(parameter.annotation) or parameter.name == "runtime"
+            else config
+            for parameter in parameters
+        ]
+
+    def _runtime(self, access: str, context: Any) -> Any:
+        from langgraph_sdk import runtime
+
+        made: JsonObject = {"access_context": access, "user": None, "store": self._store}
+        if access == "threads.create_run":
+            return runtime._ExecutionRuntime(**made, context=context)
+        return runtime._ReadRuntime(**made)
+
+
+def _add_shared_value_module() -> None:
+    """Serve the import path that LangGraph 0.2 to 0.4 had for SharedValue."""
+    name = "langgraph.managed.shared_value"
+    if name not in sys.modules:
+        module = types.ModuleType(name)
+        module.SharedValue = SharedValue  # type: ignore[attr-defined]
+        sys.modules[name] = module
+
+
+def _import_source(source: str, root: Path) -> types.ModuleType:
+    """Import a module by its name, or a file by its path.
+
+    A file gets the name under which the project itself would import it, if it has one: LangGraph stores
+    names of classes in checkpoints, so names must stay the same from start to start.
+    """
+    if not source.endswith(".py"):
+        return importlib.import_module(source.replace("/", ".").lstrip("."))
+    file = (root / source).resolve()
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} does not exist")
+    if file.is_relative_to(root):
+        name = ".".join(file.relative_to(root).with_suffix("").parts)
+        if all(part.isidentifier() for part in name.split(".")) and _names_file(name, file):
+            return importlib.import_module(name)
+    name = f"{file.stem}_{hashlib.sha1(os.path.relpath(file, root).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _names_file(name: str, file: Path) -> bool:
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and spec.origin is not None and Path(spec.origin).resolve() == file
+
+
+def _import_problem(error: BaseException) -> str:
+    """The exception, and the line of the user's code that raised it."""
+    text = f"{type(error).__name__}: {error}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_library(f.filename)]
+    if frames and not isinstance(error, SyntaxError):
+        text += f" (at {frames[-1].filename}:{frames[-1].lineno})"
+    return text
+
+
+def _is_library(filename: str) -> bool:
+    return filename.startswith("<") or filename == __file__ or "site-packages" in filename or "/lib/python" in filename
+
+
+def _subgraphs(graph: Pregel[Any, Any, Any, Any]) -> list[Pregel[Any, Any, Any, Any]]:
+    return [sub for _, sub in graph.get_subgraphs() if isinstance(sub, Pregel)]
+
+
+def _shared_keys(graph: Pregel[Any, Any, Any, Any]) -> set[tuple[str, str]]:
+    """(scope, state key) of a graph's shared values, those of its subgraphs included."""
+    keys = {(c.scope, key) for key, c in graph.channels.items() if isinstance(c, SharedValue)}
+    return keys.union(*map(_shared_keys, _subgraphs(graph)))
+
+
+def _share(spec: GraphSpec, graph: Pregel[Any, Any, Any, Any], depth: int = 0) -> dict[str, SharedValue]:
+    """Hide a graph's shared keys from its outputs, and give it the channels of its subgraphs' shared
+    keys, so that it passes them on. Raises StartError for a key that can't be shared."""
+    shared = {key: c for key, c in graph.channels.items() if isinstance(c, SharedValue)}
+    for key, channel in shared.items():
+        _check_shared(spec, key, channel)
+        channel.key = key
+    if depth < 20:  # a graph may contain itself
+        for subgraph in _subgraphs(graph):
+            for key, channel in _share(spec, subgraph, depth + 1).items():
+                if key not in graph.channels:
+                    shared[key] = graph.channels[key] = type(channel)(channel.typ, key)
+    if shared:
+        graph.stream_channels = _without(graph, graph.stream_channels_asis, shared)
+        graph.output_channels = _without(graph, graph.output_channels, shared) or []
+    return shared
+
+
+def _check_shared(spec: GraphSpec, key: str, channel: SharedValue) -> None:
+    typ = channel.typ
+    while typing.get_origin(typ) in (typing.Required, typing.NotRequired):
+        typ = typing.get_args(typ)[0]
+    origin = typing.get_origin(typ) or typ
+    if not (isinstance(origin, type) and issubclass(dict, origin) and issubclass(origin, Mapping)):
+        raise StartError(f"{spec}: shared state key '{key}' must be annotated as a dict, not {typ}")
+    if not channel.scope:
+        raise StartError(f"{spec}: shared state key '{key}' needs a scope: SharedValue.on(\"user_id\")")
+
+
+def _without(
+    graph: Pregel[Any, Any, Any, Any], channels: str | Sequence[str], shared: Mapping[str, Any]
+) -> str | Sequence[str]:
+    if isinstance(channels, str):
+        return channels
+    kept = [key for key in channels if key not in shared]
+    if not kept:  # no channels would mean all channels
+        graph.channels.setdefault("__nothing__", EphemeralValue(Any))
+        kept = ["__nothing__"]
+    return kept
+
+
+# -- what a graph looks like --
+
+
+def graph_schemas(graph: Pregel[Any, Any, Any, Any]) -> JsonObject:
+    """JSON schemas of a graph's input, output, state, config and context."""
+    return {
+        "input_schema": _schema(graph.get_input_jsonschema),
+        "output_schema": _hide(_schema(graph.get_output_jsonschema), graph),
+        "state_schema": _schema(lambda: _state_schema(graph)),
+        "config_schema": _schema(graph.get_config_jsonschema) if graph.context_schema else {},
+        "context_schema": _schema(graph.get_context_jsonschema) if graph.context_schema else None,
+    }
+
+
+def _schema(make: Callable[[], JsonObject | None]) -> JsonObject | None:
+    try:
+        return make()
+    except Exception as error:  # types that have no JSON schema
+        log.debug("no JSON schema: %s", error)
+        return None
+
+
+def _state_schema(graph: Pregel[Any, Any, Any, Any]) -> JsonObject:
+    from pydantic import create_model
+
+    shared = [key for key, c in graph.channels.items() if isinstance(c, SharedValue)]
+    channels = graph.stream_channels_asis
+    keys = [channels] if isinstance(channels, str) else [*channels, *shared]
+    definitions: JsonObject = {
+        f"field_{number}": (channel.UpdateType, Field(default=None, alias=key))
+        for number, key in enumerate(keys)
+        if isinstance(channel := graph.channels.get(key), BaseChannel) and key != "__nothing__"
+    }
+    model = create_model(
+        f"{graph.get_name()}_state", __config__=ConfigDict(arbitrary_types_allowed=True), **definitions
+    )
+    return model.model_json_schema(by_alias=True)
+
+
+def _hide(schema: JsonObject | None, graph: Pregel[Any, Any, Any, Any]) -> JsonObject | None:
+    for key, channel in graph.channels.items():
+        if schema and isinstance(channel, SharedValue) and key in schema.get("properties", {}):
+            del schema["properties"][key]
+            if key in schema.get("required", ()):
+                schema["required"].remove(key)
+    return schema
+
+
+async def graph_drawing(graph: Pregel[Any, Any, Any, Any], xray: int | bool) -> JsonObject:
+    """Nodes and edges as langchain draws them."""
+    drawing: JsonObject = (await graph.aget_graph(xray=xray)).to_json()
+    for node in drawing.get("nodes", ()):
+        if isinstance(node.get("data"), dict):
+            node["data"].pop("id", None)
+    return drawing
+
+
+########################################################################################################
+# 8  State
+########################################################################################################
+
+EMPTY_STATE: JsonObject = {
+    "values": {},
+    "next": [],
+    "tasks": [],
+    "metadata": None,
+    "created_at": None,
+    "checkpoint": None,
+    "parent_checkpoint": None,
+    "interrupts": [],
+    "checkpoint_id": None,
+    "parent_checkpoint_id": None,
+}
+_CHECKPOINT_KEYS = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")
+
+
+def checkpoint_value(config: RunnableConfig | None) -> JsonObject | None:
+    """The checkpoint that a RunnableConfig names, as clients see it."""
+    configurable = (config or {}).get("configurable", {})
+    if not configurable.get("checkpoint_id"):
+        return None
+    return {key: configurable[key] for key in _CHECKPOINT_KEYS if configurable.get(key) is not None}
+
+
+def interrupt_value(interrupt: langgraph_types.Interrupt) -> JsonObject:
+    return {"id": interrupt.id, "value": interrupt.value}
+
+
+def state_value(snapshot: langgraph_types.StateSnapshot) -> JsonObject:
+    """A state as clients see it."""
+    checkpoint = checkpoint_value(snapshot.config)
+    parent = checkpoint_value(snapshot.parent_config)
+    return {
+        "values": snapshot.values,
+        "next": list(snapshot.next),
+        "tasks": [_task_value(task) for task in snapshot.tasks],
+        "metadata": snapshot.metadata,
+        "created_at": snapshot.created_at,
+        "checkpoint": checkpoint,
+        "parent_checkpoint": parent,
+        "interrupts": [interrupt_value(interrupt) for interrupt in snapshot.interrupts],
+        "checkpoint_id": checkpoint and checkpoint["checkpoint_id"],
+        "parent_checkpoint_id": parent and parent["checkpoint_id"],
+    }
+
+
+def _task_value(task: langgraph_types.PregelTask) -> JsonObject:
+    state, checkpoint = None, None
+    if isinstance(task.state, langgraph_types.StateSnapshot):
+        state = state_value(task.state)
+    elif task.state:
+        configurable = task.state.get("configurable", {})
+        checkpoint = {key: configurable[key] for key in _CHECKPOINT_KEYS if key in configurable}
+    return {
+        "id": task.id,
+        "name": task.name,
+        "path": task.path,
+        "error": repr(task.error) if isinstance(task.error, BaseException) else task.error,
+        "interrupts": [interrupt_value(interrupt) for interrupt in task.interrupts],
+        "checkpoint": checkpoint,
+        "state": state,
+        "result": task.result,
+    }
+
+
+class Rest(NamedTuple):
+    """What a thread shows of its state while no run is going on."""
+
+    status: str
+    values: Any
+    interrupts: dict[str, list[JsonObject]]
+
+    @classmethod
+    def of(cls, snapshot: langgraph_types.StateSnapshot) -> Rest:
+        interrupts = {
+            task.id: [interrupt_value(i) for i in task.interrupts] for task in snapshot.tasks if task.interrupts
+        }
+        return cls("interrupted" if snapshot.next else "idle", snapshot.values, interrupts)
+
+
+async def read_state(graph: Pregel[Any, Any, Any, Any], config: RunnableConfig, subgraphs: bool) -> JsonObject:
+    return state_value(await graph.aget_state(config, subgraphs=subgraphs))
+
+
+async def read_history(
+    graph: Pregel[Any, Any, Any, Any],
+    config: RunnableConfig,
+    limit: int,
+    before: RunnableConfig | None,
+    metadata: JsonObject | None,
+) -> list[JsonObject]:
+    """Newest first."""
+    history = graph.aget_state_history(config, filter=metadata, before=before, limit=limit)
+    return [state_value(snapshot) async for snapshot in history]
+
+
+def state_updates(body: ThreadSuperstepUpdate) -> list[langgraph_types.StateUpdate]:
+    """The changes of one superstep, as the graph library takes them."""
+    return [
+        langgraph_types.StateUpdate(
+            to_command(entry.command.given()) if entry.command else entry.values, entry.as_node, None
+        )
+        for entry in body.updates
+    ]
+
+
+def to_command(command: JsonObject) -> langgraph_types.Command[Any]:
+    """A client's command as LangGraph's own."""
+    goto = command.get("goto") or ()
+    targets = goto if isinstance(goto, list | tuple) else [goto]
+    return langgraph_types.Command(
+        update=command.get("update"),
+        resume=command.get("resume"),
+        goto=[
+            langgraph_types.Send(target["node"], target.get("input")) if isinstance(target, dict) else target
+            for target in targets
+        ],
+    )
+
+
+def thread_storage(conn: sqlite3.Connection, serde: JsonPlusSerializer, thread_id: str) -> JsonObject:
+    """Counts and bytes of what a thread keeps; a channel counts once per version."""
+    versions: dict[tuple[str, str, Any], int] = {}
+    count = size = 0
+    query = "SELECT checkpoint_ns, type, checkpoint, length(metadata) FROM checkpoints WHERE thread_id = ?"
+    for namespace, typ, blob, metadata_size in conn.execute(query, (thread_id,)):
+        count, size = count + 1, size + len(blob) + metadata_size
+        checkpoint = serde.loads_typed((typ, blob))
+        for channel, value in checkpoint["channel_values"].items():
+            version = (namespace, channel, checkpoint["channel_versions"].get(channel))
+            if version not in versions:
+                versions[version] = len(serde.dumps_typed(value)[1])
+    by_channel: dict[str, dict[str, int]] = {}
+    for (_, channel, _), value_size in versions.items():
+        entry = by_channel.setdefault(channel, {"versions": 0, "bytes": 0})
+        entry["versions"] += 1
+        entry["bytes"] += value_size
+    values_size = sum(versions.values())
+    query = "SELECT count(*), coalesce(sum(length(value)), 0) FROM writes WHERE thread_id = ?"
+    writes_count, writes_size = conn.execute(query, (thread_id,)).fetchone()
+    return {
+        "thread_id": thread_id,
+        "total_bytes": size + writes_size,
+        "checkpoints": {"count": count, "bytes": max(0, size - values_size)},
+        "channel_values": {"count": len(versions), "bytes": values_size, "by_channel": by_channel},
+        "pending_writes": {"count": writes_count, "bytes": writes_size},
+    }
+
+
+########################################################################################################
+# 9  Events
+########################################################################################################
+
+HEARTBEAT_SECONDS = 5.0
+
+
+class EventIds:
+    """Ids of events, `(ms, n)`: the millisecond, and a number within it. They only grow."""
+
+    def __init__(self) -> None:
+        self._last = (0, 0)
+        self._lock = threading.Lock()
+
+    def next(self) -> tuple[int, int]:
+        ms = time.time_ns() // 1_000_000
+        with self._lock:
+            last_ms, n = self._last
+            self._last = (ms, 0) if ms > last_ms else (last_ms, n + 1)
+            return self._last
+
+
+def parse_event_id(text: str) -> tuple[int, int] | None:
+    """The id that a Last-Event-ID names; `-`, `-1` and `0` come before all others. None for nonsense."""
+    if text in ("-", "-1", "0"):
+        return (0, -1)
+    match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", text)
+    return (int(match[1]), int(match[2] or 0)) if match else None
+
+
+class Follower:
+    """Somebody who reads a log, on an event loop of their own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+        self._armed = False
+
+    def wake(self) -> None:
+        """Called from any thread; costs a system call only if the follower sleeps."""
+        if self._armed:
+            self._armed = False
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._event.set)
+
+    async def sleep(self, ready: Callable[[], bool], seconds: float) -> bool:
+        """Until something is ready; False after `seconds` of silence."""
+        self._event.clear()
+        self._armed = True
+        if ready():
+            self._armed = False
+            return True
+        try:
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+        except TimeoutError:
+            return ready()
+        return True
+
+
+class RunLog:
+    """The events of one live run, in memory, and those who follow it.
+
+    A resumable run's log holds all its events; another one forgets what every follower has seen.
+    """
+
+    def __init__(self, resumable: bool) -> None:
+        self.resumable = resumable
+        self.closed = False
+        self.last_values: bytes | None = None
+        self.error: bytes | None = None
+        self._events: list[Event] = []
+        self._dropped = 0
+        self._followers: dict[Follower, int] = {}
+        self._waiters: set[Follower] = set()
+        self._lock = threading.Lock()
+
+    def append(self, event: Event) -> None:
+        with self._lock:
+            if self.resumable or self._followers:
+                self._events.append(event)
+            followers = list(self._followers)
+        for follower in followers:
+            follower.wake()
+
+    def close(self) -> None:
+        """No event follows."""
+        self.closed = True
+        for follower in [*self._followers, *self._waiters]:
+            follower.wake()
+
+    def join(self, follower: Follower, after: tuple[int, int] | None) -> None:
+        """Follow from now on, or from after an event that the log still has."""
+        with self._lock:
+            position = self._dropped + len(self._events)
+            if after is not None:
+                position -= sum(1 for event in self._events if event.id > after)
+            self._followers[follower] = position
+
+    def leave(self, follower: Follower) -> None:
+        with self._lock:
+            self._followers.pop(follower, None)
+
+    async def wait_closed(self, heartbeat: float = HEARTBEAT_SECONDS) -> AsyncIterator[None]:
+        """Ends when the log closes; gives something after each `heartbeat` seconds until then."""
+        follower = Follower()
+        self._waiters.add(follower)
+        try:
+            while not self.closed:
+                if not await follower.sleep(lambda: self.closed, heartbeat):
+                    yield
+        finally:
+            self._waiters.discard(follower)
+
+    def ready(self, follower: Follower) -> bool:
+        return self.closed or self._followers.get(follower, 0) < self._dropped + len(self._events)
+
+    def take(self, follower: Follower) -> list[Event]:
+        """What the follower has not seen yet."""
+        with self._lock:
+            start = self._followers[follower] - self._dropped
+            fresh = self._events[start:]
+            self._followers[follower] = self._dropped + len(self._events)
+            if not self.resumable:
+                seen = min(self._followers.values()) - self._dropped
+                if seen:
+                    del self._events[:seen]
+                    self._dropped += seen
+            return fresh
+
+    async def follow(self, follower: Follower, heartbeat: float = HEARTBEAT_SECONDS) -> AsyncIterator[list[Event]]:
+        """Batches of events until the log closes; an empty one after each silent `heartbeat` seconds."""
+        try:
+            while True:
+                fresh = self.take(follower)
+                if fresh:
+                    yield fresh
+                elif self.closed:
+                    return
+                elif not await follower.sleep(lambda: self.ready(follower), heartbeat):
+                    yield []
+        finally:
+            self.leave(follower)
+
+
+class Logs:
+    """The logs of live runs, and of threads that somebody follows."""
+
+    def __init__(self) -> None:
+        self.ids = EventIds()
+        self._runs: dict[str, RunLog] = {}
+        self._threads: dict[str, RunLog] = {}
+        self._lock = threading.Lock()
+
+    def of_run(self, run: Run) -> RunLog:
+        """The log of a live run; made by whoever asks first."""
+        with self._lock:
+            return self._runs.setdefault(run.run_id, RunLog(bool(run.kwargs["resumable"])))
+
+    def close_run(self, run_id: str) -> None:
+        with self._lock:
+            ended = self._runs.pop(run_id, None)
+        if ended:
+            ended.close()
+
+    def close_all(self) -> None:
+        with self._lock:
+            ended = [*self._runs.values(), *self._threads.values()]
+            self._runs, self._threads = {}, {}
+        for each in ended:
+            each.close()
+
+    def live_events(self, run_ids: Iterable[str]) -> list[Event]:
+        """What the logs of these runs still hold."""
+        held = [self._runs[run_id] for run_id in run_ids if run_id in self._runs]
+        return [event for each in held if each.resumable for event in list(each._events)]
+
+    def follow_thread(self, thread_id: str, follower: Follower) -> RunLog:
+        with self._lock:
+            joined = self._threads.setdefault(thread_id, RunLog(False))
+            joined.join(follower, None)
+            return joined
+
+    def leave_thread(self, thread_id: str, follower: Follower) -> None:
+        with self._lock:
+            if (left := self._threads.get(thread_id)) is not None:
+                left.leave(follower)
+                if not left._followers:
+                    del self._threads[thread_id]
+
+    def tell_thread(self, thread_id: str, event: Event) -> None:
+        if (told := self._threads.get(thread_id)) is not None:
+            told.append(event)
+
+
+def sse_frame(event: Event, with_id: bool) -> bytes:
+    """One server-sent event. JSON has no line ends of its own, and names lose theirs."""
+    name = event.name.replace("\r", " ").replace("\n", " ").encode("utf-8", "replace")
+    end = b"\r\nid: %d-%d\r\n\r\n" % event.id if with_id else b"\r\n\r\n"
+    return b"event: " + name + b"\r\ndata: " + event.data + end
+
+
+SSE_HEARTBEAT = b": heartbeat\r\n\r\n"
+
+
+def matches_mode(event: Event, modes: Iterable[str]) -> bool:
+    """Whether an event is of one of these stream modes; `messages` modes match all kinds of them."""
+    name = event.name.partition("|")[0]
+    return any(name == mode or (mode.startswith("messages") and name.startswith("messages")) for mode in modes)
+
+
+class MessageParts:
+    """The `messages` mode: each message grows, chunk by chunk, under its id."""
+
+    def __init__(self) -> None:
+        self._messages: dict[str, BaseMessage] = {}
+
+    def events(self, chunk: tuple[BaseMessage, JsonObject]) -> Iterator[tuple[str, Any]]:
+        message, metadata = chunk
+        known = self._messages.get(message.id or "")
+        if known is None:
+            yield "messages/metadata", {message.id: {"metadata": metadata}}
+        whole = (
+            known + message
+            if isinstance(known, BaseMessageChunk) and isinstance(message, BaseMessageChunk)
+            else message
+        )
+        self._messages[message.id or ""] = cast(BaseMessage, whole)
+        if isinstance(whole, BaseMessageChunk):
+            yield "messages/partial", [message_chunk_to_message(whole)]
+        else:
+            yield "messages/complete", [whole]
+
+
+def _debug_value(payload: JsonObject) -> JsonObject:
+    """A debug event, with the checkpoint spelled out as in states."""
+    if payload.get("type") != "checkpoint":
+        return payload
+    inner = payload["payload"]
+    spelled = {
+        "checkpoint": checkpoint_value(inner.get("config")),
+        "parent_checkpoint": checkpoint_value(inner.get("parent_config")),
+    }
+    return {**payload, "payload": {**_checkpoint_event(inner), **spelled}}
+
+
+def _checkpoint_event(payload: JsonObject) -> JsonObject:
+    """A checkpoint event without what the server put into the configurable for itself."""
+
+    def public(config: JsonObject | None) -> JsonObject | None:
+        if config is None:
+            return None
+        return {"configurable": {k: v for k, v in config["configurable"].items() if not k.startswith("__")}}
+
+    return {**payload, "config": public(payload.get("config")), "parent_config": public(payload.get("parent_config"))}
+
+
+async def graph_events(
+    graph: Pregel[Any, Any, Any, Any], run: Run, control: RunControl
+) -> AsyncIterator[tuple[str, Any]]:
+    """Run the graph: what it emits, as (event name, data) in the modes that the run asked for."""
+    kwargs, modes = run.kwargs, run.kwargs["stream_mode"]
+    parts, tuples = MessageParts(), "messages-tuple" in modes
+    async for namespace, mode, chunk in _graph_stream(graph, run, control):
+        suffix = "".join(f"|{part}" for part in namespace) if kwargs["subgraphs"] else ""
+        if mode == "messages" and not tuples:
+            for name, data in parts.events(chunk):
+                yield name + suffix, data
+        elif mode == "debug":
+            if not (run.temporary and chunk["type"] == "checkpoint"):
+                yield mode + suffix, _debug_value(chunk)
+        elif mode == "checkpoints":
+            if not run.temporary:
+                yield mode + suffix, _checkpoint_event(chunk)
+        else:
+            yield mode + suffix, chunk
+
+
+def _graph_input(run: Run) -> Any:
+    """What the graph is given: on later attempts nothing, if the input was applied already."""
+    command = run.kwargs["command"]
+    return to_command(command) if command else run.kwargs["input"]
+
+
+def _stream_options(run: Run, control: RunControl) -> JsonObject:
+    kwargs = run.kwargs
+    wanted = {"messages" if mode == "messages-tuple" else mode for mode in kwargs["stream_mode"]}
+    return {
+        "stream_mode": sorted(wanted - {"events"}) or ["values"],
+        "subgraphs": kwargs["subgraphs"],
+        "interrupt_before": kwargs["interrupt_before"],
+        "interrupt_after": kwargs["interrupt_after"],
+        "durability": kwargs["durability"],
+        "control": control,
+    }
+
+
+async def _graph_stream(
+    graph: Pregel[Any, Any, Any, Any], run: Run, control: RunControl
+) -> AsyncIterator[tuple[tuple[str, ...], str, Any]]:
+    """(namespace, mode, chunk) of all the graph emits; mode `events` is langchain's astream_events."""
+    config = run.config()
+    context = _known_context(graph, run.kwargs["context"])
+    options = _stream_options(run, control)
+    given = _graph_input(run)
+    if "events" not in run.kwargs["stream_mode"]:
+        async for chunk in graph.astream(given, config, context=context, **options):
+            yield _split_chunk(chunk, options["subgraphs"])
+        return
+    async for event in cast(
+        AsyncIterator[JsonObject], graph.astream_events(given, config, version="v2", context=context, **options)
+    ):
+        if event["event"] == "on_chain_stream" and event["run_id"] == run.run_id:
+            namespace, mode, chunk = _split_chunk(event["data"]["chunk"], options["subgraphs"])
+            if mode in run.kwargs["stream_mode"] or (
+                mode == "messages" and "messages-tuple" in run.kwargs["stream_mode"]
+            ):
+                yield namespace, mode, chunk
+        else:
+            yield (), "events", event
+
+
+def _split_chunk(chunk: Any, subgraphs: bool) -> tuple[tuple[str, ...], str, Any]:
+    return chunk if subgraphs else ((), *chunk)
+
+
+def _known_context(graph: Pregel[Any, Any, Any, Any], context: JsonObject | None) -> Any:
+    """The context without the keys that the graph's context schema doesn't have."""
+    schema = graph.context_schema
+    if not context or schema is None:
+        return context
+    known = getattr(schema, "model_fields", None) or getattr(schema, "__dataclass_fields__", None)
+    return {key: value for key, value in context.items() if key in known} if known else context
+
+
+########################################################################################################
+# 10  Runner
+########################################################################################################
+
+BUSY = "Thread is already running a task. Wait for it to finish or choose a different multitask strategy."
+NOT_TWICE = (
+    "Cannot specify both configurable and context. Prefer setting context alone. Context was introduced in "
+    "LangGraph 0.6.0 and is the long term planned replacement for configurable."
+)
+NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"  # LangGraph's task id of a command's own writes
+
+
+def without_reserved(values: Mapping[str, Any] | None, reserved: frozenset[str]) -> JsonObject:
+    return {key: value for key, value in (values or {}).items() if key not in reserved}
+
+
+@dataclass
+class NewRun:
+    """A run as a client asked for it. Without `thread_id` it gets a thread of its own."""
+
+    thread_id: str | None
+    body: RunCreate
+    shared: Mapping[str, frozenset[tuple[str, str]]]  # (scope, state key) of each graph's shared values
+    run_id: str = field(default_factory=new_id)
+
+    def config(self) -> JsonObject:
+        config = self.body.config.given() if self.body.config else {}
+        if "configurable" in config:
+            config["configurable"] = without_reserved(config["configurable"], RESERVED_CONFIGURABLE)
+        if isinstance(config.get("metadata"), dict):
+            config["metadata"] = without_reserved(config["metadata"], RESERVED_METADATA)
+        return config
+
+    def place(self) -> JsonObject:
+        """The checkpoint to start from, as keys of the configurable."""
+        place = self.body.checkpoint.configurable() if self.body.checkpoint else {}
+        if self.body.checkpoint_id is not None:
+            place["checkpoint_id"] = self.body.checkpoint_id
+        return place
+
+    def metadata(self) -> JsonObject:
+        return without_reserved(self.body.metadata, RESERVED_METADATA)
+
+    def context(self) -> JsonObject:
+        return without_reserved(self.body.context, RESERVED_CONFIGURABLE)
+
+
+class Created(NamedTuple):
+    """A run that was made, and the live runs that have to stop for it."""
+
+    run: Run
+    stopped: list[Run]
+
+
+def make_run(conn: sqlite3.Connection, new: NewRun) -> Created:
+    """Make a run: thread, multitask rule, run row. Raises NotFound, Conflict or BadRequest."""
+    body = new.body
+    assistant = Assistants(conn).get(body.assistant_id)
+    thread = Threads(conn).get(new.thread_id) if new.thread_id else None
+    makes_thread = new.thread_id is None or body.if_not_exists == "create"
+    if assistant is None or (thread is None and not makes_thread):
+        raise NotFound("Thread or assistant not found.")
+    config, context = new.config(), new.context()
+    if context and config.get("configurable"):
+        raise BadRequest(NOT_TWICE)
+    stopped = _make_room(conn, new, thread)
+    thread_id = thread.thread_id if thread else new.thread_id or new_id()
+    before = thread
+    if thread is None:
+        metadata = {"graph_id": assistant.graph_id, "assistant_id": assistant.assistant_id}
+        metadata |= {**config.get("metadata", {}), **new.metadata()}
+        Threads(conn).insert(thread_id, metadata, _thread_config(assistant, {}, config), None)
+    elif thread.status != "busy" or stopped:
+        metadata = {**thread.metadata, "graph_id": assistant.graph_id, "assistant_id": assistant.assistant_id}
+        Threads(conn).update(thread_id, metadata=metadata, config=_thread_config(assistant, thread.config, config))
+        before = Threads(conn).get(thread_id)
+    run = _new_run(new, thread_id, assistant, before, config, context)
+    check_scopes(run.kwargs, new.shared.get(assistant.graph_id, ()))
+    Runs(conn).insert(run)
+    return Created(run, stopped)
+
+
+def check_scopes(kwargs: JsonObject, shared: Iterable[tuple[str, str]]) -> None:
+    """Raises Invalid if the config of a run lacks the scope value of a shared key."""
+    scope = SharedScope((kwargs["config"]["configurable"], kwargs["context"] or {}), lambda prefix: {})
+    try:
+        for name, key in shared:
+            scope.prefix(name, key)
+    except MissingScope as error:
+        raise Invalid(str(error)) from None
+
+
+def _make_room(conn: sqlite3.Connection, new: NewRun, thread: Thread | None) -> list[Run]:
+    """Apply the multitask strategy to the runs that are in the way; gives those that have to stop."""
+    live = Runs(conn).live(thread.thread_id) if thread and thread.status == "busy" else []
+    strategy = new.body.multitask_strategy or "enqueue"
+    if live and strategy == "reject":
+        raise Conflict(BUSY)
+    if strategy not in ("interrupt", "rollback"):
+        return []
+    reason = f"superseded by run {new.run_id} (multitask_strategy={strategy})"
+    return [run for run in live if cancel_live_run(conn, run, strategy, reason)]
+
+
+def cancel_live_run(conn: sqlite3.Connection, run: Run, action: str, reason: str) -> bool:
+    """Cancel a live run; True if it is running, and its graph has to be stopped."""
+    if run.status == "running":
+        Runs(conn).request_cancel(run.run_id, action, reason)
+        return True
+    if action == "rollback":
+        Runs(conn).delete(run)
+    else:
+        Runs(conn).set_status(run.run_id, "interrupted")
+    if run.temporary:
+        Threads(conn).delete(run.thread_id)
+    return False
+
+
+def _thread_config(assistant: Assistant, thread: JsonObject, run: JsonObject) -> JsonObject:
+    """What a run leaves in its thread's config: all but its own configurable."""
+    configurable = {**assistant.config.get("configurable", {}), **thread.get("configurable", {})}
+    return {**assistant.config, **thread, **run, "configurable": configurable}
+
+
+def _new_run(
+    new: NewRun, thread_id: str, assistant: Assistant, thread: Thread | None, config: JsonObject, context: JsonObject
+) -> Run:
+    body = new.body
+    given = {**config.get("configurable", {}), **context}
+    thread_config, thread_metadata = (thread.config, thread.metadata) if thread else ({}, {})
+    server = {
+        "run_id": new.run_id,
+        "thread_id": thread_id,
+        "graph_id": assistant.graph_id,
+        "assistant_id": assistant.assistant_id,
+    }
+    configurable = {
+        "user_id": "",
+        **assistant.config.get("configurable", {}),
+        **thread_config.get("configurable", {}),
+        **given,
+        **new.place(),
+        **server,
+    }
+    metadata = {
+        **assistant.metadata,
+        **thread_metadata,
+        **config.get("metadata", {}),
+        **new.metadata(),
+        "assistant_id": assistant.assistant_id,
+    }
+    if body.strict_resume:
+        configurable["__pregel_strict_resume"] = True
+    at = datetime.datetime.now(datetime.UTC)
+    return Run(
+        run_id=new.run_id,
+        thread_id=thread_id,
+        assistant_id=assistant.assistant_id,
+        created_at=moment(at + datetime.timedelta(seconds=body.after_seconds or 0)),
+        updated_at=moment(at),
+        started_at=None,
+        status="pending",
+        metadata=metadata,
+        kwargs={
+            "input": body.input,
+            "command": _given_command(body),
+            "config": {**assistant.config, **config, "configurable": configurable, "metadata": metadata},
+            "context": {**assistant.context, **given},
+            "stream_mode": body.stream_modes(),
+            "interrupt_before": body.interrupt_before,
+            "interrupt_after": body.interrupt_after,
+            "webhook": body.webhook,
+            "feedback_keys": body.feedback_keys,
+            "temporary": new.thread_id is None and body.on_completion != "keep",
+            "subgraphs": bool(body.stream_subgraphs),
+            "resumable": bool(body.stream_resumable),
+            "checkpoint_during": True if body.checkpoint_during is None else body.checkpoint_during,
+            "durability": body.durability or ("exit" if body.checkpoint_during is False else "async"),
+        },
+        multitask_strategy=body.multitask_strategy or "enqueue",
+    )
+
+
+def _given_command(body: RunCreate) -> JsonObject | None:
+    """An empty command counts as none; resume with null is an answer like any other."""
+    command = body.command.given() if body.command else {}
+    return command if any(command.get(key) for key in ("update", "goto")) or "resume" in command else None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. `rest` is the state of its thread then, None if the run left it alone."""
+
+    status: str
+    error: JsonObject | None = None
+    rest: Rest | None = None
+    shared: Sequence[SharedPuts] = ()
+
+
+def finish_run(conn: sqlite3.Connection, run: Run, outcome: Outcome, webhook_error: JsonObject | None) -> Run | None:
+    """End a running run: its row, its thread, its webhook. None if the run was deleted meanwhile."""
+    current = Runs(conn).get(run.thread_id, run.run_id)
+    if current is None or current.status != "running":
+        return None
+    status, error = outcome.status, outcome.error
+    if current.cancel:
+        reason = current.reason or "cancelled"
+        name = "UserRollback" if current.cancel == "rollback" else "UserInterrupt"
+        status = "rollback" if current.cancel == "rollback" else "interrupted"
+        error = webhook_error = {"error": name, "message": reason}
+    for puts in outcome.shared:
+        Items(conn).apply(puts)
+    if status == "rollback":
+        Runs(conn).delete(current)
+        Threads(conn).set_outcome(run.thread_id, None, error)
+    else:
+        Runs(conn).set_status(run.run_id, status)
+        _finish_thread(conn, run.thread_id, status, error, outcome.rest)
+    if url := run.kwargs["webhook"]:
+        Webhooks(conn).insert(url, _webhook_payload(current, status, webhook_error, outcome.rest))
+    if run.temporary:
+        Threads(conn).delete(run.thread_id)
+    return current
+
+
+def _finish_thread(
+    conn: sqlite3.Connection, thread_id: str, status: str, error: JsonObject | None, rest: Rest | None
+) -> None:
+    failed = status in ("error", "timeout")
+    if rest is None:
+        Threads(conn).set_outcome(thread_id, "error" if failed else None, error)
+    else:
+        Threads(conn).set_state(thread_id, "error" if failed else rest.status, rest.values, rest.interrupts, error)
+
+
+def _webhook_payload(run: Run, status: str, error: JsonObject | None, rest: Rest | None) -> bytes:
+    shows_values = rest is not None and status != "rollback" and not run.temporary
+    payload = {
+        **run.to_dict(),
+        "status": status,
+        "run_started_at": run.started_at,
+        "run_ended_at": now(),
+        "webhook_sent_at": now(),
+        "values": rest.values if rest and shows_values else None,
+    }
+    return to_json(payload if error is None else {**payload, "error": error})
+
+
+def recover_runs(conn: sqlite3.Connection) -> list[str]:
+    """At start: what was running is pending again, what was to be cancelled is; gives threads to work on."""
+    for run in Runs(conn).release():
+        finish_run(conn, run, Outcome("interrupted"), None)
+    return Runs(conn).waiting_threads()
+
+
+class RunLoop:
+    """The event loop, on a thread of its own, that executes all graphs.
+
+    One loop, since users keep clients in globals, bound to the loop they met first. A watchdog names the
+    line of user code that blocks it.
+    """
+
+    WORKERS = 256
+    BLOCKED_SECONDS = 1.0
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="devserver-runs", daemon=True)
+        self._watchdog = threading.Thread(target=self._watch, name="devserver-watchdog", daemon=True)
+        self._stopped = threading.Event()
+        self._beat = time.monotonic()
+
+    def start(self) -> None:
+        executor = concurrent.futures.ThreadPoolExecutor(self.WORKERS, thread_name_prefix="devserver-node")
+        self.loop.set_default_executor(executor)
+        self._thread.start()
+        self._watchdog.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(timeout=5)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run something here for a caller on another loop."""
+        return await asyncio.wrap_future(self.spawn(coroutine))
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        while not self._stopped.is_set():
+            try:
+                self.loop.run_forever()
+            except (SystemExit, KeyboardInterrupt):  # a node called sys.exit: its own run has failed with it
+                log.warning("a graph tried to exit the process")
+
+    def _watch(self) -> None:
+        warned = False
+        while not self._stopped.wait(self.BLOCKED_SECONDS / 4):
+            silent = time.monotonic() - self._beat
+            if silent > self.BLOCKED_SECONDS:
+                if not warned:
+                    log.warning(
+                        "%s blocks the run loop: other runs wait (await it, or make the node a def)", self._place()
+                    )
+                warned = True
+            else:
+                warned = False
+            self.loop.call_soon_threadsafe(self._mark)
+
+    def _mark(self) -> None:
+        self._beat = time.monotonic()
+
+    def _place(self) -> str:
+        """The innermost line of the user's code on the run loop's stack."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        stack = traceback.extract_stack(frame) if frame else []
+        for entry in reversed(stack):
+            if not _is_library(entry.filename):
+                return (
+                    f"{entry.filename}:{entry.lineno} ({linecache.getline(entry.filename, entry.lineno or 0).strip()})"
+                )
+        return f"{stack[-1].filename}:{stack[-1].lineno}" if stack else "something"
+
+
+class Runner:
+    """Executes runs: many at once, one at a time per thread, each the moment it can start."""
+
+    GRACE_SECONDS = 5.0
+
+    def __init__(self, db: Db, graphs: Graphs, saver: Saver, max_concurrency: int) -> None:
+        self.db = db
+        self.graphs = graphs
+        self.saver = saver
+        self.logs = Logs()
+        self.loop = RunLoop()
+        self.max_concurrency = max_concurrency
+        self._slots: asyncio.Semaphore
+        self._workers: dict[str, asyncio.Event] = {}
+        self._tasks: dict[str, asyncio.Task[Outcome]] = {}
+        self._controls: dict[str, RunControl] = {}
+        self._background: set[asyncio.Future[None]] = set()
+        self._stopping = False
+
+    # -- called from the HTTP loop --
+
+    async def start(self) -> None:
+        """Start the run loop, and everything that was left unfinished."""
+        self.loop.start()
+        self._slots = asyncio.Semaphore(self.max_concurrency)
+        for thread_id in await self.db.write(recover_runs):
+            self.loop.loop.call_soon_threadsafe(self._notice, thread_id)
+        self.loop.loop.call_soon_threadsafe(self._send_webhooks)
+
+    async def stop(self) -> None:
+        """Give runs a moment to reach the end of a superstep; the rest starts again with the server."""
+        self._stopping = True
+        await self.loop.run(self._drain())
+        self.logs.close_all()
+        self.loop.stop()
+
+    async def create(self, new: NewRun, follower: Follower | None = None) -> Run:
+        """Make a run and start it. A follower sees all its events."""
+        created = await self.db.write(make_run, new)
+        if follower:
+            self.logs.of_run(created.run).join(follower, None)
+        self.begin(created)
+        return created.run
+
+    def begin(self, created: Created) -> None:
+        self.stop_graphs(created.stopped)
+        self.loop.loop.call_soon_threadsafe(self._notice, created.run.thread_id)
+
+    async def cancel(self, runs: list[tuple[str, str]], action: str, reason: str) -> list[Run]:
+        """Cancel these (thread id, run id) if they are live; gives those that were."""
+
+        def cancel_all(conn: sqlite3.Connection) -> list[tuple[Run, bool]]:
+            found = [Runs(conn).get(*ids) for ids in runs]
+            live = [run for run in found if run and run.status in ("pending", "running")]
+            return [(run, cancel_live_run(conn, run, action, reason)) for run in live]
+
+        cancelled = await self.db.write(cancel_all)
+        self.stop_graphs([run for run, running in cancelled if running])
+        for run, running in cancelled:
+            if not running:
+                self.logs.close_run(run.run_id)
+        return [run for run, _ in cancelled]
+
+    def stop_graphs(self, runs: Iterable[Run]) -> None:
+        for run in runs:
+            self.loop.loop.call_soon_threadsafe(self._stop_graph, run.run_id)
+
+    async def with_graph(
+        self,
+        graph_id: str,
+        config: JsonObject,
+        access: str,
+        use: Callable[[Pregel[Any, Any, Any, Any]], Coroutine[Any, Any, T]],
+    ) -> T:
+        """Use a graph for something other than a run. What may call user code happens on the run loop."""
+
+        async def opened() -> T:
+            async with self.graphs.open(graph_id, config, access) as graph:
+                return await use(graph)
+
+        if self.graphs.get(graph_id).factory is not None or access == "threads.update":
+            return await self.loop.run(opened())
+        return await opened()
+
+    def load(self) -> JsonObject:
+        active = len(self._tasks)
+        return {"max": self.max_concurrency, "active": active, "available": self.max_concurrency - active}
+
+    # -- on the run loop --
+
+    def _notice(self, thread_id: str) -> None:
+        """A thread has a new run: wake its worker, or make one."""
+        if (event := self._workers.get(thread_id)) is not None:
+            event.set()
+        elif not self._stopping:
+            self._workers[thread_id] = asyncio.Event()
+            self._keep(self._work(thread_id))
+
+    def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _work(self, thread_id: str) -> None:
+        """Run a thread's runs, one after the other, until none is left."""
+        noticed = self._workers[thread_id]
+        try:
+            while not self._stopping:
+                noticed.clear()
+                async with self._slots:
+                    claimed = await self.db.write(lambda conn: Runs(conn).claim(thread_id))
+                    if isinstance(claimed, Run):
+                        await self._run(claimed)
+                        continue
+                if claimed is not None:
+                    await self._sleep_until(claimed, noticed)
+                elif not noticed.is_set():
+                    return
+        except Exception:  # the database failed; what is pending starts again with the server
+            log.exception("thread %s cannot go on", thread_id)
+        finally:
+            del self._workers[thread_id]
+
+    @staticmethod
+    async def _sleep_until(due: str, noticed: asyncio.Event) -> None:
+        left = datetime.datetime.fromisoformat(due) - datetime.datetime.now(datetime.UTC)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.001, left.total_seconds())):
+                await noticed.wait()
+
+    async def _run(self, run: Run) -> None:
+        """Execute a claimed run and store how it ended."""
+        begun = time.monotonic()
+        run_log, keeper = self.logs.of_run(run), EventKeeper(self, run)
+        self._controls[run.run_id] = RunControl()
+        task = self._tasks[run.run_id] = asyncio.ensure_future(self._execute(run, run_log, keeper))
+        try:
+            outcome = await task
+        except asyncio.CancelledError:
+            outcome = Outcome("pending" if self._stopping else "interrupted")
+        finally:
+            del self._tasks[run.run_id], self._controls[run.run_id]
+        if outcome.status == "pending":  # the server is stopping
+            return
+        if outcome.status == "interrupted":
+            outcome = Outcome("interrupted", rest=await self._rest_after_cancel(run))
+        ended = await self.db.write(self._finish, run, outcome, keeper.rest())
+        if ended is not None:
+            self._log(run, ended, outcome, time.monotonic() - begun)
+        self.logs.tell_thread(run.thread_id, self._event("metadata", {"status": "run_done", "run_id": run.run_id}))
+        self.logs.close_run(run.run_id)
+        if run.kwargs["webhook"]:
+            self._send_webhooks()
+
+    @staticmethod
+    def _finish(conn: sqlite3.Connection, run: Run, outcome: Outcome, events: list[Event]) -> Run | None:
+        Events(conn).append(run.thread_id, run.run_id, events)
+        return finish_run(conn, run, outcome, outcome.error)
+
+    def _log(self, run: Run, ended: Run, outcome: Outcome, seconds: float) -> None:
+        status = {"rollback": "rolled back", "interrupt": "interrupted"}.get(ended.cancel or "", outcome.status)
+        error = f" {outcome.error['error']}: {outcome.error['message']}" if outcome.error and not ended.cancel else ""
+        level = logging.WARNING if outcome.status == "error" and not ended.cancel else logging.INFO
+        log.log(
+            level,
+            "run %s thread %s graph %s %s %.3f s%s",
+            run.run_id,
+            run.thread_id,
+            run.graph_id,
+            status,
+            seconds,
+            error,
+        )
+
+    async def _execute(self, run: Run, run_log: RunLog, keeper: EventKeeper) -> Outcome:
+        """Call the graph, with the run's shared values bound; its events go to the log."""
+
+        def tell(name: str, data: Any) -> None:
+            event = self._event(name, data)
+            partial = name.partition("|")[0]
+            if partial == "values":
+                run_log.last_values = event.data
+            run_log.append(event)
+            keeper.add(event)
+            self.logs.tell_thread(run.thread_id, event)
+
+        try:
+            await keeper.restore(run_log)
+            tell("metadata", {"run_id": run.run_id, "attempt": run.attempt})
+            return await self._call_graph(run, tell)
+        except GraphDrained:
+            return Outcome("pending")
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # whatever the user's graph raises ends its run, not the server
+            if isinstance(error, RunGone):
+                return Outcome("error")
+            value = exception_value(error)
+            log.error("%s failed", run.graph_id, exc_info=error)
+            run_log.error = to_json(value)
+            tell("error", value)
+            return Outcome("error", value, await self._rest_after_cancel(run))
+
+    async def _call_graph(self, run: Run, tell: Callable[[str, Any], None]) -> Outcome:
+        kwargs = run.kwargs
+        scope = SharedScope(
+            (run.config()["configurable"], kwargs["context"] or {}),
+            lambda prefix: self.db.read_now(lambda conn: Items(conn).load(prefix)),
+            run.run_id,
+        )
+        if run.attempt > 1:
+            run = await self.db.write(_resume, run)
+        config = {**run.config(), "run_id": uuid.UUID(run.run_id)}
+        run = _with_config(run, config)
+        RUN_SCOPE.set(scope)
+        entry = self.graphs.get(run.graph_id)
+        if entry.shared:
+            await asyncio.to_thread(scope.preload, entry.shared)
+        async with self.graphs.open(run.graph_id, config, "threads.create_run", kwargs["context"]) as graph:
+            async for name, data in graph_events(graph, run, self._controls[run.run_id]):
+                tell(name, data)
+            if run.temporary and not kwargs["webhook"]:
+                return Outcome("success", shared=scope.rest())
+            rest = Rest.of(await graph.aget_state(_thread_place(run.thread_id)))
+            shared = scope.rest() if not rest.interrupts else ()
+            return Outcome("success", rest=rest, shared=shared)
+
+    async def _rest_after_cancel(self, run: Run) -> Rest | None:
+        """The thread's state after a run that was stopped or failed; None if that can't be told."""
+        if run.temporary:
+            return None
+        try:
+            async with self.graphs.open(run.graph_id, run.config(), "threads.read") as graph:
+                snapshot = await graph.aget_state(_thread_place(run.thread_id))
+                return Rest.of(snapshot) if snapshot.created_at else None
+        except Exception as error:  # the graph is gone or broken: the run's own error says so
+            log.debug("no state after run %s: %s", run.run_id, error)
+            return None
+
+    def _event(self, name: str, data: Any) -> Event:
+        return Event(self.logs.ids.next(), name, to_json(data))
+
+    def _stop_graph(self, run_id: str) -> None:
+        if (task := self._tasks.get(run_id)) is not None:
+            task.cancel()
+
+    async def _drain(self) -> None:
+        """Ask running graphs to stop after their superstep; cancel those that don't in time."""
+        for control in self._controls.values():
+            control.request_drain()
+        for event in self._workers.values():
+            event.set()
+        if self._background:
+            await asyncio.wait(self._background, timeout=self.GRACE_SECONDS)
+        for task in self._tasks.values():
+            task.cancel()
+        if self._background:
+            await asyncio.wait(self._background, timeout=1)
+
+    # -- webhooks --
+
+    def _send_webhooks(self) -> None:
+        self._keep(self._deliver_webhooks())
+
+    async def _deliver_webhooks(self) -> None:
+        for number, url, payload in await self.db.read(lambda conn: Webhooks(conn).due()):
+            if number not in self._delivering:
+                self._delivering.add(number)
+                self._keep(self._deliver(number, url, payload))
+
+    @functools.cached_property
+    def _delivering(self) -> set[int]:
+        return set()
+
+    async def _deliver(self, number: int, url: str, payload: bytes) -> None:
+        """POST a webhook, with four tries over some seconds; then its row goes."""
+        import httpx
+
+        async with httpx.AsyncClient(timeout=10) as client:
+            for pause in (0.5, 1, 2, 0):
+                try:
+                    answer = await client.post(url, content=payload, headers={"content-type": "application/json"})
+                    if answer.status_code < 500 and answer.status_code != 429:
+                        break
+                    problem = f"answered {answer.status_code}"
+                except (httpx.HTTPError, httpx.InvalidURL) as error:
+                    problem = f"failed: {error or type(error).__name__}"
+                if self._stopping:
+                    return
+                await asyncio.sleep(pause)
+            else:
+                log.warning("webhook %s %s; given up after 4 tries", url, problem)
+        await self.db.write(lambda conn: Webhooks(conn).delete(number))
+        self._delivering.discard(number)
+
+
+class EventKeeper:
+    """Writes a resumable run's events to the database, in batches while the run goes on."""
+
+    BATCH = 256
+
+    def __init__(self, runner: Runner, run: Run) -> None:
+        self._runner = runner
+        self._run = run
+        self._unwritten: list[Event] = []
+        self._kept = {"messages" if mode == "messages-tuple" else mode for mode in run.kwargs["stream_mode"]}
+        self._kept |= {"metadata", "error"}
+
+    async def restore(self, run_log: RunLog) -> None:
+        """On a later attempt, what earlier ones sent is in the log as well."""
+        if self._run.kwargs["resumable"] and self._run.attempt > 1:
+            for event in await self._runner.db.read(lambda conn: Events(conn).of_run(self._run.run_id)):
+                run_log.append(event)
+
+    def add(self, event: Event) -> None:
+        if not self._run.kwargs["resumable"]:
+            return
+        if event.name.partition("|")[0].partition("/")[0] in self._kept:
+            self._unwritten.append(event)
+        if len(self._unwritten) >= self.BATCH:
+            batch, run = self.rest(), self._run
+            self._runner._keep(
+                self._runner.db.write(lambda conn: Events(conn).append(run.thread_id, run.run_id, batch))
+            )
+
+    def rest(self) -> list[Event]:
+        """What is not written yet, for the transaction that ends the run."""
+        rest, self._unwritten = self._unwritten, []
+        return rest
+
+
+def _thread_place(thread_id: str) -> RunnableConfig:
+    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
+
+
+def _with_config(run: Run, config: JsonObject) -> Run:
+    values = {f.name: getattr(run, f.name) for f in fields(run)}
+    return Run(**{**values, "kwargs": {**run.kwargs, "config": config}})
+
+
+def _resume(conn: sqlite3.Connection, run: Run) -> Run:
+    """How a later attempt of a run goes on: without its input if that was applied, else from the start."""
+    if Runs(conn).has_checkpoint(run):
+        configurable = without_reserved(
+            run.kwargs["config"]["configurable"], frozenset({"checkpoint_id", "checkpoint_ns", "checkpoint_map"})
+        )
+        kwargs = {**run.kwargs, "input": None, "command": None}
+        kwargs["config"] = {**run.kwargs["config"], "configurable": configurable}
+        values = {f.name: getattr(run, f.name) for f in fields(run)}
+        return Run(**{**values, "kwargs": kwargs})
+    Runs(conn).take_back(run.run_id, run.thread_id, NULL_TASK_ID)
+    return run
+
+
+########################################################################################################
+# 11  HTTP
+########################################################################################################
+
+MAX_BODY_BYTES = 300 * 1024 * 1024
+RUN_NOT_FOUND = {"error": "HTTPException", "message": "404: Run not found"}
+CANCEL_ROUTE = "POST /threads/{thread_id}/runs/{run_id}/cancel"
+NOTHING_TO_CANCEL = (
+    "No matching runs to cancel. Please verify the thread ID and run IDs are correct, and the runs haven't been "
+    "deleted or completed."
+)
+NO_GRAPH = (
+    "Thread '{}' has no assigned graph ID. This usually occurs when no runs have been made on this particular "
+    "thread. This operation requires a graph ID. Please ensure a run has been made for the thread, or set "
+    "metadata.graph_id when creating the thread."
+)
+
+
+@dataclass
+class Server:
+    """What handlers work with."""
+
+    settings: Settings
+    db: Db
+    saver: Saver
+    store: Store
+    graphs: Graphs
+    runner: Runner
+
+
+B = TypeVar("B", bound=Body)
+
+
+async def read_body(request: Request) -> bytes:
+    """Raises TooLarge, without reading on, for a body over the limit."""
+    parts, size = [], 0
+    if int(request.headers.get("content-length") or 0) > MAX_BODY_BYTES:
+        raise TooLarge(f"Request body exceeds {MAX_BODY_BYTES} bytes")
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_BODY_BYTES:
+            raise TooLarge(f"Request body exceeds {MAX_BODY_BYTES} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def read_json(request: Request) -> Any:
+    try:
+        return from_json(await read_body(request))
+    except ValueError:
+        raise Invalid("Invalid JSON in request body") from None
+
+
+async def parse(request: Request, model: type[B]) -> B:
+    """The request's body. Raises Invalid naming the field that is wrong."""
+    return validate(model, await read_json(request))
+
+
+def validate(model: type[B], value: Any) -> B:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise Invalid(_validation_detail(error, value)) from None
+
+
+def _validation_detail(error: ValidationError, value: Any) -> str:
+    """Which fields are wrong, and how. Names in a location that are not the client's own are left out."""
+    details: dict[str, str] = {}
+    for problem in error.errors(include_url=False, include_input=False, include_context=False):
+        path, inside = [], value
+        for part in problem["loc"]:
+            if isinstance(inside, dict) and (part in inside or problem["type"] == "missing"):
+                path.append(str(part))
+                inside = inside.get(part)
+            elif isinstance(inside, list) and isinstance(part, int) and part < len(inside):
+                path.append(str(part))
+                inside = inside[part]
+        details.setdefault(".".join(path) or "body", problem["msg"])
+    return "; ".join(f"{place}: {message}" for place, message in details.items())
+
+
+def reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(to_json(value), status, headers, media_type="application/json")
+
+
+def empty(status: int = 204) -> Response:
+    return Response(status_code=status)
+
+
+def path_id(request: Request, what: str) -> str:
+    return to_uuid(request.path_params[f"{what}_id"], what)
+
+
+def query_number(request: Request, name: str, default: int) -> int:
+    """Raises BadRequest with Python's own message for what is no number."""
+    text = request.query_params.get(name)
+    try:
+        number = default if text is None else int(text)
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+    if not 0 <= number <= SAFE_INTEGER:
+        raise Invalid(f"{name}: {number} is out of range")
+    return number
+
+
+def query_flag(request: Request, name: str) -> bool:
+    return request.query_params.get(name, "").lower() in ("true", "yes", "1")
+
+
+def paged(rows: list[JsonObject], more: bool, offset: int, limit: int) -> Response:
+    """A page of search results, with the headers that tell of the next one."""
+    if more:
+        headers = {"x-pagination-next": str(offset + limit), "x-pagination-total": str(offset + limit + 1)}
+    else:
+        headers = {"x-pagination-total": str(offset + len(rows))}
+    return reply(rows, headers=headers)
+
+
+def selected(row: JsonObject, select: Sequence[str] | None) -> JsonObject:
+    return {key: row[key] for key in row if key in select} if select else row
+
+
+# -- system --
+
+
+async def ok(server: Server, request: Request) -> Response:
+    """Health check."""
+    if "check_db" in request.query_params and query_number(request, "check_db", 0):
+        await server.db.read(lambda conn: conn.execute("PRAGMA schema_version").fetchone())
+    return reply({"ok": True, "services": {}})
+
+
+async def info(server: Server, request: Request) -> Response:
+    """Version and features of the server."""
+    from importlib.metadata import version
+
+    return reply(
+        {
+            "version": __version__,
+            "langgraph_py_version": version("langgraph"),
+            "flags": {
+                "assistants": True,
+                "crons": False,
+                "langsmith": False,
+                "langsmith_tracing_replicas": True,
+                "langsmith_tracing_session_on_runs": True,
+            },
+            "host": {
+                "kind": "self-hosted",
+                "project_id": None,
+                "host_revision_id": None,
+                "revision_id": None,
+                "tenant_id": None,
+            },
+        }
+    )
+
+
+async def metrics(server: Server, request: Request) -> Response:
+    """Queue and workers, as Prometheus text or JSON (`format=json`)."""
+    queue = await server.db.read(lambda conn: Runs(conn).queue())
+    workers = server.runner.load()
+    if request.query_params.get("format") == "json":
+        return reply({"queue": queue, "api": {}, "workers": workers})
+    gauges = {
+        "lg_api_num_pending_runs": queue["n_pending"],
+        "lg_api_num_running_runs": queue["n_running"],
+        "lg_api_pending_runs_wait_time_max_seconds": queue["pending_runs_wait_time_max_secs"],
+        "lg_api_pending_runs_wait_time_med_seconds": queue["pending_runs_wait_time_med_secs"],
+        **{f"lg_api_workers_{name}": value for name, value in workers.items()},
+    }
+    text = "".join(f"# TYPE {name} gauge\n{name} {value}\n" for name, value in gauges.items())
+    return Response(text, headers={"content-type": "text/plain; version=1.0.0; charset=utf-8"})
+
+
+# -- assistants --
+
+
+def check_graph(server: Server, graph_id: str) -> None:
+    server.graphs.get(graph_id)
+
+
+def config_and_context(body: AssistantCreate | AssistantPatch) -> JsonObject:
+    """An assistant's config and context mirror each other: the one given is copied to the other."""
+    config = body.config.given()
+    if "configurable" in config:
+        config["configurable"] = without_reserved(config["configurable"], RESERVED_CONFIGURABLE)
+    context = without_reserved(body.context, RESERVED_CONFIGURABLE)
+    configurable = config.get("configurable")
+    if context and configurable:
+        raise BadRequest(NOT_TWICE)
+    if configurable:
+        context = configurable
+    elif context:
+        config = {**config, "configurable": context}
+    return {"config": config, "context": context}
+
+
+GRAPH_NAMESPACE = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
+
+
+def system_assistant_id(graph_id: str) -> str:
+    return str(uuid.uuid5(GRAPH_NAMESPACE, graph_id))
+
+
+async def create_assistant(server: Server, request: Request) -> Response:
+    """Make an assistant of a graph."""
+    body = await parse(request, AssistantCreate)
+    assistant_id = to_uuid(body.assistant_id, "assistant") if body.assistant_id else str(uuid.uuid4())
+    check_graph(server, body.graph_id)
+    at = now()
+    new = Assistant(
+        assistant_id=assistant_id,
+        graph_id=body.graph_id,
+        name=body.name or "Untitled",
+        description=body.description,
+        metadata=without_reserved(body.metadata, RESERVED_METADATA),
+        version=1,
+        created_at=at,
+        updated_at=at,
+        **config_and_context(body),
+    )
+
+    def create(conn: sqlite3.Connection) -> Assistant:
+        old = Assistants(conn).get(assistant_id)
+        if old is None:
+            Assistants(conn).insert(new)
+        elif body.if_exists == "raise":
+            raise Conflict(f"Assistant {assistant_id} already exists")
+        return old or new
+
+    return reply((await server.db.write(create)).to_dict())
+
+
+async def get_assistant(server: Server, request: Request) -> Response:
+    """One assistant."""
+    return reply((await find_assistant(server, path_id(request, "assistant"))).to_dict())
+
+
+async def find_assistant(server: Server, assistant_id: str) -> Assistant:
+    assistant = await server.db.read(lambda conn: Assistants(conn).get(assistant_id))
+    if assistant is None:
+        raise NotFound()
+    return assistant
+
+
+async def update_assistant(server: Server, request: Request) -> Response:
+    """Change an assistant; every change makes a version."""
+    assistant_id = path_id(request, "assistant")
+    body = await parse(request, AssistantPatch)
+    if body.graph_id:
+        check_graph(server, body.graph_id)
+    changes: JsonObject = {
+        key: value for key, value in body.given().items() if key in ("graph_id", "name", "description") and value
+    }
+    both = config_and_context(body)
+    if both["config"] or both["context"]:
+        changes |= both
+
+    def patch(conn: sqlite3.Connection) -> Assistant:
+        old = Assistants(conn).get(assistant_id)
+        if old is not None and body.metadata:
+            changes["metadata"] = {**old.metadata, **without_reserved(body.metadata, RESERVED_METADATA)}
+        return Assistants(conn).update(assistant_id, changes)
+
+    return reply((await server.db.write(patch)).to_dict())
+
+
+async def delete_assistant(server: Server, request: Request) -> Response:
+    """Remove an assistant with its versions, and with its threads if `delete_threads` is set."""
+    assistant_id = path_id(request, "assistant")
+    with_threads = query_flag(request, "delete_threads")
+
+    def delete(conn: sqlite3.Connection) -> list[Run]:
+        if not Assistants(conn).delete(assistant_id):
+            raise NotFound(f"Assistant with ID {assistant_id} not found")
+        threads = Threads(conn).of_assistant(assistant_id) if with_threads else []
+        return [run for thread_id in threads for run in delete_thread_rows(conn, thread_id)]
+
+    server.runner.stop_graphs(await server.db.write(delete))
+    return empty()
+
+
+async def search_assistants(server: Server, request: Request) -> Response:
+    """Assistants by metadata, graph and name."""
+    body = await parse(request, AssistantSearchRequest)
+    if body.graph_id:
+        check_graph(server, body.graph_id)
+    page = await server.db.read(lambda conn: Assistants(conn).search(body))
+    rows = [selected(row.to_dict(), body.select) for row in page.rows]
+    return paged(rows, page.more, body.offset, body.limit)
+
+
+async def count_assistants(server: Server, request: Request) -> Response:
+    """How many assistants a search finds."""
+    body = await parse(request, AssistantCountRequest)
+    if body.graph_id:
+        check_graph(server, body.graph_id)
+    return reply(await server.db.read(lambda conn: Assistants(conn).count(body)))
+
+
+async def list_assistant_versions(server: Server, request: Request) -> Response:
+    """An assistant's versions, newest first."""
+    assistant_id = path_id(request, "assistant")
+    body = await parse(request, AssistantVersionsSearchRequest)
+    versions = await server.db.read(
+        lambda conn: Assistants(conn).versions(assistant_id, body.metadata, body.limit, body.offset)
+    )
+    if not versions:
+        raise NotFound(f"Assistant {assistant_id} not found")
+    return reply(versions)
+
+
+async def set_latest_assistant(server: Server, request: Request) -> Response:
+    """Make a version the latest."""
+    assistant_id = path_id(request, "assistant")
+    body = await parse(request, AssistantVersionChange)
+    changed = await server.db.write(lambda conn: Assistants(conn).set_version(assistant_id, body.version))
+    return reply(changed.to_dict())
+
+
+def to_xray(text: str | None) -> int | bool:
+    if not text or text in ("false", "False"):
+        return False
+    if text in ("true", "True"):
+        return True
+    if text.isascii() and text.isdigit() and 0 < int(text) < 100_000:
+        return int(text)
+    raise Invalid("Invalid xray value")
+
+
+async def get_assistant_graph(server: Server, request: Request) -> Response:
+    """The drawing of an assistant's graph; `xray` opens subgraphs."""
+    xray = to_xray(request.query_params.get("xray"))
+    name = request.path_params["assistant_id"]
+    assistant_id = system_assistant_id(name) if name in server.graphs.ids() else path_id(request, "assistant")
+    return reply(await of_assistant_graph(server, assistant_id, lambda graph: graph_drawing(graph, xray)))
+
+
+async def get_assistant_schemas(server: Server, request: Request) -> Response:
+    """JSON schemas of an assistant's graph."""
+    assistant = await find_assistant(server, path_id(request, "assistant"))
+
+    async def schemas(graph: Pregel[Any, Any, Any, Any]) -> JsonObject:
+        return {"graph_id": assistant.graph_id, **graph_schemas(graph)}
+
+    return reply(await of_assistant_graph(server, assistant.assistant_id, schemas))
+
+
+async def get_assistant_subgraphs(server: Server, request: Request) -> Response:
+    """Schemas of the subgraphs by namespace; `recurse` goes deeper than one level."""
+    recurse = request.query_params.get("recurse") in ("true", "True")
+    namespace = request.path_params.get("namespace")
+
+    async def subgraphs(graph: Pregel[Any, Any, Any, Any]) -> JsonObject:
+        found = graph.get_subgraphs(namespace=namespace, recurse=recurse)
+        return {name: graph_schemas(subgraph) for name, subgraph in found if isinstance(subgraph, Pregel)}
+
+    return reply(await of_assistant_graph(server, path_id(request, "assistant"), subgraphs))
+
+
+async def of_assistant_graph(
+    server: Server, assistant_id: str, use: Callable[[Pregel[Any, Any, Any, Any]], Coroutine[Any, Any, T]]
+) -> T:
+    assistant = await find_assistant(server, assistant_id)
+    config = {**assistant.config, "configurable": assistant.config.get("configurable", {})}
+    return await server.runner.with_graph(assistant.graph_id, config, "assistants.read", use)
+
+
+# -- threads --
+
+
+async def create_thread(server: Server, request: Request) -> Response:
+    """Make a thread, with a history if `supersteps` are given."""
+    body = await parse(request, ThreadCreate)
+    thread_id = to_uuid(body.thread_id, "thread") if body.thread_id else new_id()
+    metadata = without_reserved(body.metadata, RESERVED_METADATA)
+    if assistant_id := body.metadata.get("assistant_id"):
+        metadata["assistant_id"] = assistant_id
+
+    def create(conn: sqlite3.Connection) -> tuple[Thread, bool]:
+        old = Threads(conn).get(thread_id)
+        if old is None:
+            Threads(conn).insert(thread_id, metadata, {}, body.ttl.given() if body.ttl else None)
+        elif body.if_exists == "raise":
+            raise Conflict(f"Thread with ID {thread_id} already exists")
+        return Threads(conn).require(thread_id), old is None
+
+    thread, is_new = await server.db.write(create)
+    if body.supersteps and is_new:
+        try:
+            thread = await apply_supersteps(server, thread, [state_updates(step) for step in body.supersteps])
+        except MissingGraph as error:
+            detail = f"Thread {thread_id} was created, but there were problems updating the state: {error.detail}"
+            return reply({"detail": detail}, 201)
+    return reply(thread.to_dict())
+
+
+class MissingGraph(BadRequest):
+    """The thread has no graph yet, so its state can't be told."""
+
+
+async def apply_supersteps(
+    server: Server, thread: Thread, supersteps: list[list[langgraph_types.StateUpdate]]
+) -> Thread:
+    await change_state(server, thread, _thread_place(thread.thread_id), supersteps)
+    return await server.db.read(lambda conn: Threads(conn).require(thread.thread_id))
+
+
+async def find_thread(server: Server, request: Request) -> Thread:
+    thread_id = path_id(request, "thread")
+    return await server.db.read(lambda conn: Threads(conn).require(thread_id))
+
+
+async def get_thread(server: Server, request: Request) -> Response:
+    """One thread."""
+    thread = await find_thread(server, request)
+    return reply(thread.to_dict())
+
+
+async def update_thread(server: Server, request: Request) -> Response:
+    """Merge metadata into a thread's; with `Prefer: return=minimal` nothing comes back."""
+    thread_id = path_id(request, "thread")
+    body = await parse(request, ThreadPatch)
+
+    def patch(conn: sqlite3.Connection) -> Thread:
+        thread = Threads(conn).get(thread_id)
+        if thread is None:
+            raise NotFound()
+        changes: JsonObject = {"metadata": {**thread.metadata, **without_reserved(body.metadata, RESERVED_METADATA)}}
+        if body.ttl:
+            changes["ttl"] = body.ttl.given()
+        Threads(conn).update(thread_id, **changes)
+        return Threads(conn).require(thread_id)
+
+    thread = await server.db.write(patch)
+    minimal = "return=minimal" in request.headers.get("prefer", "").replace(" ", "")
+    return empty() if minimal else reply(thread.to_dict())
+
+
+def delete_thread_rows(conn: sqlite3.Connection, thread_id: str) -> list[Run]:
+    """Delete a thread with all that is its own; gives the runs whose graphs are to be stopped."""
+    live = Runs(conn).live(thread_id)
+    if not Threads(conn).delete(thread_id):
+        raise NotFound(f"Thread with ID {thread_id} not found")
+    return live
+
+
+async def delete_thread(server: Server, request: Request) -> Response:
+    """Remove a thread with its runs and its state."""
+    thread_id = path_id(request, "thread")
+    end_deleted(server, await server.db.write(delete_thread_rows, thread_id))
+    return empty()
+
+
+def end_deleted(server: Server, runs: list[Run]) -> None:
+    server.runner.stop_graphs(runs)
+    for run in runs:
+        server.runner.logs.close_run(run.run_id)
+
+
+async def search_threads(server: Server, request: Request) -> Response:
+    """Threads by id, metadata, values and status."""
+    body = await parse(request, ThreadSearchRequest)
+    check_extract(body.extract or {})
+    ids = [thread_id_of_search(text) for text in body.ids] if body.ids is not None else None
+    page = await server.db.read(lambda conn: Threads(conn).search(body, ids))
+    rows = []
+    for thread in page.rows:
+        row = selected(thread.to_dict(), body.select)
+        if body.extract:
+            row["extracted"] = {name: extract(vars(thread), path) for name, path in body.extract.items()}
+        rows.append(row)
+    return paged(rows, page.more, body.offset, body.limit)
+
+
+def thread_id_of_search(text: str) -> str:
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        raise BadRequest(f"Invalid thread ID {text}") from None
+
+
+EXTRACT_ROOTS = ("config", "interrupts", "metadata", "values")
+
+
+def check_extract(paths: Mapping[str, str]) -> None:
+    reserved = [name for name in paths if name in typing.get_args(ThreadField) or name == "extracted"]
+    if reserved:
+        raise Invalid(f"Extract keys cannot use reserved field names: {reserved}")
+    for name, path in paths.items():
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise Invalid(f"Extract key '{name}' must be a valid identifier (letters, digits, underscores)")
+        if not path:
+            raise Invalid(f"Extract path for '{name}' must be a non-empty string")
+        if re.split(r"[.\[]", path)[0] not in EXTRACT_ROOTS:
+            raise Invalid(f"Extract path '{path}' must start with one of: {', '.join(EXTRACT_ROOTS)}")
+
+
+def extract(value: Any, path: str) -> Any:
+    """The part of a thread that `values.messages[-1].content` names; None where there is nothing."""
+    for key, index in re.findall(r"([^.\[\]]+)|\[(-?\d{1,9})\]", path):
+        if index and isinstance(value, list) and -len(value) <= int(index) < len(value):
+            value = value[int(index)]
+        elif key and isinstance(value, dict) and not key.startswith("_"):
+            value = value.get(key)
+        else:
+            return None
+    return value
+
+
+async def count_threads(server: Server, request: Request) -> Response:
+    """How many threads a search finds."""
+    body = await parse(request, ThreadCountRequest)
+    return reply(await server.db.read(lambda conn: Threads(conn).count(body)))
+
+
+async def copy_thread(server: Server, request: Request) -> Response:
+    """A new thread with the same metadata, state and history."""
+    thread_id, copy_id = path_id(request, "thread"), str(uuid.uuid4())
+
+    def copy(conn: sqlite3.Connection) -> Thread:
+        if Threads(conn).get(thread_id) is None:
+            raise Conflict()
+        Threads(conn).copy(thread_id, copy_id)
+        return Threads(conn).require(copy_id)
+
+    return reply((await server.db.write(copy)).to_dict())
+
+
+async def prune_threads(server: Server, request: Request) -> Response:
+    """Remove several threads."""
+    body = await parse(request, ThreadPruneRequest)
+    if body.strategy == "keep_latest":
+        raise Invalid("keep_latest strategy is not supported")
+    ids = [to_uuid(text, "thread") for text in body.thread_ids]
+
+    def prune(conn: sqlite3.Connection) -> tuple[int, list[Run]]:
+        known = [thread_id for thread_id in dict.fromkeys(ids) if Threads(conn).get(thread_id)]
+        return len(known), [run for thread_id in known for run in delete_thread_rows(conn, thread_id)]
+
+    count, runs = await server.db.write(prune)
+    end_deleted(server, runs)
+    return reply({"pruned_count": count})
+
+
+async def get_thread_storage(server: Server, request: Request) -> Response:
+    """How much a thread takes."""
+    thread = await find_thread(server, request)
+    return reply(await server.db.read(thread_storage, server.saver.serde, thread.thread_id))
+
+
+# -- state --
+
+
+def thread_graph_id(server: Server, thread: Thread) -> str | None:
+    graph_id = thread.metadata.get("graph_id")
+    return graph_id if isinstance(graph_id, str) else None
+
+
+def place_config(thread: Thread, place: JsonObject) -> RunnableConfig:
+    """The config for a place in a thread's history; no checkpoint id means the latest."""
+    return {"configurable": {"thread_id": thread.thread_id, "checkpoint_ns": "", **place}}
+
+
+async def of_thread_state(
+    server: Server, thread: Thread, read: Callable[[Pregel[Any, Any, Any, Any]], Coroutine[Any, Any, T]], missing: T
+) -> T:
+    """Read something with the graph of a thread; `missing` if it has none yet."""
+    graph_id = thread_graph_id(server, thread)
+    if graph_id is None:
+        return missing
+    config = {**thread.config, "configurable": {**thread.config.get("configurable", {}), "thread_id": thread.thread_id}}
+    return await server.runner.with_graph(graph_id, config, "threads.read", read)
+
+
+async def get_state(server: Server, request: Request) -> Response:
+    """The present state of a thread; `subgraphs` includes those of waiting subgraphs."""
+    thread = await find_thread(server, request)
+    subgraphs = request.query_params.get("subgraphs") in ("true", "True")
+    config = _thread_place(thread.thread_id)
+    return reply(await of_thread_state(server, thread, lambda graph: read_state(graph, config, subgraphs), EMPTY_STATE))
+
+
+async def get_state_at(server: Server, request: Request) -> Response:
+    """The state at a checkpoint."""
+    thread = await find_thread(server, request)
+    subgraphs = request.query_params.get("subgraphs") in ("true", "True")
+    place = {"checkpoint_id": request.path_params["checkpoint_id"]}
+    return reply(await state_at(server, thread, place, subgraphs))
+
+
+async def get_state_at_checkpoint(server: Server, request: Request) -> Response:
+    """The state at a checkpoint, or of a namespace."""
+    thread = await find_thread(server, request)
+    body = await parse(request, ThreadStateCheckpointRequest)
+    return reply(await state_at(server, thread, body.checkpoint.configurable(), bool(body.subgraphs)))
+
+
+async def state_at(server: Server, thread: Thread, place: JsonObject, subgraphs: bool) -> JsonObject:
+    config: RunnableConfig = {"configurable": {"thread_id": thread.thread_id, **place}}
+    return await of_thread_state(server, thread, lambda graph: read_state(graph, config, subgraphs), EMPTY_STATE)
+
+
+async def get_history(server: Server, request: Request) -> Response:
+    """A thread's states, newest first."""
+    thread = await find_thread(server, request)
+    text = request.query_params.get("limit", "1")
+    try:
+        limit = int(text)
+    except ValueError:
+        raise Invalid(f"Invalid limit {text}") from None
+    if not 0 <= limit <= SAFE_INTEGER:
+        raise Invalid(f"Invalid limit {text}")
+    before = request.query_params.get("before")
+    place = {"checkpoint_id": before} if before else None
+    return reply(await history_of(server, thread, {}, limit, place, None) if limit else [])
+
+
+async def search_history(server: Server, request: Request) -> Response:
+    """A thread's states, newest first, by metadata and place."""
+    thread = await find_thread(server, request)
+    body = await parse(request, ThreadStateSearch)
+    place = body.checkpoint.configurable() if body.checkpoint else {}
+    before = body.before.configurable() if body.before else None
+    return reply(await history_of(server, thread, place, body.limit, before, body.metadata))
+
+
+async def history_of(
+    server: Server,
+    thread: Thread,
+    place: JsonObject,
+    limit: int,
+    before: JsonObject | None,
+    metadata: JsonObject | None,
+) -> list[JsonObject]:
+    config = place_config(thread, place)
+    bound = place_config(thread, before) if before and before.get("checkpoint_id") else None
+    return await of_thread_state(
+        server, thread, lambda graph: read_history(graph, config, limit, bound, metadata), list[JsonObject]()
+    )
+
+
+async def update_state(server: Server, request: Request) -> Response:
+    """Change a thread's state, as a node would."""
+    thread = await find_thread(server, request)
+    body = await parse(request, ThreadStateUpdate)
+    place = body.checkpoint.configurable() if body.checkpoint else {}
+    if body.checkpoint_id is not None:
+        place["checkpoint_id"] = body.checkpoint_id
+    update = langgraph_types.StateUpdate(body.values, body.as_node, None)
+    changed = await change_state(server, thread, place_config(thread, place), [[update]])
+    configurable = {key: changed["configurable"][key] for key in _CHECKPOINT_KEYS if key in changed["configurable"]}
+    return reply(
+        {"checkpoint": configurable, "configurable": configurable, "checkpoint_id": configurable["checkpoint_id"]}
+    )
+
+
+async def change_state(
+    server: Server, thread: Thread, place: RunnableConfig, supersteps: list[list[langgraph_types.StateUpdate]]
+) -> RunnableConfig:
+    """Apply changes to a thread's checkpoints, then show the new state on the thread. Gives its place."""
+    graph_id = thread_graph_id(server, thread)
+    if graph_id is None:
+        raise MissingGraph(NO_GRAPH.format(thread.thread_id))
+    live = await server.db.read(lambda conn: Runs(conn).live(thread.thread_id))
+    if live:
+        raise Conflict(f"Thread {thread.thread_id} has in-flight runs: {[run.run_id for run in live]}")
+    kwargs = await server.db.read(lambda conn: Runs(conn).last_config(thread.thread_id)) or {}
+    configured = kwargs.get("config", thread.config).get("configurable", {})
+    scope = SharedScope(
+        (configured, kwargs.get("context") or {}),
+        lambda prefix: server.db.read_now(lambda conn: Items(conn).load(prefix)),
+        optional=True,
+    )
+
+    async def change(graph: Pregel[Any, Any, Any, Any]) -> tuple[RunnableConfig, JsonObject, Rest]:
+        token = RUN_SCOPE.set(scope)
+        try:
+            with_graph_id: RunnableConfig = {"configurable": {**place["configurable"], "graph_id": graph_id}}
+            changed = await graph.abulk_update_state(with_graph_id, supersteps)
+        except (ValueError, ApiError):
+            raise
+        except Exception as error:  # a reducer that can't take the values
+            raise BadRequest(f"{type(error).__name__}: {error}") from None
+        finally:
+            RUN_SCOPE.reset(token)
+        snapshot = await graph.aget_state(_thread_place(thread.thread_id))
+        return changed, state_value(snapshot), Rest.of(snapshot)
+
+    changed, state, rest = await server.runner.with_graph(graph_id, thread.config, "threads.update", change)
+    await server.db.write(
+        lambda conn: Threads(conn).set_state(thread.thread_id, rest.status, rest.values, rest.interrupts, thread.error)
+    )
+    event = Event(
+        server.runner.logs.ids.next(), "state_update", to_json({"state": state, "thread_id": thread.thread_id})
+    )
+    server.runner.logs.tell_thread(thread.thread_id, event)
+    return changed
+
+
+# -- runs --
+
+
+def new_run(server: Server, thread_id: str | None, body: RunCreate) -> NewRun:
+    """A run as asked for, with its assistant found by id or graph. Raises Invalid for what can't be."""
+    if body.assistant_id in server.graphs.ids():
+        assistant_id = system_assistant_id(body.assistant_id)
+    else:
+        try:
+            assistant_id = str(uuid.UUID(body.assistant_id))
+        except ValueError:
+            raise Invalid(
+                f"Invalid assistant: '{body.assistant_id}'. Must be either:\n- A valid assistant UUID, or\n"
+                f"- One of the registered graphs: {', '.join(server.graphs.ids())}"
+            ) from None
+    checkpoint_id = body.checkpoint_id or (body.checkpoint and body.checkpoint.checkpoint_id)
+    if checkpoint_id:
+        try:
+            uuid.UUID(checkpoint_id)
+        except ValueError:
+            raise Invalid("Invalid checkpoint ID") from None
+    if body.webhook:
+        check_webhook(body.webhook, server.settings.webhooks)
+    if thread_id is None and body.command and body.command.resume is not None:
+        raise BadRequest("You must provide a thread_id when resuming.")
+    shared = {loaded.spec.graph_id: loaded.shared for loaded in server.graphs.all()}
+    return NewRun(thread_id, body.model_copy(update={"assistant_id": assistant_id}), shared)
+
+
+def check_webhook(url: str, settings: JsonObject) -> None:
+    """Refuse webhooks that can't be meant. Those to this machine are fine: our neighbours live here."""
+    from urllib.parse import urlsplit
+
+    rules = settings.get("url") or {}
+    if len(url) > 4096:
+        raise Invalid("Webhook URL too long")
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError as error:
+        raise Invalid(f"Invalid webhook URL: {error}") from None
+    if parts.scheme not in ("http", "https"):
+        raise Invalid(f"Webhook host blocked: scheme '{parts.scheme}' not allowed")
+    if rules and rules.get("require_https", True) and parts.scheme != "https":
+        raise Invalid("Webhook host blocked: scheme 'http' not allowed")
+    if not host:
+        raise Invalid("Invalid webhook hostname ''")
+    _check_webhook_address(host, bool(rules.get("disable_loopback", False)))
+
+
+def _check_webhook_address(host: str, disable_loopback: bool) -> None:
+    try:
+        addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError):
+        raise Invalid(f"Webhook host blocked: DNS resolution failed for '{host}'") from None
+    for address in map(ipaddress.ip_address, (str(a).partition("%")[0] for a in addresses)):
+        if address.is_link_local:
+            raise Invalid("Webhook host blocked: blocked IP range")
+        if disable_loopback and address.is_loopback:
+            raise Invalid("Webhook host blocked: loopback IP range")
+
+
+def run_headers(run: Run, location: str | None, stateless: bool = False) -> dict[str, str]:
+    path = f"/runs/{run.run_id}" if stateless else f"/threads/{run.thread_id}/runs/{run.run_id}"
+    headers = {"content-location": path}
+    if location:
+        headers["location"] = f"{path}/{location}"
+    return headers
+
+
+async def create_run(server: Server, request: Request) -> Response:
+    """Start a run in the background."""
+    body = await parse(request, RunCreateStateful)
+    run = await server.runner.create(new_run(server, path_id(request, "thread"), body))
+    return reply(run.to_dict(), headers=run_headers(run, None))
+
+
+async def create_stateless_run(server: Server, request: Request) -> Response:
+    """Start a run on a thread of its own, in the background."""
+    body = await parse(request, RunCreateStateless)
+    run = await server.runner.create(new_run(server, None, body))
+    return reply(run.to_dict(), headers=run_headers(run, None, stateless=True))
+
+
+async def create_run_batch(server: Server, request: Request) -> Response:
+    """Start several runs, each on a thread of its own: all of them, or none."""
+    raw = await read_json(request)
+    if not isinstance(raw, list):
+        raise Invalid("body: Input should be a valid list")
+    if not raw:
+        raise Invalid("body: List should have at least 1 item")
+    news = [new_run(server, None, validate(RunCreateStateless, item)) for item in raw]
+    made = await server.db.write(lambda conn: [make_run(conn, new) for new in news])
+    for created in made:
+        server.runner.begin(created)
+    return reply([created.run.to_dict() for created in made])
+
+
+async def stream_run(server: Server, request: Request) -> Response:
+    """Start a run and stream its events."""
+    body = await parse(request, RunCreateStreamingStateful)
+    return await start_stream(server, new_run(server, path_id(request, "thread"), body), stateless=False)
+
+
+async def stream_stateless_run(server: Server, request: Request) -> Response:
+    """Start a run on a thread of its own and stream its events."""
+    body = await parse(request, RunCreateStreamingStateless)
+    return await start_stream(server, new_run(server, None, body), stateless=True)
+
+
+async def start_stream(server: Server, new: NewRun, stateless: bool) -> Response:
+    follower = Follower()
+    run = await server.runner.create(new, follower)
+    headers = run_headers(run, "stream", stateless)
+    cancel = new.body.on_disconnect == "cancel"
+    return event_stream(server, run, run_frames(server, run, follower, ()), headers, cancel)
+
+
+async def run_frames(
+    server: Server, run: Run, follower: Follower, modes: Sequence[str], after: tuple[int, int] = (0, -1)
+) -> AsyncIterator[bytes]:
+    """A live run's events as server-sent events, those of some stream modes only if any are named."""
+    resumable = bool(run.kwargs["resumable"])
+    async for batch in server.runner.logs.of_run(run).follow(follower):
+        if not batch:
+            yield SSE_HEARTBEAT
+        frames = [
+            sse_frame(event, resumable)
+            for event in batch
+            if event.id > after and (not modes or matches_mode(event, modes))
+        ]
+        if frames:
+            yield b"".join(frames)
+
+
+def event_stream(
+    server: Server, run: Run | None, frames: AsyncIterator[bytes], headers: Mapping[str, str], cancel: bool
+) -> Response:
+    """A response that streams; if its client leaves early and `cancel` is set, the run is cancelled."""
+    return StreamingResponse(
+        guarded(server, run, frames, cancel, "run stream"),
+        headers={
+            "cache-control": "no-store",
+            "x-accel-buffering": "no",
+            "content-type": "text/event-stream; charset=utf-8",
+            **headers,
+        },
+    )
+
+
+async def guarded(
+    server: Server, run: Run | None, parts: AsyncIterator[bytes], cancel: bool, what: str
+) -> AsyncIterator[bytes]:
+    finished = False
+    try:
+        async for part in parts:
+            yield part
+        finished = True
+    finally:
+        if run and cancel and not finished:
+            reason = f"client disconnected from the {what} (on_disconnect=cancel)"
+            task = asyncio.ensure_future(server.runner.cancel([(run.thread_id, run.run_id)], "interrupt", reason))
+            _LEAVING.add(task)
+            task.add_done_callback(_LEAVING.discard)
+
+
+_LEAVING: set[asyncio.Future[Any]] = set()
+
+
+async def wait_run(server: Server, request: Request) -> Response:
+    """Start a run and wait for its result."""
+    body = await parse(request, RunCreateStateful)
+    return await start_wait(server, new_run(server, path_id(request, "thread"), body))
+
+
+async def wait_stateless_run(server: Server, request: Request) -> Response:
+    """Start a run on a thread of its own and wait for its result."""
+    body = await parse(request, RunCreateStateless)
+    return await start_wait(server, new_run(server, None, body))
+
+
+async def start_wait(server: Server, new: NewRun) -> Response:
+    created = await server.db.write(make_run, new)
+    run_log = server.runner.logs.of_run(created.run)
+    server.runner.begin(created)
+    return wait_reply(server, created.run, run_log, new.body.on_disconnect == "cancel")
+
+
+def wait_reply(server: Server, run: Run, run_log: RunLog, cancel: bool) -> Response:
+    """A body of white space while the run goes on, then its result."""
+
+    async def parts() -> AsyncIterator[bytes]:
+        async for _ in run_log.wait_closed():
+            yield b"\n"
+        yield await run_result(server, run, run_log)
+
+    return StreamingResponse(
+        guarded(server, run, parts(), cancel, "run stream"),
+        headers={"content-type": "application/json", **run_headers(run, "join")},
+    )
+
+
+async def run_result(server: Server, run: Run, run_log: RunLog) -> bytes:
+    """What a run that was waited for comes to: its error, its last values, or its thread's."""
+    if run_log.error is not None:
+        return b'{"__error__":' + run_log.error + b"}"
+    if run_log.last_values is not None:
+        return run_log.last_values
+    thread = await server.db.read(lambda conn: Threads(conn).get(run.thread_id))
+    return to_json(thread_result(thread, with_values=True))
+
+
+def thread_result(thread: Thread | None, with_values: bool) -> JsonObject:
+    """A thread as the result of a run that is over."""
+    if thread is None:
+        return {}
+    if thread.status == "error":
+        return {"__error__": thread.error}
+    questions = [question for asked in (thread.interrupts or {}).values() for question in asked]
+    values = thread.values if thread.values is not None else {}
+    if thread.status == "interrupted" and questions:
+        return {**(values if with_values and isinstance(values, dict) else {}), "__interrupt__": questions}
+    return cast(JsonObject, values)
+
+
+async def list_runs(server: Server, request: Request) -> Response:
+    """A thread's runs, newest first."""
+    thread = await find_thread(server, request)
+    limit, offset = query_number(request, "limit", 10), query_number(request, "offset", 0)
+    select = request.query_params.getlist("select")
+    known = typing.get_args(RunField)
+    if unknown := [name for name in select if name not in known]:
+        raise Invalid(f"Invalid select columns: {unknown}. Expected: {set(known)}")
+    status = request.query_params.get("status")
+    runs = await server.db.read(lambda conn: Runs(conn).list(thread.thread_id, status, limit, offset))
+    return reply([selected(run.to_dict(), select) for run in runs])
+
+
+async def find_run(server: Server, request: Request) -> Run | None:
+    thread_id, run_id = path_id(request, "thread"), path_id(request, "run")
+    return await server.db.read(lambda conn: Runs(conn).get(thread_id, run_id))
+
+
+async def get_run(server: Server, request: Request) -> Response:
+    """One run."""
+    run = await find_run(server, request)
+    if run is None:
+        await find_thread(server, request)
+        raise NotFound()
+    return reply(run.to_dict())
+
+
+async def delete_run(server: Server, request: Request) -> Response:
+    """Remove a run with its checkpoints; the thread shows the state before it."""
+    run = await find_run(server, request)
+    if run is None:
+        raise NotFound("Run not found")
+    rest = await rest_without(server, run)
+
+    def delete(conn: sqlite3.Connection) -> list[Run]:
+        current = Runs(conn).get(run.thread_id, run.run_id)
+        if current is None:
+            raise NotFound("Run not found")
+        Runs(conn).delete(current)
+        if rest:
+            Threads(conn).set_state(run.thread_id, rest.status, rest.values, rest.interrupts, None)
+        return [current]
+
+    end_deleted(server, await server.db.write(delete))
+    return empty()
+
+
+async def rest_without(server: Server, run: Run) -> Rest | None:
+    """The state that a thread will have once a run is deleted; None if the run left no trace in it."""
+    had, place = await server.db.read(
+        lambda conn: (Runs(conn).has_checkpoint(run), Runs(conn).latest_checkpoint_without(run))
+    )
+    if not had or run.graph_id not in server.graphs.ids():
+        return None
+    if place is None:
+        return Rest("idle", {}, {})
+
+    async def read(graph: Pregel[Any, Any, Any, Any]) -> Rest:
+        return Rest.of(
+            await graph.aget_state(
+                {"configurable": {"thread_id": run.thread_id, "checkpoint_ns": "", "checkpoint_id": place}}
+            )
+        )
+
+    return await server.runner.with_graph(run.graph_id, run.config(), "threads.read", read)
+
+
+async def live_log(server: Server, run: Run, follower: Follower | None, after: tuple[int, int] | None) -> RunLog | None:
+    """The log of a run, joined; None if the run is over."""
+    if run.status not in ("pending", "running"):
+        return None
+    joined = server.runner.logs.of_run(run)
+    if follower:
+        joined.join(follower, after if joined.resumable else None)
+    current = await server.db.read(lambda conn: Runs(conn).get(run.thread_id, run.run_id))
+    if current is None or current.status not in ("pending", "running"):
+        server.runner.logs.close_run(run.run_id)  # it ended before the log was made: nobody else will
+    return joined
+
+
+async def join_run(server: Server, request: Request) -> Response:
+    """Wait for the result of a run that exists."""
+    run = await find_run(server, request)
+    if run is None:
+        path = f"/threads/{path_id(request, 'thread')}/runs/{path_id(request, 'run')}"
+        headers = {"content-location": path, "location": f"{path}/join"}
+        return reply({"__error__": RUN_NOT_FOUND}, headers=headers)
+    joined = await live_log(server, run, None, None)
+    if joined is not None:
+        return wait_reply(server, run, joined, query_flag(request, "cancel_on_disconnect"))
+    thread = await server.db.read(lambda conn: Threads(conn).get(run.thread_id))
+    return reply(thread_result(thread, with_values=False), headers=run_headers(run, "join"))
+
+
+def wanted_modes(request: Request) -> list[str]:
+    """The stream modes that a client who joins wants: one, or a JSON list."""
+    text = request.query_params.getlist("stream_mode")[-1:]
+    if not text or not text[0]:
+        return []
+    if text[0].startswith("["):
+        try:
+            modes = from_json(text[0])
+        except ValueError:
+            raise Invalid("stream_mode: not a stream mode, nor a JSON list of them") from None
+        return [str(mode) for mode in modes]
+    return [text[0]]
+
+
+async def join_run_stream(server: Server, request: Request) -> Response:
+    """Follow a run that exists; with Last-Event-ID, a resumable one from after that event."""
+    run = await find_run(server, request)
+    modes, cancel = wanted_modes(request), query_flag(request, "cancel_on_disconnect")
+    if run is None:
+        path = f"/threads/{path_id(request, 'thread')}/runs/{path_id(request, 'run')}"
+        missing = sse_frame(Event((0, 0), "error", to_json(RUN_NOT_FOUND)), False)
+        headers = {"content-location": path, "location": f"{path}/stream"}
+        return event_stream(server, None, once(missing), headers, False)
+    last = request.headers.get("last-event-id")
+    after = parse_event_id(last) if last is not None else server.runner.logs.ids.next()
+    follower = Follower()
+    joined = await live_log(server, run, follower, after)
+    if joined is None:
+        frames = once(await kept_frames(server, run, after if last is not None else None, modes))
+    else:
+        nonsense = (2**62, 0)
+        frames = run_frames(server, run, follower, modes, after or nonsense)
+    return event_stream(server, run if joined else None, frames, run_headers(run, "stream"), cancel)
+
+
+async def once(part: bytes) -> AsyncIterator[bytes]:
+    if part:
+        yield part
+
+
+async def kept_frames(server: Server, run: Run, after: tuple[int, int] | None, modes: list[str]) -> bytes:
+    """The kept events of a run that is over, if it was resumable and its client asks for them."""
+    if after is None or not run.kwargs["resumable"]:
+        return b""
+    events = await server.db.read(lambda conn: Events(conn).of_run(run.run_id))
+    return b"".join(
+        sse_frame(event, True) for event in events if event.id > after and (not modes or matches_mode(event, modes))
+    )
+
+
+async def join_thread_stream(server: Server, request: Request) -> Response:
+    """Follow all runs of a thread, present and future."""
+    thread_id = path_id(request, "thread")
+    modes = [part for text in thread_stream_modes(request) for part in text.split(",")]
+    for mode in modes:
+        if mode not in typing.get_args(ThreadStreamMode):
+            raise Invalid(f"Invalid stream mode: {mode}")
+    last = request.headers.get("last-event-id")
+    if last is not None and not (last == "-" or re.fullmatch(r"\d{1,18}(-\d{1,18})?", last)):
+        raise Invalid("Invalid last-event-id: must be a valid Redis stream ID")
+    follower = Follower()
+    joined = server.runner.logs.follow_thread(thread_id, follower)
+    replay = await kept_thread_events(server, thread_id, last) if last is not None else []
+    frames = thread_frames(server, thread_id, joined, follower, replay, modes)
+    return event_stream(server, None, frames, {}, False)
+
+
+def thread_stream_modes(request: Request) -> list[str]:
+    given = [*request.query_params.getlist("stream_modes"), *request.query_params.getlist("stream_mode")]
+    return [text for text in given if text] or ["run_modes"]
+
+
+async def kept_thread_events(server: Server, thread_id: str, last: str) -> list[Event]:
+    after = parse_event_id(last) or (0, -1)
+    kept, live = await server.db.read(
+        lambda conn: (Events(conn).of_thread(thread_id, after), Runs(conn).live(thread_id))
+    )
+    fresh = server.runner.logs.live_events(run.run_id for run in live)
+    return [event for _, event in sorted({e.id: e for e in [*kept, *fresh] if e.id > after}.items())]
+
+
+async def thread_frames(
+    server: Server, thread_id: str, joined: RunLog, follower: Follower, replay: list[Event], modes: list[str]
+) -> AsyncIterator[bytes]:
+    def wanted(event: Event) -> bool:
+        if event.name == "state_update":
+            return "state_update" in modes
+        return "run_modes" in modes or ("lifecycle" in modes and event.name == "metadata")
+
+    try:
+        if frames := [sse_frame(event, True) for event in replay if wanted(event)]:
+            yield b"".join(frames)
+        seen = replay[-1].id if replay else (0, -1)
+        async for batch in joined.follow(follower):
+            if not batch:
+                yield SSE_HEARTBEAT
+            if frames := [sse_frame(event, True) for event in batch if event.id > seen and wanted(event)]:
+                yield b"".join(frames)
+    finally:
+        server.runner.logs.leave_thread(thread_id, follower)
+
+
+async def cancel_run(server: Server, request: Request) -> Response:
+    """Cancel a run; `action` interrupt keeps what it did, rollback removes it."""
+    thread_id, run_id = path_id(request, "thread"), path_id(request, "run")
+    action = "rollback" if request.query_params.get("action") == "rollback" else "interrupt"
+    run = await find_run(server, request)
+    if run is None:
+        raise NotFound("No runs found to cancel.")
+    joined = await live_log(server, run, None, None)
+    reason = f"{action} requested via {CANCEL_ROUTE}"
+    if not await server.runner.cancel([(thread_id, run_id)], action, reason):
+        raise NotFound(NOTHING_TO_CANCEL)
+    if not query_flag(request, "wait") or joined is None:
+        return empty(202)
+
+    async def parts() -> AsyncIterator[bytes]:
+        async for _ in joined.wait_closed():
+            yield b"\n"
+        yield b"{}"
+
+    headers = {"content-type": "application/json", **run_headers(run, "join")}
+    return StreamingResponse(parts(), headers=headers)
+
+
+async def cancel_runs(server: Server, request: Request) -> Response:
+    """Cancel runs of a thread by id, or all runs by status."""
+    body = await parse(request, RunsCancel)
+    action = "rollback" if request.query_params.get("action") == "rollback" else "interrupt"
+    if body.status is not None:
+        if body.thread_id is not None or body.run_ids is not None:
+            raise Invalid("When providing a 'status', 'thread_id' and 'run_ids' must be omitted")
+        status = body.status
+        ids = await server.db.read(lambda conn: Runs(conn).live_ids(status))
+    elif body.thread_id is not None and body.run_ids is not None:
+        thread_id = to_uuid(body.thread_id, "thread")
+        wanted = [(thread_id, to_uuid(text, "run")) for text in body.run_ids]
+        known = await server.db.read(lambda conn: [each for each in wanted if Runs(conn).get(*each)])
+        ids = known
+    else:
+        raise Invalid("Give either 'status', or 'thread_id' and 'run_ids'")
+    if not ids:
+        raise NotFound("No runs found to cancel.")
+    if not await server.runner.cancel(ids, action, f"{action} requested via POST /runs/cancel"):
+        raise NotFound(NOTHING_TO_CANCEL)
+    return empty()
+
+
+# -- store --
+
+
+class BadLabel(Invalid):
+    """A namespace label that can't be; answered as plain text, as the API does."""
+
+
+def labels(namespace: Sequence[str]) -> tuple[str, ...]:
+    try:
+        _check_labels(namespace)
+    except Invalid as error:
+        raise BadLabel(error.detail) from None
+    return tuple(namespace)
+
+
+async def put_item(server: Server, request: Request) -> Response:
+    """Store an item, in place of one with the same key."""
+    body = await parse(request, StorePutRequest)
+    namespace = labels(body.namespace)
+    if not namespace:
+        raise BadRequest("Namespace cannot be empty.")
+    if namespace[0] == "langgraph":
+        raise BadRequest(f'Root label for namespace cannot be "langgraph". Got: {namespace}')
+    await server.store.abatch([PutOp(namespace, body.key, body.value, body.index, body.ttl)])
+    return empty()
+
+
+def item_value(item: Item) -> JsonObject:
+    return {
+        "namespace": list(item.namespace),
+        "key": item.key,
+        "value": item.value,
+        "created_at": moment(item.created_at),
+        "updated_at": moment(item.updated_at),
+    }
+
+
+async def get_item(server: Server, request: Request) -> Response:
+    """One item, or null."""
+    namespace = labels(request.query_params.get("namespace", "").split("."))
+    key = request.query_params.get("key")
+    if not key:
+        return reply({"error": "Key is required"}, 400)
+    [item] = await server.store.abatch([GetOp(namespace, key)])
+    return reply(item_value(item) if isinstance(item, Item) else None)
+
+
+async def delete_item(server: Server, request: Request) -> Response:
+    """Remove an item; also fine if there is none."""
+    body = await parse(request, StoreDeleteRequest)
+    namespace = labels(body.namespace or ())
+    if namespace:
+        await server.store.abatch([PutOp(namespace, body.key, None)])
+    return empty()
+
+
+async def search_items(server: Server, request: Request) -> Response:
+    """Items of a namespace and those below it, in order of first writing."""
+    body = await parse(request, StoreSearchRequest)
+    namespace = labels(body.namespace_prefix or ())
+    limit = 10 if not body.limit else max(0, body.limit)
+    op = SearchOp(namespace, body.filter, limit, body.offset or 0, body.query, bool(body.refresh_ttl))
+    [items] = await server.store.abatch([op])
+    found = cast(list[SearchItem], items)
+    return reply({"items": [{**item_value(item), "score": item.score} for item in found]})
+
+
+async def list_item_namespaces(server: Server, request: Request) -> Response:
+    """The namespaces that hold items."""
+    body = await parse(request, StoreListNamespacesRequest)
+    from langgraph.store.base import MatchCondition
+
+    conditions = [
+        MatchCondition(kind, labels(path))  # type: ignore[arg-type]
+        for kind, path in (("prefix", body.prefix), ("suffix", body.suffix))
+        if path
+    ]
+    op = ListNamespacesOp(tuple(conditions), body.max_depth, body.limit or 100, body.offset or 0)
+    [found] = await server.store.abatch([op])
+    return reply({"namespaces": found})
+
+
+########################################################################################################
+# 12  App
+########################################################################################################
+
+Handler = Callable[[Server, Request], Coroutine[Any, Any, Response]]
+
+
+class Operation(NamedTuple):
+    """One operation of the API: its route, its handler, and what it takes and gives."""
+
+    method: str
+    path: str
+    handler: Handler
+    body: Any = None
+    returns: str | None = None
+    status: int = 200
+    query: str = ""
+
+
+ROUTES = [
+    Operation("GET", "/ok", ok, query="check_db"),
+    Operation("GET", "/info", info),
+    Operation("GET", "/metrics", metrics, query="format"),
+    Operation("POST", "/assistants", create_assistant, AssistantCreate, "Assistant"),
+    Operation("POST", "/assistants/search", search_assistants, AssistantSearchRequest, "[Assistant]"),
+    Operation("POST", "/assistants/count", count_assistants, AssistantCountRequest, "integer"),
+    Operation("GET", "/assistants/{assistant_id}", get_assistant, None, "Assistant"),
+    Operation("PATCH", "/assistants/{assistant_id}", update_assistant, AssistantPatch, "Assistant"),
+    Operation("DELETE", "/assistants/{assistant_id}", delete_assistant, status=204, query="delete_threads"),
+    Operation("GET", "/assistants/{assistant_id}/graph", get_assistant_graph, None, "object", query="xray"),
+    Operation("GET", "/assistants/{assistant_id}/schemas", get_assistant_schemas, None, "GraphSchema"),
+    Operation(
+        "GET", "/assistants/{assistant_id}/subgraphs", get_assistant_subgraphs, None, "Subgraphs", query="recurse"
+    ),
+    Operation(
+        "GET",
+        "/assistants/{assistant_id}/subgraphs/{namespace}",
+        get_assistant_subgraphs,
+        None,
+        "Subgraphs",
+        query="recurse",
+    ),
+    Operation(
+        "POST",
+        "/assistants/{assistant_id}/versions",
+        list_assistant_versions,
+        AssistantVersionsSearchRequest,
+        "[Assistant]",
+    ),
+    Operation("POST", "/assistants/{assistant_id}/latest", set_latest_assistant, AssistantVersionChange, "Assistant"),
+    Operation("POST", "/threads", create_thread, ThreadCreate, "Thread"),
+    Operation("POST", "/threads/search", search_threads, ThreadSearchRequest, "[Thread]"),
+    Operation("POST", "/threads/count", count_threads, ThreadCountRequest, "integer"),
+    Operation("POST", "/threads/prune", prune_threads, ThreadPruneRequest, "ThreadPruneResponse"),
+    Operation("GET", "/threads/{thread_id}", get_thread, None, "Thread", query="include"),
+    Operation("PATCH", "/threads/{thread_id}", update_thread, ThreadPatch, "Thread"),
+    Operation("DELETE", "/threads/{thread_id}", delete_thread, status=204),
+    Operation("POST", "/threads/{thread_id}/copy", copy_thread, None, "Thread"),
+    Operation("GET", "/threads/{thread_id}/storage", get_thread_storage, None, "ThreadStorage"),
+    Operation("GET", "/threads/{thread_id}/stream", join_thread_stream, None, "stream", query="stream_modes"),
+    Operation("GET", "/threads/{thread_id}/state", get_state, None, "ThreadState", query="subgraphs"),
+    Operation("POST", "/threads/{thread_id}/state", update_state, ThreadStateUpdate, "ThreadStateUpdateResponse"),
+    Operation(
+        "POST",
+        "/threads/{thread_id}/state/checkpoint",
+        get_state_at_checkpoint,
+        ThreadStateCheckpointRequest,
+        "ThreadState",
+    ),
+    Operation(
+        "GET", "/threads/{thread_id}/state/{checkpoint_id}", get_state_at, None, "ThreadState", query="subgraphs"
+    ),
+    Operation("GET", "/threads/{thread_id}/history", get_history, None, "[ThreadState]", query="limit before"),
+    Operation("POST", "/threads/{thread_id}/history", search_history, ThreadStateSearch, "[ThreadState]"),
+    Operation("GET", "/threads/{thread_id}/runs", list_runs, None, "[Run]", query="limit offset status select"),
+    Operation("POST", "/threads/{thread_id}/runs", create_run, RunCreateStateful, "Run"),
+    Operation("POST", "/threads/{thread_id}/runs/stream", stream_run, RunCreateStreamingStateful, "stream"),
+    Operation("POST", "/threads/{thread_id}/runs/wait", wait_run, RunCreateStateful, "any"),
+    Operation("GET", "/threads/{thread_id}/runs/{run_id}", get_run, None, "Run"),
+    Operation("DELETE", "/threads/{thread_id}/runs/{run_id}", delete_run, status=204),
+    Operation("GET", "/threads/{thread_id}/runs/{run_id}/join", join_run, None, "any", query="cancel_on_disconnect"),
+    Operation(
+        "GET",
+        "/threads/{thread_id}/runs/{run_id}/stream",
+        join_run_stream,
+        None,
+        "stream",
+        query="cancel_on_disconnect stream_mode",
+    ),
+    Operation("POST", "/threads/{thread_id}/runs/{run_id}/cancel", cancel_run, None, "any", 202, "action wait"),
+    Operation("POST", "/runs", create_stateless_run, RunCreateStateless, "Run"),
+    Operation("POST", "/runs/stream", stream_stateless_run, RunCreateStreamingStateless, "stream"),
+    Operation("POST", "/runs/wait", wait_stateless_run, RunCreateStateless, "any"),
+    Operation("POST", "/runs/batch", create_run_batch, list[RunCreateStateless], "[Run]"),
+    Operation("POST", "/runs/cancel", cancel_runs, RunsCancel, status=204, query="action"),
+    Operation("PUT", "/store/items", put_item, StorePutRequest, status=204),
+    Operation("GET", "/store/items", get_item, None, "Item", query="namespace key refresh_ttl"),
+    Operation("DELETE", "/store/items", delete_item, StoreDeleteRequest, status=204),
+    Operation("POST", "/store/items/search", search_items, StoreSearchRequest, "SearchItemsResponse"),
+    Operation("POST", "/store/namespaces", list_item_namespaces, StoreListNamespacesRequest, "ListNamespaceResponse"),
+]
+
+# Parts of the API that this version does not serve: (methods, path).
+NOT_SERVED = [
+    (("POST",), "/runs/crons"),
+    (("POST",), "/runs/crons/search"),
+    (("POST",), "/runs/crons/count"),
+    (("GET", "PATCH", "DELETE"), "/runs/crons/{cron_id}"),
+    (("POST",), "/threads/{thread_id}/runs/crons"),
+    (("POST",), "/threads/{thread_id}/commands"),
+    (("POST",), "/threads/{thread_id}/stream/events"),
+    (("GET", "POST", "DELETE"), "/mcp"),
+    (("GET", "POST", "DELETE"), "/a2a/{assistant_id}"),
+    (("GET",), "/a2a/{assistant_id}/.well-known/agent-card.json"),
+    (("GET",), "/.well-known/agent-card.json"),
+    (("POST",), "/ui/{assistant_id}"),
+]
+ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+
+# What operations give, for the OpenAPI document: field names with their types, "?" for nullable.
+RESPONSES: dict[str, dict[str, str]] = {
+    "Assistant": {
+        "assistant_id": "uuid",
+        "graph_id": "string",
+        "name": "string",
+        "description": "string?",
+        "config": "object",
+        "context": "object",
+        "metadata": "object",
+        "version": "integer",
+        "created_at": "date-time",
+    },
+    "Thread": {"thread_id": "uuid", "created_at": "date-time", "updated_at": "date-time", "metadata": "object"},
+    "Run": {
+        "run_id": "uuid",
+        "thread_id": "uuid",
+        "assistant_id": "uuid",
+        "created_at": "date-time",
+        "updated_at": "date-time",
+        "metadata": "object",
+        "status": "string",
+        "kwargs": "object",
+        "multitask_strategy": "string",
+    },
+    "ThreadState": {
+        "values": "any",
+        "next": "[string]",
+        "tasks": "[object]",
+        "metadata": "object?",
+        "created_at": "string?",
+        "checkpoint": "object?",
+        "parent_checkpoint": "object?",
+        "interrupts": "[Interrupt]",
+    },
+    "ThreadStateUpdateResponse": {"checkpoint": "object", "configurable": "object", "checkpoint_id": "string"},
+    "ThreadStorage": {
+        "thread_id": "uuid",
+        "total_bytes": "integer",
+        "checkpoints": "object",
+        "channel_values": "object",
+        "pending_writes": "object",
+    },
+    "ThreadPruneResponse": {"pruned_count": "integer"},
+    "GraphSchemaNoId": {
+        "input_schema": "object?",
+        "output_schema": "object?",
+        "state_schema": "object?",
+        "config_schema": "object?",
+        "context_schema": "object?",
+    },
+    "Interrupt": {"id": "string", "value": "any"},
+    "Item": {
+        "namespace": "[string]",
+        "key": "string",
+        "value": "object",
+        "created_at": "date-time",
+        "updated_at": "date-time",
+    },
+    "SearchItemsResponse": {"items": "[Item]"},
+    "ListNamespaceResponse": {"namespaces": "[any]"},
+    "ErrorResponse": {"detail": "string"},
+}
+RESPONSES["GraphSchema"] = {"graph_id": "string", **RESPONSES["GraphSchemaNoId"]}
+
+
+def _type_schema(name: str) -> JsonObject:
+    """The JSON schema of a type named in RESPONSES or ROUTES."""
+    if name.endswith("?"):
+        return {"anyOf": [_type_schema(name[:-1]), {"type": "null"}]}
+    if name.startswith("["):
+        return {"type": "array", "items": _type_schema(name[1:-1])}
+    if name == "any":
+        return {}
+    if name in ("uuid", "date-time"):
+        return {"type": "string", "format": name}
+    if name in ("string", "integer", "object"):
+        return {"type": name}
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _request_schemas() -> JsonObject:
+    from pydantic.json_schema import models_json_schema
+
+    models = {typing.get_args(r.body)[0] if typing.get_origin(r.body) else r.body for r in ROUTES if r.body}
+    _, schemas = models_json_schema(
+        [(model, "validation") for model in sorted(models, key=lambda m: m.__name__)],
+        ref_template="#/components/schemas/{model}",
+    )
+    return cast(JsonObject, schemas["$defs"])
+
+
+def _operation(route: Operation) -> JsonObject:
+    parameters: list[JsonObject] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"{(\w+)}", route.path)
+    ]
+    parameters += [{"name": name, "in": "query", "schema": {"type": "string"}} for name in route.query.split()]
+    success: JsonObject = {"description": HTTPStatus(route.status).phrase}
+    if route.returns == "stream":
+        success["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+    elif route.returns:
+        success["content"] = {"application/json": {"schema": _type_schema(route.returns)}}
+    error = {"description": "Error", "content": {"application/json": {"schema": _type_schema("ErrorResponse")}}}
+    operation: JsonObject = {
+        "operationId": f"{route.handler.__name__}_{len(parameters)}"
+        if "{namespace}" in route.path
+        else route.handler.__name__,
+        "summary": (route.handler.__doc__ or "").partition("\n")[0],
+        "tags": [route.path.split("/")[1]],
+        "parameters": parameters,
+        "responses": {str(route.status): success, "4XX": error},
+    }
+    if route.status == 202:
+        operation["responses"]["200"] = success
+    if route.body:
+        is_list = typing.get_origin(route.body) is list
+        model = "RunBatchCreate" if is_list else route.body.__name__
+        content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model}"}}}
+        operation["requestBody"] = {"required": True, "content": content}
+    return operation
+
+
+@functools.cache
+def openapi() -> JsonObject:
+    """The OpenAPI document: made from the same models that validate."""
+    paths: JsonObject = {}
+    for route in ROUTES:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    paths["/docs"] = {"get": {"summary": "This API, for people.", "responses": {"200": {"description": "OK"}}}}
+    schemas = _request_schemas()
+    schemas["RunBatchCreate"] = {"type": "array", "minItems": 1, "items": _type_schema("RunCreateStateless")}
+    schemas["Subgraphs"] = {"type": "object", "additionalProperties": _type_schema("GraphSchemaNoId")}
+    for name, types_of_fields in RESPONSES.items():
+        properties = {key: _type_schema(typ) for key, typ in types_of_fields.items()}
+        schemas[name] = {"type": "object", "properties": properties}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "devserver", "version": __version__, "description": "The LangGraph Server API, locally."},
+        "paths": dict(sorted(paths.items())),
+        "components": {"schemas": dict(sorted(schemas.items()))},
+    }
+
+
+async def get_openapi(server: Server, request: Request) -> Response:
+    """The OpenAPI document."""
+    return reply(openapi())
+
+
+async def get_docs(server: Server, request: Request) -> Response:
+    """The API for people: one page without anything from elsewhere."""
+    from html import escape
+
+    rows = []
+    for path, methods in openapi()["paths"].items():
+        for method, operation in methods.items():
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+            model = body.get("$ref", "").rpartition("/")[2]
+            link = f'<a href="#{model}">{model}</a>' if model else ""
+            rows.append(
+                f"<tr><td><b>{method.upper()}</b><td><code>{escape(path)}</code>"
+                f"<td>{escape(operation['summary'])}<td>{link}"
+            )
+    schemas = "".join(
+        f'<details id="{name}"><summary>{name}</summary><pre>{escape(json.dumps(schema, indent=2))}</pre></details>'
+        for name, schema in openapi()["components"]["schemas"].items()
+    )
+    return HTMLResponse(
+        "<!doctype html><html lang=en><meta charset=utf-8><title>devserver</title>"
+        "<style>body{font:15px/1.5 system-ui;margin:2rem auto;max-width:70rem;padding:0 1rem}"
+        "td{padding:.2rem .8rem .2rem 0;vertical-align:top}pre{background:#f6f6f6;padding:1rem}"
+        "summary{cursor:pointer}</style>"
+        f"<h1>devserver {__version__}</h1><p>The LangGraph Server API. <a href=/openapi.json>openapi.json</a>"
+        f"<h2>Operations</h2><table>{''.join(rows)}</table><h2>Schemas</h2>{schemas}"
+    )
+
+
+async def not_served(server: Server, request: Request) -> Response:
+    raise NotServed(f"{request.method} {request.url.path} is not served by devserver {__version__}")
+
+
+async def not_found(server: Server, request: Request) -> Response:
+    raise NotFound()
+
+
+def _endpoint(handler: Handler) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    async def endpoint(request: Request) -> Response:
+        return await handler(request.app.state.server, request)
+
+    return endpoint
+
+
+def _routes() -> list[Route]:
+    single: list[tuple[str, Handler]] = [
+        ("/", ok),
+        ("/ok", ok),
+        ("/info", info),
+        ("/metrics", metrics),
+        ("/openapi.json", get_openapi),
+        ("/docs", get_docs),
+    ]
+    routes = [Route(path, _endpoint(handler), methods=["GET"]) for path, handler in single]
+    for path, _ in single[1:]:  # other methods, and a slash too many, find nothing
+        routes.append(Route(path, _endpoint(not_found), methods=ALL_METHODS))
+        routes.append(Route(f"{path}/", _endpoint(not_found), methods=ALL_METHODS))
+    for methods, path in NOT_SERVED:
+        routes += [Route(path, _endpoint(not_served), methods=[method]) for method in methods]
+    for operation in ROUTES:
+        if operation.path not in dict(single):
+            routes.append(Route(operation.path, _endpoint(operation.handler), methods=[operation.method]))
+    return routes
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """The one place where exceptions become answers."""
+    if isinstance(error, BadLabel):
+        return Response(error.detail, error.status)
+    if isinstance(error, ApiError):
+        return reply({"detail": error.detail}, error.status)
+    if isinstance(error, HTTPException):
+        return reply({"detail": error.detail}, error.status_code, error.headers)
+    if isinstance(error, MissingScope):
+        return reply({"detail": str(error)}, 422)
+    if isinstance(error, ValueError | InvalidUpdateError | EmptyInputError):
+        return reply({"detail": str(error)}, 400)
+    if isinstance(error, ClientDisconnect):
+        return empty(400)
+    return reply({"detail": "Internal Server Error"}, 500)
+
+
+_LOOPBACK_ORIGIN = r"https?://(localhost|[A-Za-z0-9.-]+\.localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?"
+STUDIO_ORIGIN = "https://smith.langchain.com"
+
+
+class Guard:
+    """Keeps web pages from elsewhere out: no foreign Host (DNS rebinding), no writes of a foreign Origin."""
+
+    def __init__(self, app: asgi.ASGIApp, host: str, allowed_hosts: list[str], cors: JsonObject) -> None:
+        self.app = app
+        self._exposed = not _is_loopback(host)
+        self._hosts = {host.lower(), *(name.lower() for name in allowed_hosts)}
+        self._origins = set(cors["allow_origins"])
+        self._origin_pattern = re.compile(cors["allow_origin_regex"])
+
+    async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in (b"host", b"origin")}
+        if problem := self._problem(scope, headers.get(b"host"), headers.get(b"origin")):
+            await reply({"detail": problem}, 403)(scope, receive, send)
+            return
+
+        async def send_varying(message: asgi.Message) -> None:
+            if message["type"] == "http.response.start":
+                present = {value.lower() for name, value in message["headers"] if name.lower() == b"vary"}
+                if not any(b"origin" in value for value in present):
+                    message["headers"] = [*message["headers"], (b"vary", b"Origin")]
+            await send(message)
+
+        await self.app(scope, receive, send_varying)
+
+    def _problem(self, scope: asgi.Scope, host: str | None, origin: str | None) -> str | None:
+        if host is not None and not self._knows_host(host):
+            return f"Host '{host}' is not this server's. Allow it in langgraph.json with http.allowed_hosts."
+        reads = scope.get("method") in ("GET", "HEAD", "OPTIONS") and scope["type"] == "http"
+        if origin is not None and not reads and not self._knows_origin(origin):
+            return f"Origin '{origin}' may not change anything here. Allow it in langgraph.json with http.cors."
+        return None
+
+    def _knows_host(self, host: str) -> bool:
+        name = (re.sub(r":\d*$", "", host) if not host.endswith("]") else host).strip("[]").lower()
+        if name in self._hosts or _is_loopback(name):
+            return True
+        if not self._exposed:
+            return False
+        try:
+            ipaddress.ip_address(name)  # no name, no rebinding
+        except ValueError:
+            return name == socket.gethostname().lower()
+        return True
+
+    def _knows_origin(self, origin: str) -> bool:
+        return "*" in self._origins or origin in self._origins or bool(self._origin_pattern.fullmatch(origin))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def cors_settings(settings: Settings, studio: bool) -> JsonObject:
+    """Loopback origins on any port, and what langgraph.json allows besides."""
+    cors = settings.cors
+    pattern = cors.get("allow_origin_regex")
+    return {
+        "allow_origins": [*cors.get("allow_origins", []), *([STUDIO_ORIGIN] if studio else [])],
+        "allow_origin_regex": f"{_LOOPBACK_ORIGIN}|{pattern}" if pattern else _LOOPBACK_ORIGIN,
+        "allow_methods": cors.get("allow_methods", ["*"]),
+        "allow_headers": cors.get("allow_headers", ["*"]),
+        "allow_credentials": bool(cors.get("allow_credentials", False)),
+        "expose_headers": cors.get("expose_headers", ["x-pagination-total", "x-pagination-next", "content-location"]),
+        "max_age": cors.get("max_age", 600),
+    }
+
+
+def create_app(server: Server, host: str = "127.0.0.1", studio: bool = False) -> Starlette:
+    """The ASGI application of a server that was started."""
+    cors = cors_settings(server.settings, studio)
+    handled: list[type[Exception]] = [
+        ApiError,
+        HTTPException,
+        ValueError,
+        InvalidUpdateError,
+        EmptyInputError,
+        ClientDisconnect,
+        Exception,
+    ]
+    app = Starlette(
+        routes=_routes(),
+        exception_handlers={kind: cast(Any, on_error) for kind in handled},
+        middleware=[
+            Middleware(Guard, host=host, allowed_hosts=server.settings.allowed_hosts, cors=cors),
+            Middleware(CORSMiddleware, **cors),
+        ],
+    )
+    app.state.server = server
+    return app
+
+
+def sync_system_assistants(conn: sqlite3.Connection, graphs: list[LoadedGraph]) -> None:
+    """One assistant per graph, with an id made from the graph's; those of graphs that are gone go."""
+    known = Assistants(conn).all_made_by_system()
+    for loaded in graphs:
+        assistant_id, at = system_assistant_id(loaded.spec.graph_id), now()
+        old = known.pop(assistant_id, None) or Assistants(conn).get(assistant_id)
+        wanted = {"name": loaded.name, "description": loaded.spec.description}
+        if old is None:
+            metadata = {"created_by": "system"}
+            Assistants(conn).insert(
+                Assistant(
+                    assistant_id,
+                    loaded.spec.graph_id,
+                    **wanted,
+                    config={},
+                    context={},
+                    metadata=metadata,
+                    version=1,
+                    created_at=at,
+                    updated_at=at,
+                )
+            )
+        elif (old.name, old.description) != (loaded.name, loaded.spec.description) and old.version == 1:
+            Assistants(conn).rename(assistant_id, **wanted)
+    for assistant_id, gone in known.items():
+        if assistant_id == system_assistant_id(gone.graph_id):
+            Assistants(conn).delete(assistant_id)
+
+
+async def start_server(settings: Settings, db: Db, max_concurrency: int) -> Server:
+    """Open the database, load the graphs, go on with what was left. Raises StartError."""
+    await db.open()
+    try:
+        saver, store = Saver(db), Store(db)
+        graphs = Graphs(settings, saver, store)
+        graphs.load()
+        await db.write(sync_system_assistants, graphs.all())
+        runner = Runner(db, graphs, saver, max_concurrency)
+        await runner.start()
+    except BaseException:
+        await db.close()
+        raise
+    return Server(settings, db, saver, store, graphs, runner)
+
+
+async def stop_server(server: Server) -> None:
+    await server.runner.stop()
+    await server.db.close()
+
+
+async def reload_on_change(server: Server) -> None:
+    """Serve changed graphs, without touching runs that go on; an error keeps the last good ones."""
+    import watchfiles
+
+    while True:
+        folders = server.graphs.folders()
+        watcher = watchfiles.awatch(
+            *folders,
+            watch_filter=_is_source,
+            recursive=False,
+            step=50,
+            debounce=200,
+            rust_timeout=1000,
+            yield_on_timeout=True,
+        )
+        async for changes in watcher:
+            if changes:
+                await reload(server, sorted({os.path.relpath(path) for _, path in changes}))
+            if server.graphs.folders() != folders:
+                break
+
+
+def _is_source(change: Any, path: str) -> bool:
+    return path.endswith((".py", "langgraph.json", ".env")) and Path(path) != Path(__file__)
+
+
+async def reload(server: Server, changed: list[str]) -> None:
+    try:
+        await asyncio.to_thread(server.graphs.reload)
+    except StartError as error:
+        log.error("%s changed, but the last good graphs stay: %s", ", ".join(changed), error)
+        return
+    await server.db.write(sync_system_assistants, server.graphs.all())
+    log.info("%s changed: graphs reloaded", ", ".join(changed))
+
+
+########################################################################################################
+# 13  CLI
+########################################################################################################
+
+DEFAULT_PORT = 2024
+
+
+def bind(host: str, port: int | None) -> socket.socket:
+    """A listening socket. Without a port the default one, or the next that is free. Raises StartError."""
+    tried = [DEFAULT_PORT + step for step in range(100)] if port is None else [port]
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for candidate in tried:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, candidate))
+            listener.listen(2048)
+        except OSError as error:
+            listener.close()
+            problem = error
+            continue
+        return listener
+    if port is not None:
+        raise StartError(
+            f"cannot listen on {host}:{port}: {problem.strerror}. Choose another with --port, or --port 0."
+        )
+    raise StartError(f"cannot listen on {host}: ports {tried[0]} to {tried[-1]} are taken ({problem.strerror})")
+
+
+def banner(server: Server, address: str, port: int | None, reload: bool) -> str:
+    """What a person wants to know at the start."""
+    lines = [f"devserver {__version__}", f"  API       {address}", f"  Docs      {address}/docs"]
+    if port is None and not address.endswith(f":{DEFAULT_PORT}"):
+        lines.append(f"            PORT {DEFAULT_PORT} IS TAKEN: point your clients at {address}")
+    kept = "kept between starts" if server.db.persistent else "gone when the server stops"
+    lines.append(f"  Database  {server.db.path} ({kept})")
+    lines += [
+        f"  Graph     {loaded.spec.graph_id}  {loaded.spec.source}:{loaded.spec.variable}"
+        for loaded in server.graphs.all()
+    ]
+    lines.append(f"  Reload    {'on: changed code is served at once' if reload else 'off'}")
+    return "\n".join(lines)
+
+
+def setup_logging(verbose: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+@dataclass(frozen=True)
+class UpOptions:
+    """The options of `devserver up`."""
+
+    config: Path
+    host: str
+    port: int | None
+    db: str | None
+    reload: bool
+    env_file: Path | None
+    open_browser: bool
+    max_concurrency: int
+    full_sync: bool
+    studio: bool
+
+
+async def serve(options: UpOptions) -> None:
+    """Serve until a signal. Raises StartError."""
+    import uvicorn
+
+    settings = read_settings(options.config)
+    environment = settings.env | (read_env_file(options.env_file) if options.env_file else {})
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+    if settings.not_served:
+        log.warning("%s: not served yet, ignored: %s", settings.path, ", ".join(settings.not_served))
+    listener = bind(options.host, options.port)
+    path = options.db or str(settings.path.parent / "devserver.db")
+    server = await start_server(settings, Db(path, options.full_sync), options.max_concurrency)
+    app = create_app(server, options.host, options.studio)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", ws="none")
+    http = _http_server(config, server)
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    address = f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{listener.getsockname()[1]}"
+    click.echo(banner(server, address, options.port, options.reload))
+    watcher = asyncio.ensure_future(reload_on_change(server)) if options.reload else None
+    if options.open_browser:
+        click.launch(f"{address}/docs")
+    try:
+        await http.serve(sockets=[listener])
+    finally:
+        if watcher:
+            watcher.cancel()
+            await asyncio.wait([watcher])
+        await server.db.close()
+
+
+def _http_server(config: uvicorn.Config, server: Server) -> uvicorn.Server:
+    import uvicorn
+
+    class HttpServer(uvicorn.Server):
+        """uvicorn, which on a signal lets runs come to rest before it waits for connections to close."""
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            for listening in self.servers:
+                listening.close()
+            stopping = asyncio.ensure_future(server.runner.stop())
+            while not stopping.done() and not self.force_exit:
+                await asyncio.wait([stopping], timeout=0.05)
+            await super().shutdown(sockets)
+
+    return HttpServer(config)
+
+
+@click.group()
+@click.version_option(__version__, prog_name="devserver")
+def main() -> None:
+    """A local, offline server for LangGraph applications."""
+
+
+@main.command()
+@click.option("--config", type=click.Path(path_type=Path), default=Path("langgraph.json"), show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), help="0 picks a free one.  [default: 2024, or the next free]")
+@click.option("--db", help="Database file, or :memory:  [default: devserver.db beside langgraph.json]")
+@click.option("--no-reload", is_flag=True, help="Do not reload graphs when their code changes.")
+@click.option("--env-file", type=click.Path(path_type=Path), help="Environment variables; those already set win.")
+@click.option("--open", "open_browser", is_flag=True, help="Open the API's documentation in a browser.")
+@click.option("--max-concurrency", type=click.IntRange(1), default=100, show_default=True, help="Runs at once.")
+@click.option("--full-sync", is_flag=True, help="Survive power cuts too: the disk confirms every commit.")
+@click.option("--studio", is_flag=True, help=f"Let {STUDIO_ORIGIN} use this server from your browser.")
+@click.option("--verbose", is_flag=True, help="Log more.")
+def up(verbose: bool, no_reload: bool, **options: Any) -> None:
+    """Serve the graphs of langgraph.json."""
+    setup_logging(verbose)
+    try:
+        asyncio.run(serve(UpOptions(reload=not no_reload, **options)))
+    except StartError as error:
+        click.echo(f"devserver: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    # This file was loaded as __main__; graphs import it as devserver. There must be one SharedValue only.
+    import devserver
+
+    devserver.main()
