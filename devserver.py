@@ -77,7 +77,7 @@ from langchain_core.messages import BaseMessage, BaseMessageChunk, message_chunk
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph import types as langgraph_types
-from langgraph.channels.base import MISSING, BaseChannel
+from langgraph.channels.base import MISSING, BaseChannel  # type: ignore[attr-defined]
 from langgraph.channels.ephemeral_value import EphemeralValue
 from langgraph.checkpoint.base import (
     WRITES_IDX_MAP,
@@ -116,6 +116,7 @@ log = logging.getLogger("devserver")
 
 T = TypeVar("T")
 JsonObject = dict[str, Any]
+Graph = Pregel[Any, Any, Any, Any]
 
 
 ########################################################################################################
@@ -905,6 +906,10 @@ class _Connection(aiosqlite.Connection):
         self._begin = begin
         self._waiting: deque[tuple[concurrent.futures.Future[Any], Callable[[sqlite3.Connection], Any]]] = deque()
 
+    async def opened(self) -> Self:
+        await self
+        return self
+
     def submit(self, function: Callable[[sqlite3.Connection], T]) -> concurrent.futures.Future[T]:
         if not self._running:
             raise StartError("the database is closed")
@@ -980,8 +985,10 @@ class Db:
         """Raises StartError with a message for the user if the file can't be used."""
         self._lock = _lock_file(self._file)
         try:
-            self._writer = await _Connection(lambda: self._connect(True), "BEGIN IMMEDIATE")
-            self._readers = [await _Connection(lambda: self._connect(False), "BEGIN") for _ in range(self.READERS)]
+            self._writer = await _Connection(lambda: self._connect(True), "BEGIN IMMEDIATE").opened()
+            self._readers = [
+                await _Connection(lambda: self._connect(False), "BEGIN").opened() for _ in range(self.READERS)
+            ]
         except sqlite3.Error as error:
             raise StartError(f"{self.path}: {error}. Is it a devserver database, and can it be written?") from None
 
@@ -2162,15 +2169,14 @@ class LoadedGraph:
     """A graph ready to run, or the factory that makes it for each use."""
 
     spec: GraphSpec
-    graph: Pregel[Any, Any, Any, Any] | None
+    graph: Graph | None
     factory: Callable[..., Any] | None
     shared: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def name(self) -> str:
         """The graph's own name, if it was given one."""
-        named = self.graph is not None and self.graph.name not in ("LangGraph", "")
-        return self.graph.name if named and self.graph else self.spec.graph_id
+        return self.graph.name if self.graph else self.spec.graph_id
 
 
 class Graphs:
@@ -2256,25 +2262,24 @@ class Graphs:
         return LoadedGraph(spec, None, target)
 
     @staticmethod
-    def _compile(spec: GraphSpec, builder: StateGraph[Any, Any, Any, Any]) -> Pregel[Any, Any, Any, Any]:
+    def _compile(spec: GraphSpec, builder: StateGraph[Any, Any, Any, Any]) -> Graph:
         try:
             return builder.compile()
         except ValueError as error:
             raise StartError(f"{spec} cannot be compiled: {error}") from error
 
-    def prepare(self, spec: GraphSpec, graph: Pregel[Any, Any, Any, Any]) -> Pregel[Any, Any, Any, Any]:
+    def prepare(self, spec: GraphSpec, graph: Graph) -> Graph:
         """The graph on the server's checkpointer and store, with its shared keys hidden."""
         own = [name for name in ("checkpointer", "store") if getattr(graph, name) not in (None, True, False)]
         if own and spec.graph_id not in self._warned:
             self._warned.add(spec.graph_id)
             log.warning("%s has its own %s: devserver uses its own instead", spec, " and ".join(own))
         _share(spec, graph)
-        return graph.copy({"checkpointer": self._saver, "store": self._store})
+        name = graph.name if graph.name not in ("LangGraph", "") else spec.graph_id
+        return graph.copy({"checkpointer": self._saver, "store": self._store, "name": name})
 
     @contextlib.asynccontextmanager
-    async def open(
-        self, graph_id: str, config: JsonObject, access: str, context: Any = None
-    ) -> AsyncIterator[Pregel[Any, Any, Any, Any]]:
+    async def open(self, graph_id: str, config: JsonObject, access: str, context: Any = None) -> AsyncIterator[Graph]:
         """The graph, made by its factory if it has one, for as long as the context lasts.
 
         `access` tells a factory what for: threads.create_run, threads.update, threads.read, assistants.read.
@@ -2383,17 +2388,17 @@ def _is_library(filename: str) -> bool:
     return filename.startswith("<") or filename == __file__ or "site-packages" in filename or "/lib/python" in filename
 
 
-def _subgraphs(graph: Pregel[Any, Any, Any, Any]) -> list[Pregel[Any, Any, Any, Any]]:
+def _subgraphs(graph: Graph) -> list[Graph]:
     return [sub for _, sub in graph.get_subgraphs() if isinstance(sub, Pregel)]
 
 
-def _shared_keys(graph: Pregel[Any, Any, Any, Any]) -> set[tuple[str, str]]:
+def _shared_keys(graph: Graph) -> set[tuple[str, str]]:
     """(scope, state key) of a graph's shared values, those of its subgraphs included."""
     keys = {(c.scope, key) for key, c in graph.channels.items() if isinstance(c, SharedValue)}
     return keys.union(*map(_shared_keys, _subgraphs(graph)))
 
 
-def _share(spec: GraphSpec, graph: Pregel[Any, Any, Any, Any], depth: int = 0) -> dict[str, SharedValue]:
+def _share(spec: GraphSpec, graph: Graph, depth: int = 0) -> dict[str, SharedValue]:
     """Hide a graph's shared keys from its outputs, and give it the channels of its subgraphs' shared
     keys, so that it passes them on. Raises StartError for a key that can't be shared."""
     shared = {key: c for key, c in graph.channels.items() if isinstance(c, SharedValue)}
@@ -2422,9 +2427,7 @@ def _check_shared(spec: GraphSpec, key: str, channel: SharedValue) -> None:
         raise StartError(f"{spec}: shared state key '{key}' needs a scope: SharedValue.on(\"user_id\")")
 
 
-def _without(
-    graph: Pregel[Any, Any, Any, Any], channels: str | Sequence[str], shared: Mapping[str, Any]
-) -> str | Sequence[str]:
+def _without(graph: Graph, channels: str | Sequence[str], shared: Mapping[str, Any]) -> str | Sequence[str]:
     if isinstance(channels, str):
         return channels
     kept = [key for key in channels if key not in shared]
@@ -2437,7 +2440,7 @@ def _without(
 # -- what a graph looks like --
 
 
-def graph_schemas(graph: Pregel[Any, Any, Any, Any]) -> JsonObject:
+def graph_schemas(graph: Graph) -> JsonObject:
     """JSON schemas of a graph's input, output, state, config and context."""
     return {
         "input_schema": _schema(graph.get_input_jsonschema),
@@ -2456,7 +2459,7 @@ def _schema(make: Callable[[], JsonObject | None]) -> JsonObject | None:
         return None
 
 
-def _state_schema(graph: Pregel[Any, Any, Any, Any]) -> JsonObject:
+def _state_schema(graph: Graph) -> JsonObject:
     from pydantic import create_model
 
     shared = [key for key, c in graph.channels.items() if isinstance(c, SharedValue)]
@@ -2473,7 +2476,7 @@ def _state_schema(graph: Pregel[Any, Any, Any, Any]) -> JsonObject:
     return model.model_json_schema(by_alias=True)
 
 
-def _hide(schema: JsonObject | None, graph: Pregel[Any, Any, Any, Any]) -> JsonObject | None:
+def _hide(schema: JsonObject | None, graph: Graph) -> JsonObject | None:
     for key, channel in graph.channels.items():
         if schema and isinstance(channel, SharedValue) and key in schema.get("properties", {}):
             del schema["properties"][key]
@@ -2482,7 +2485,7 @@ def _hide(schema: JsonObject | None, graph: Pregel[Any, Any, Any, Any]) -> JsonO
     return schema
 
 
-async def graph_drawing(graph: Pregel[Any, Any, Any, Any], xray: int | bool) -> JsonObject:
+async def graph_drawing(graph: Graph, xray: int | bool) -> JsonObject:
     """Nodes and edges as langchain draws them."""
     drawing: JsonObject = (await graph.aget_graph(xray=xray)).to_json()
     for node in drawing.get("nodes", ()):
@@ -2526,11 +2529,14 @@ def state_value(snapshot: langgraph_types.StateSnapshot) -> JsonObject:
     """A state as clients see it."""
     checkpoint = checkpoint_value(snapshot.config)
     parent = checkpoint_value(snapshot.parent_config)
+    metadata: JsonObject | None = None
+    if snapshot.metadata is not None:
+        metadata = {**snapshot.metadata, "thread_id": snapshot.config["configurable"]["thread_id"]}
     return {
         "values": snapshot.values,
         "next": list(snapshot.next),
         "tasks": [_task_value(task) for task in snapshot.tasks],
-        "metadata": snapshot.metadata,
+        "metadata": metadata,
         "created_at": snapshot.created_at,
         "checkpoint": checkpoint,
         "parent_checkpoint": parent,
@@ -2574,16 +2580,12 @@ class Rest(NamedTuple):
         return cls("interrupted" if snapshot.next else "idle", snapshot.values, interrupts)
 
 
-async def read_state(graph: Pregel[Any, Any, Any, Any], config: RunnableConfig, subgraphs: bool) -> JsonObject:
+async def read_state(graph: Graph, config: RunnableConfig, subgraphs: bool) -> JsonObject:
     return state_value(await graph.aget_state(config, subgraphs=subgraphs))
 
 
 async def read_history(
-    graph: Pregel[Any, Any, Any, Any],
-    config: RunnableConfig,
-    limit: int,
-    before: RunnableConfig | None,
-    metadata: JsonObject | None,
+    graph: Graph, config: RunnableConfig, limit: int, before: RunnableConfig | None, metadata: JsonObject | None
 ) -> list[JsonObject]:
     """Newest first."""
     history = graph.aget_state_history(config, filter=metadata, before=before, limit=limit)
@@ -2592,10 +2594,9 @@ async def read_history(
 
 def state_updates(body: ThreadSuperstepUpdate) -> list[langgraph_types.StateUpdate]:
     """The changes of one superstep, as the graph library takes them."""
+    update: Any = langgraph_types.StateUpdate  # it takes commands as well, its annotation does not say so
     return [
-        langgraph_types.StateUpdate(
-            to_command(entry.command.given()) if entry.command else entry.values, entry.as_node, None
-        )
+        update(to_command(entry.command.given()) if entry.command else entry.values, entry.as_node, None)
         for entry in body.updates
     ]
 
@@ -2713,6 +2714,7 @@ class RunLog:
         self.resumable = resumable
         self.closed = False
         self.last_values: bytes | None = None
+        self.interrupts: list[Any] = []
         self.error: bytes | None = None
         self._events: list[Event] = []
         self._dropped = 0
@@ -2870,7 +2872,7 @@ class MessageParts:
             if isinstance(known, BaseMessageChunk) and isinstance(message, BaseMessageChunk)
             else message
         )
-        self._messages[message.id or ""] = cast(BaseMessage, whole)
+        self._messages[message.id or ""] = whole
         if isinstance(whole, BaseMessageChunk):
             yield "messages/partial", [message_chunk_to_message(whole)]
         else:
@@ -2900,9 +2902,7 @@ def _checkpoint_event(payload: JsonObject) -> JsonObject:
     return {**payload, "config": public(payload.get("config")), "parent_config": public(payload.get("parent_config"))}
 
 
-async def graph_events(
-    graph: Pregel[Any, Any, Any, Any], run: Run, control: RunControl
-) -> AsyncIterator[tuple[str, Any]]:
+async def graph_events(graph: Graph, run: Run, control: RunControl) -> AsyncIterator[tuple[str, Any]]:
     """Run the graph: what it emits, as (event name, data) in the modes that the run asked for."""
     kwargs, modes = run.kwargs, run.kwargs["stream_mode"]
     parts, tuples = MessageParts(), "messages-tuple" in modes
@@ -2940,21 +2940,18 @@ def _stream_options(run: Run, control: RunControl) -> JsonObject:
     }
 
 
-async def _graph_stream(
-    graph: Pregel[Any, Any, Any, Any], run: Run, control: RunControl
-) -> AsyncIterator[tuple[tuple[str, ...], str, Any]]:
+async def _graph_stream(graph: Graph, run: Run, control: RunControl) -> AsyncIterator[tuple[tuple[str, ...], str, Any]]:
     """(namespace, mode, chunk) of all the graph emits; mode `events` is langchain's astream_events."""
-    config = run.config()
+    config = cast(RunnableConfig, run.config())
     context = _known_context(graph, run.kwargs["context"])
+    calls: Any = graph  # the overloads of its methods leave out what both versions take
     options = _stream_options(run, control)
     given = _graph_input(run)
     if "events" not in run.kwargs["stream_mode"]:
-        async for chunk in graph.astream(given, config, context=context, **options):
+        async for chunk in calls.astream(given, config, context=context, **options):
             yield _split_chunk(chunk, options["subgraphs"])
         return
-    async for event in cast(
-        AsyncIterator[JsonObject], graph.astream_events(given, config, version="v2", context=context, **options)
-    ):
+    async for event in calls.astream_events(given, config, version="v2", context=context, **options):
         if event["event"] == "on_chain_stream" and event["run_id"] == run.run_id:
             namespace, mode, chunk = _split_chunk(event["data"]["chunk"], options["subgraphs"])
             if mode in run.kwargs["stream_mode"] or (
@@ -2969,7 +2966,7 @@ def _split_chunk(chunk: Any, subgraphs: bool) -> tuple[tuple[str, ...], str, Any
     return chunk if subgraphs else ((), *chunk)
 
 
-def _known_context(graph: Pregel[Any, Any, Any, Any], context: JsonObject | None) -> Any:
+def _known_context(graph: Graph, context: JsonObject | None) -> Any:
     """The context without the keys that the graph's context schema doesn't have."""
     schema = graph.context_schema
     if not context or schema is None:
@@ -3373,11 +3370,7 @@ class Runner:
             self.loop.loop.call_soon_threadsafe(self._stop_graph, run.run_id)
 
     async def with_graph(
-        self,
-        graph_id: str,
-        config: JsonObject,
-        access: str,
-        use: Callable[[Pregel[Any, Any, Any, Any]], Coroutine[Any, Any, T]],
+        self, graph_id: str, config: JsonObject, access: str, use: Callable[[Graph], Coroutine[Any, Any, T]]
     ) -> T:
         """Use a graph for something other than a run. What may call user code happens on the run loop."""
 
@@ -3484,9 +3477,10 @@ class Runner:
 
         def tell(name: str, data: Any) -> None:
             event = self._event(name, data)
-            partial = name.partition("|")[0]
-            if partial == "values":
+            if name == "values":
                 run_log.last_values = event.data
+                if isinstance(data, dict):
+                    run_log.interrupts += data.get("__interrupt__", ())
             run_log.append(event)
             keeper.add(event)
             self.logs.tell_thread(run.thread_id, event)
@@ -3672,8 +3666,8 @@ NOTHING_TO_CANCEL = (
 )
 NO_GRAPH = (
     "Thread '{}' has no assigned graph ID. This usually occurs when no runs have been made on this particular "
-    "thread. This operation requires a graph ID. Please ensure a run has been made for the thread, or set "
-    "metadata.graph_id when creating the thread."
+    "thread. This operation requires a graph ID. Please ensure a run has been made for the thread or manually "
+    "update the thread metadata (by setting the 'graph_id' field) before running this operation."
 )
 
 
@@ -4002,7 +3996,7 @@ async def get_assistant_schemas(server: Server, request: Request) -> Response:
     """JSON schemas of an assistant's graph."""
     assistant = await find_assistant(server, path_id(request, "assistant"))
 
-    async def schemas(graph: Pregel[Any, Any, Any, Any]) -> JsonObject:
+    async def schemas(graph: Graph) -> JsonObject:
         return {"graph_id": assistant.graph_id, **graph_schemas(graph)}
 
     return reply(await of_assistant_graph(server, assistant.assistant_id, schemas))
@@ -4013,16 +4007,14 @@ async def get_assistant_subgraphs(server: Server, request: Request) -> Response:
     recurse = request.query_params.get("recurse") in ("true", "True")
     namespace = request.path_params.get("namespace")
 
-    async def subgraphs(graph: Pregel[Any, Any, Any, Any]) -> JsonObject:
+    async def subgraphs(graph: Graph) -> JsonObject:
         found = graph.get_subgraphs(namespace=namespace, recurse=recurse)
         return {name: graph_schemas(subgraph) for name, subgraph in found if isinstance(subgraph, Pregel)}
 
     return reply(await of_assistant_graph(server, path_id(request, "assistant"), subgraphs))
 
 
-async def of_assistant_graph(
-    server: Server, assistant_id: str, use: Callable[[Pregel[Any, Any, Any, Any]], Coroutine[Any, Any, T]]
-) -> T:
+async def of_assistant_graph(server: Server, assistant_id: str, use: Callable[[Graph], Coroutine[Any, Any, T]]) -> T:
     assistant = await find_assistant(server, assistant_id)
     config = {**assistant.config, "configurable": assistant.config.get("configurable", {})}
     return await server.runner.with_graph(assistant.graph_id, config, "assistants.read", use)
@@ -4186,7 +4178,8 @@ async def copy_thread(server: Server, request: Request) -> Response:
         Threads(conn).copy(thread_id, copy_id)
         return Threads(conn).require(copy_id)
 
-    return reply((await server.db.write(copy)).to_dict())
+    copied = (await server.db.write(copy)).to_dict()
+    return reply({key: value for key, value in copied.items() if key != "values" or value is not None})
 
 
 async def prune_threads(server: Server, request: Request) -> Response:
@@ -4225,7 +4218,7 @@ def place_config(thread: Thread, place: JsonObject) -> RunnableConfig:
 
 
 async def of_thread_state(
-    server: Server, thread: Thread, read: Callable[[Pregel[Any, Any, Any, Any]], Coroutine[Any, Any, T]], missing: T
+    server: Server, thread: Thread, read: Callable[[Graph], Coroutine[Any, Any, T]], missing: T
 ) -> T:
     """Read something with the graph of a thread; `missing` if it has none yet."""
     graph_id = thread_graph_id(server, thread)
@@ -4335,12 +4328,12 @@ async def change_state(
         optional=True,
     )
 
-    async def change(graph: Pregel[Any, Any, Any, Any]) -> tuple[RunnableConfig, JsonObject, Rest]:
+    async def change(graph: Graph) -> tuple[RunnableConfig, JsonObject, Rest]:
         token = RUN_SCOPE.set(scope)
         try:
             with_graph_id: RunnableConfig = {"configurable": {**place["configurable"], "graph_id": graph_id}}
             changed = await graph.abulk_update_state(with_graph_id, supersteps)
-        except (ValueError, ApiError):
+        except (ValueError, InvalidUpdateError, ApiError):
             raise
         except Exception as error:  # a reducer that can't take the values
             raise BadRequest(f"{type(error).__name__}: {error}") from None
@@ -4566,8 +4559,10 @@ async def run_result(server: Server, run: Run, run_log: RunLog) -> bytes:
     """What a run that was waited for comes to: its error, its last values, or its thread's."""
     if run_log.error is not None:
         return b'{"__error__":' + run_log.error + b"}"
-    if run_log.last_values is not None:
+    if run_log.last_values is not None and not run_log.interrupts:
         return run_log.last_values
+    if run_log.last_values is not None:
+        return to_json({**from_json(run_log.last_values), "__interrupt__": run_log.interrupts})
     thread = await server.db.read(lambda conn: Threads(conn).get(run.thread_id))
     return to_json(thread_result(thread, with_values=True))
 
@@ -4642,7 +4637,7 @@ async def rest_without(server: Server, run: Run) -> Rest | None:
     if place is None:
         return Rest("idle", {}, {})
 
-    async def read(graph: Pregel[Any, Any, Any, Any]) -> Rest:
+    async def read(graph: Graph) -> Rest:
         return Rest.of(
             await graph.aget_state(
                 {"configurable": {"thread_id": run.thread_id, "checkpoint_ns": "", "checkpoint_id": place}}
@@ -5368,7 +5363,7 @@ def sync_system_assistants(conn: sqlite3.Connection, graphs: list[LoadedGraph]) 
     for loaded in graphs:
         assistant_id, at = system_assistant_id(loaded.spec.graph_id), now()
         old = known.pop(assistant_id, None) or Assistants(conn).get(assistant_id)
-        wanted = {"name": loaded.name, "description": loaded.spec.description}
+        wanted: JsonObject = {"name": loaded.name, "description": loaded.spec.description}
         if old is None:
             metadata = {"created_by": "system"}
             Assistants(conn).insert(

@@ -1,0 +1,160 @@
+"""Fixtures: real servers on real sockets and real files."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from langgraph_sdk import get_client, get_sync_client
+from langgraph_sdk.client import LangGraphClient, SyncLangGraphClient
+
+ROOT = Path(__file__).resolve().parent.parent
+GRAPHS = Path(__file__).resolve().parent / "graphs"
+PROBE = ROOT.parent / "shared" / "probe"
+
+
+@dataclass
+class LiveServer:
+    """A devserver process in a folder of its own. `log` is what it printed so far."""
+
+    folder: Path
+    options: list[str] = field(default_factory=list)
+    url: str = ""
+    process: subprocess.Popen[str] | None = None
+    lines: list[str] = field(default_factory=list)
+
+    def start(self, wait: float = 30) -> LiveServer:
+        """Start it (again, on the same files and on another port), and wait until it answers."""
+        self.lines.clear()
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "devserver", "up", "--port", "0", *self.options],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
+        deadline = time.monotonic() + wait
+        while time.monotonic() < deadline:
+            found = re.search(r"API +(http://\S+)", self.log)
+            if found:
+                self.url = found[1]
+                with contextlib.suppress(httpx.HTTPError):
+                    if httpx.get(f"{self.url}/ok").status_code == 200:
+                        return self
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.02)
+        raise AssertionError(f"the server did not start:\n{self.log}")
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout
+        for line in process.stdout:
+            self.lines.append(line)
+
+    @property
+    def log(self) -> str:
+        return "".join(self.lines)
+
+    def kill(self) -> None:
+        """kill -9: what a crash leaves behind."""
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, sig: int = signal.SIGTERM, wait: float = 15) -> int:
+        """End it politely; gives the exit code."""
+        assert self.process
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        return self.process.wait(wait)
+
+    def client(self) -> LangGraphClient:
+        return get_client(url=self.url, api_key=None)
+
+    def sync_client(self) -> SyncLangGraphClient:
+        return get_sync_client(url=self.url, api_key=None)
+
+    def http(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=30, **options)
+
+
+def write_project(folder: Path, graphs: dict[str, Any], files: dict[str, str], **settings: Any) -> None:
+    """A project folder: langgraph.json and its files."""
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(textwrap.dedent(text))
+    (folder / "langgraph.json").write_text(json.dumps({"dependencies": ["."], "graphs": graphs, **settings}))
+
+
+@pytest.fixture(scope="module")
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """One server for a test module, with the graphs of tests/graphs that its `SERVED` names:
+    `SERVED = {"steps": "./steps.py:graph"}`. For tests that do not restart it."""
+    folder = tmp_path_factory.mktemp("project")
+    served: dict[str, Any] = request.module.SERVED
+    write_project(folder, served, {file.name: file.read_text() for file in GRAPHS.glob("*.py")})
+    live = LiveServer(folder, ["--no-reload"]).start()
+    yield live
+    assert live.stop() == 0, live.log
+
+
+@pytest.fixture
+def make_server(tmp_path: Path) -> Iterator[Callable[..., LiveServer]]:
+    """Makes servers of projects of a test's own: `make_server(graphs, files, *options, **settings)`."""
+    made: list[LiveServer] = []
+
+    def make(graphs: dict[str, Any], files: dict[str, str], *options: str, **settings: Any) -> LiveServer:
+        folder = tmp_path / f"project{len(made)}"
+        folder.mkdir()
+        write_project(folder, graphs, files, **settings)
+        server = LiveServer(folder, list(options))
+        made.append(server)
+        return server.start()
+
+    yield make
+    for server in made:
+        if server.process and server.process.poll() is None:
+            server.kill()
+
+
+@pytest.fixture
+async def client(server: LiveServer) -> AsyncIterator[LangGraphClient]:
+    made = server.client()
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+def http(server: LiveServer) -> Iterator[httpx.Client]:
+    with server.http() as made:
+        yield made
+
+
+async def eventually(look: Callable[[], Any], seconds: float = 10) -> Any:
+    """The first true value that `look` (sync or async) gives."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = look()
+        if asyncio.iscoroutine(value):
+            value = await value
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"still {value!r} after {seconds} s"
+        await asyncio.sleep(0.03)
