@@ -64,7 +64,7 @@ import typing
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar, cast
@@ -894,6 +894,24 @@ MIGRATIONS = [
 ]
 
 
+class _Job(NamedTuple):
+    """A function that waits for its transaction, and who waits for its result: a thread, or a loop's task."""
+
+    function: Callable[[sqlite3.Connection], Any]
+    future: concurrent.futures.Future[Any] | asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop | None
+
+
+def _settle(results: list[tuple[_Job, Any]]) -> None:
+    for job, result in results:
+        if job.future.done():  # whoever waited was cancelled
+            continue
+        if isinstance(result, BaseException):
+            job.future.set_exception(result)
+        else:
+            job.future.set_result(result)
+
+
 class _Connection(aiosqlite.Connection):
     """An aiosqlite connection that takes whole functions: one function is one transaction.
 
@@ -904,37 +922,50 @@ class _Connection(aiosqlite.Connection):
     def __init__(self, connector: Callable[[], sqlite3.Connection], begin: str) -> None:
         super().__init__(connector, iter_chunk_size=64)
         self._begin = begin
-        self._waiting: deque[tuple[concurrent.futures.Future[Any], Callable[[sqlite3.Connection], Any]]] = deque()
+        self._waiting: deque[_Job] = deque()
 
     async def opened(self) -> Self:
         await self
         return self
 
-    def submit(self, function: Callable[[sqlite3.Connection], T]) -> concurrent.futures.Future[T]:
+    async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._submit(_Job(function, future, loop))
+        return await future
+
+    def run_now(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        self._submit(_Job(function, future, None))
+        return future.result()
+
+    def _submit(self, job: _Job) -> None:
         if not self._running:
             raise StartError("the database is closed")
-        future: concurrent.futures.Future[T] = concurrent.futures.Future()
-        self._waiting.append((future, function))
+        self._waiting.append(job)
         self._tx.put_nowait((None, self._run_waiting))
-        return future
 
     def _run_waiting(self) -> None:
-        batch = []
+        jobs = []
         while self._waiting:
-            future, function = self._waiting.popleft()
-            if future.set_running_or_notify_cancel():
-                batch.append((future, function))
-        if not batch:
+            job = self._waiting.popleft()
+            if not job.future.cancelled():
+                jobs.append(job)
+        if not jobs:
             return
         try:
-            results = self._transaction([function for _, function in batch])
+            results = self._transaction([job.function for job in jobs])
         except BaseException as error:  # the transaction as a whole: disk full, file locked
-            results = [error] * len(batch)
-        for (future, _), result in zip(batch, results, strict=True):
-            if isinstance(result, BaseException):
-                future.set_exception(result)
+            results = [error] * len(jobs)
+        by_loop: dict[asyncio.AbstractEventLoop | None, list[tuple[_Job, Any]]] = {}
+        for job, result in zip(jobs, results, strict=True):
+            by_loop.setdefault(job.loop, []).append((job, result))
+        for loop, settled in by_loop.items():
+            if loop is None:
+                _settle(settled)
             else:
-                future.set_result(result)
+                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                    loop.call_soon_threadsafe(_settle, settled)
 
     def _transaction(self, functions: list[Callable[[sqlite3.Connection], Any]]) -> list[Any]:
         conn = self._conn
@@ -965,7 +996,8 @@ class Db:
     """The SQLite file: a writer, readers, and the lock that keeps other servers out.
 
     `write` and `read` run one plain function of a connection as one transaction on a thread of the
-    connection, and work from any event loop; the `_now` forms block, for worker threads.
+    connection, and work from any event loop; `write_now` blocks, for worker threads. `look` is for short
+    reads, such as of one row: they cost less than a change of threads.
     """
 
     READERS = 2
@@ -980,6 +1012,8 @@ class Db:
         self._writer: _Connection
         self._readers: list[_Connection] = []
         self._next = 0
+        self._own = threading.local()
+        self._owned: list[sqlite3.Connection] = []
 
     async def open(self) -> None:
         """Raises StartError with a message for the user if the file can't be used."""
@@ -995,6 +1029,8 @@ class Db:
     async def close(self) -> None:
         for reader in self._readers:
             await reader.close()
+        for conn in self._owned:
+            conn.close()
         await self._writer.close()
         if self._lock:
             with contextlib.suppress(OSError):
@@ -1004,23 +1040,26 @@ class Db:
             self._temporary.cleanup()
 
     async def write(self, function: Callable[..., T], *args: Any) -> T:
-        return await asyncio.wrap_future(self._writer.submit(lambda conn: function(conn, *args)))
-
-    async def read(self, function: Callable[..., T], *args: Any) -> T:
-        return await asyncio.wrap_future(self._reader().submit(lambda conn: function(conn, *args)))
+        return await self._writer.run(lambda conn: function(conn, *args))
 
     def write_now(self, function: Callable[..., T], *args: Any) -> T:
-        return self._writer.submit(lambda conn: function(conn, *args)).result()
+        return self._writer.run_now(lambda conn: function(conn, *args))
 
-    def read_now(self, function: Callable[..., T], *args: Any) -> T:
-        return self._reader().submit(lambda conn: function(conn, *args)).result()
-
-    def _reader(self) -> _Connection:
+    async def read(self, function: Callable[..., T], *args: Any) -> T:
         self._next += 1
-        return self._readers[self._next % self.READERS]
+        return await self._readers[self._next % self.READERS].run(lambda conn: function(conn, *args))
+
+    def look(self, function: Callable[..., T], *args: Any) -> T:
+        conn: sqlite3.Connection | None = getattr(self._own, "conn", None)
+        if conn is None:
+            conn = self._own.conn = self._connect(False)
+            self._owned.append(conn)
+        return function(conn, *args)
 
     def _connect(self, writer: bool) -> sqlite3.Connection:
-        conn = sqlite3.connect(self._file, timeout=30, isolation_level=None, cached_statements=512)
+        conn = sqlite3.connect(
+            self._file, timeout=30, isolation_level=None, cached_statements=512, check_same_thread=False
+        )
         conn.row_factory = sqlite3.Row
         conn.create_function("contains", 2, _contains_text, deterministic=True)
         conn.create_function("casefold", 1, lambda text: text and text.casefold(), deterministic=True)
@@ -1431,6 +1470,11 @@ class Run:
         """Whether the run and its thread vanish when it ends."""
         return bool(self.kwargs["temporary"])
 
+    def started(self) -> Run:
+        """The run as its next attempt begins."""
+        at = now()
+        return replace(self, status="running", attempt=self.attempt + 1, started_at=at, updated_at=at)
+
     def config(self) -> JsonObject:
         """The config of the run as its graph sees it: with the number of the attempt."""
         config: JsonObject = self.kwargs["config"]
@@ -1505,15 +1549,20 @@ class Runs:
         ).fetchone()
         if row is None:
             return None
-        at = now()
-        if row["created_at"] > at:
+        if row["created_at"] > now():
             return str(row["created_at"])
+        run = self._row(row).started()
         self.conn.execute(
-            "UPDATE runs SET status = 'running', attempt = attempt + 1, started_at = ?, updated_at = ? "
-            "WHERE run_id = ?",
-            (at, at, row["run_id"]),
+            "UPDATE runs SET status = ?, attempt = ?, started_at = ?, updated_at = ? WHERE run_id = ?",
+            (run.status, run.attempt, run.started_at, run.updated_at, run.run_id),
         )
-        return self.get(thread_id, row["run_id"])
+        return run
+
+    def has_pending(self, thread_id: str) -> bool:
+        query = (
+            "SELECT 1 FROM runs WHERE thread_id = ? AND status IN ('pending', 'running') AND status = 'pending' LIMIT 1"
+        )
+        return self.conn.execute(query, (thread_id,)).fetchone() is not None
 
     def set_status(self, run_id: str, status: str) -> None:
         self.conn.execute("UPDATE runs SET status = ?, updated_at = ? WHERE run_id = ?", (status, now(), run_id))
@@ -1797,10 +1846,10 @@ class Saver(BaseCheckpointSaver[str]):
         return self._official(conn).get_tuple(config)
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        return self.db.read_now(self._get, config)
+        return self.db.look(self._get, config)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        return await self.db.read(self._get, config)
+        return self.db.look(self._get, config)
 
     def _list(
         self, conn: sqlite3.Connection, config: RunnableConfig | None, options: JsonObject
@@ -1808,7 +1857,7 @@ class Saver(BaseCheckpointSaver[str]):
         return list(self._official(conn).list(config, **options))
 
     def list(self, config: RunnableConfig | None, **options: Any) -> Iterator[CheckpointTuple]:
-        yield from self.db.read_now(self._list, config, options)
+        yield from self.db.look(self._list, config, options)
 
     async def alist(self, config: RunnableConfig | None, **options: Any) -> AsyncIterator[CheckpointTuple]:
         for found in await self.db.read(self._list, config, options):
@@ -1822,7 +1871,7 @@ class Saver(BaseCheckpointSaver[str]):
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
-        return self.db.read_now(self._deltas, config, channels)
+        return self.db.look(self._deltas, config, channels)
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
@@ -1844,7 +1893,7 @@ class Saver(BaseCheckpointSaver[str]):
             checkpoint["id"],
             configurable.get("checkpoint_id"),
             *self.serde.dumps_typed(checkpoint),
-            json.dumps(get_checkpoint_metadata(config, metadata), ensure_ascii=False).encode("utf-8", "ignore"),
+            to_json(get_checkpoint_metadata(config, metadata)),
         )
         scope = RUN_SCOPE.get()
 
@@ -1967,8 +2016,8 @@ class Store(BaseStore):
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         ops = list(ops)
-        run = self.db.write_now if any(isinstance(op, PutOp) for op in ops) else self.db.read_now
-        return run(self._run, ops)
+        puts = any(isinstance(op, PutOp) for op in ops)
+        return (self.db.write_now if puts else self.db.look)(self._run, ops)
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         ops = list(ops)
@@ -2649,6 +2698,7 @@ def thread_storage(conn: sqlite3.Connection, serde: JsonPlusSerializer, thread_i
 ########################################################################################################
 
 HEARTBEAT_SECONDS = 5.0
+BURST_SECONDS = 0.001
 
 
 class EventIds:
@@ -2776,11 +2826,19 @@ class RunLog:
             return fresh
 
     async def follow(self, follower: Follower, heartbeat: float = HEARTBEAT_SECONDS) -> AsyncIterator[list[Event]]:
-        """Batches of events until the log closes; an empty one after each silent `heartbeat` seconds."""
+        """Batches of events until the log closes; an empty one after each silent `heartbeat` seconds.
+
+        An event after a pause goes at once; a burst goes in batches a millisecond apart.
+        """
+        sent = 0.0
         try:
             while True:
                 fresh = self.take(follower)
                 if fresh:
+                    if (left := sent + BURST_SECONDS - time.monotonic()) > 0 and not self.closed:
+                        await asyncio.sleep(left)
+                        fresh += self.take(follower)
+                    sent = time.monotonic()
                     yield fresh
                 elif self.closed:
                     return
@@ -2998,6 +3056,7 @@ class NewRun:
     thread_id: str | None
     body: RunCreate
     shared: Mapping[str, frozenset[tuple[str, str]]]  # (scope, state key) of each graph's shared values
+    start: bool = True  # at once, if nothing is in the way
     run_id: str = field(default_factory=new_id)
 
     def config(self) -> JsonObject:
@@ -3023,10 +3082,11 @@ class NewRun:
 
 
 class Created(NamedTuple):
-    """A run that was made, and the live runs that have to stop for it."""
+    """A run that was made, the live runs that have to stop for it, and the run as started, if it was."""
 
     run: Run
     stopped: list[Run]
+    started: Run | None
 
 
 def make_run(conn: sqlite3.Connection, new: NewRun) -> Created:
@@ -3053,8 +3113,10 @@ def make_run(conn: sqlite3.Connection, new: NewRun) -> Created:
         before = Threads(conn).get(thread_id)
     run = _new_run(new, thread_id, assistant, before, config, context)
     check_scopes(run.kwargs, new.shared.get(assistant.graph_id, ()))
-    Runs(conn).insert(run)
-    return Created(run, stopped)
+    free = thread is None or thread.status != "busy"
+    started = run.started() if new.start and free and not body.after_seconds else None
+    Runs(conn).insert(started or run)
+    return Created(run, stopped, started)
 
 
 def check_scopes(kwargs: JsonObject, shared: Iterable[tuple[str, str]]) -> None:
@@ -3302,6 +3364,14 @@ class RunLoop:
         return f"{stack[-1].filename}:{stack[-1].lineno}" if stack else "something"
 
 
+class Worker:
+    """Works on the runs of one thread: those that were started for it, and those it claims."""
+
+    def __init__(self) -> None:
+        self.noticed = asyncio.Event()
+        self.started: deque[Run] = deque()
+
+
 class Runner:
     """Executes runs: many at once, one at a time per thread, each the moment it can start."""
 
@@ -3315,7 +3385,7 @@ class Runner:
         self.loop = RunLoop()
         self.max_concurrency = max_concurrency
         self._slots: asyncio.Semaphore
-        self._workers: dict[str, asyncio.Event] = {}
+        self._workers: dict[str, Worker] = {}
         self._tasks: dict[str, asyncio.Task[Outcome]] = {}
         self._controls: dict[str, RunControl] = {}
         self._background: set[asyncio.Future[None]] = set()
@@ -3340,15 +3410,20 @@ class Runner:
 
     async def create(self, new: NewRun, follower: Follower | None = None) -> Run:
         """Make a run and start it. A follower sees all its events."""
-        created = await self.db.write(make_run, new)
+        created = await self.make(new)
         if follower:
             self.logs.of_run(created.run).join(follower, None)
         self.begin(created)
         return created.run
 
+    async def make(self, new: NewRun) -> Created:
+        """Make a run, and start it in the same transaction if it need not wait; `begin` has to follow."""
+        new.start = not self._stopping and len(self._tasks) < self.max_concurrency
+        return await self.db.write(make_run, new)
+
     def begin(self, created: Created) -> None:
         self.stop_graphs(created.stopped)
-        self.loop.loop.call_soon_threadsafe(self._notice, created.run.thread_id)
+        self.loop.loop.call_soon_threadsafe(self._notice, created.run.thread_id, created.started)
 
     async def cancel(self, runs: list[tuple[str, str]], action: str, reason: str) -> list[Run]:
         """Cancel these (thread id, run id) if they are live; gives those that were."""
@@ -3388,38 +3463,48 @@ class Runner:
 
     # -- on the run loop --
 
-    def _notice(self, thread_id: str) -> None:
+    def _notice(self, thread_id: str, started: Run | None = None) -> None:
         """A thread has a new run: wake its worker, or make one."""
-        if (event := self._workers.get(thread_id)) is not None:
-            event.set()
-        elif not self._stopping:
-            self._workers[thread_id] = asyncio.Event()
-            self._keep(self._work(thread_id))
+        worker = self._workers.get(thread_id)
+        if worker is None:
+            if self._stopping:
+                return
+            worker = self._workers[thread_id] = Worker()
+            self._keep(self._work(thread_id, worker))
+        if started:
+            worker.started.append(started)
+        worker.noticed.set()
 
     def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(coroutine)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _work(self, thread_id: str) -> None:
+    async def _work(self, thread_id: str, worker: Worker) -> None:
         """Run a thread's runs, one after the other, until none is left."""
-        noticed = self._workers[thread_id]
         try:
             while not self._stopping:
-                noticed.clear()
+                worker.noticed.clear()
                 async with self._slots:
-                    claimed = await self.db.write(lambda conn: Runs(conn).claim(thread_id))
+                    claimed = await self._claim(thread_id, worker)
                     if isinstance(claimed, Run):
                         await self._run(claimed)
                         continue
                 if claimed is not None:
-                    await self._sleep_until(claimed, noticed)
-                elif not noticed.is_set():
+                    await self._sleep_until(claimed, worker.noticed)
+                elif not worker.noticed.is_set():
                     return
         except Exception:  # the database failed; what is pending starts again with the server
             log.exception("thread %s cannot go on", thread_id)
         finally:
             del self._workers[thread_id]
+
+    async def _claim(self, thread_id: str, worker: Worker) -> Run | str | None:
+        if worker.started:
+            return worker.started.popleft()
+        if not self.db.look(lambda conn: Runs(conn).has_pending(thread_id)):
+            return None
+        return await self.db.write(lambda conn: Runs(conn).claim(thread_id))
 
     @staticmethod
     async def _sleep_until(due: str, noticed: asyncio.Event) -> None:
@@ -3506,13 +3591,13 @@ class Runner:
         kwargs = run.kwargs
         scope = SharedScope(
             (run.config()["configurable"], kwargs["context"] or {}),
-            lambda prefix: self.db.read_now(lambda conn: Items(conn).load(prefix)),
+            lambda prefix: self.db.look(lambda conn: Items(conn).load(prefix)),
             run.run_id,
         )
         if run.attempt > 1:
             run = await self.db.write(_resume, run)
         config = {**run.config(), "run_id": uuid.UUID(run.run_id)}
-        run = _with_config(run, config)
+        run = replace(run, kwargs={**run.kwargs, "config": config})
         RUN_SCOPE.set(scope)
         entry = self.graphs.get(run.graph_id)
         if entry.shared:
@@ -3549,8 +3634,8 @@ class Runner:
         """Ask running graphs to stop after their superstep; cancel those that don't in time."""
         for control in self._controls.values():
             control.request_drain()
-        for event in self._workers.values():
-            event.set()
+        for worker in self._workers.values():
+            worker.noticed.set()
         if self._background:
             await asyncio.wait(self._background, timeout=self.GRACE_SECONDS)
         for task in self._tasks.values():
@@ -3634,11 +3719,6 @@ def _thread_place(thread_id: str) -> RunnableConfig:
     return {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
 
 
-def _with_config(run: Run, config: JsonObject) -> Run:
-    values = {f.name: getattr(run, f.name) for f in fields(run)}
-    return Run(**{**values, "kwargs": {**run.kwargs, "config": config}})
-
-
 def _resume(conn: sqlite3.Connection, run: Run) -> Run:
     """How a later attempt of a run goes on: without its input if that was applied, else from the start."""
     if Runs(conn).has_checkpoint(run):
@@ -3647,8 +3727,7 @@ def _resume(conn: sqlite3.Connection, run: Run) -> Run:
         )
         kwargs = {**run.kwargs, "input": None, "command": None}
         kwargs["config"] = {**run.kwargs["config"], "configurable": configurable}
-        values = {f.name: getattr(run, f.name) for f in fields(run)}
-        return Run(**{**values, "kwargs": kwargs})
+        return replace(run, kwargs=kwargs)
     Runs(conn).take_back(run.run_id, run.thread_id, NULL_TASK_ID)
     return run
 
@@ -3893,7 +3972,7 @@ async def get_assistant(server: Server, request: Request) -> Response:
 
 
 async def find_assistant(server: Server, assistant_id: str) -> Assistant:
-    assistant = await server.db.read(lambda conn: Assistants(conn).get(assistant_id))
+    assistant = server.db.look(lambda conn: Assistants(conn).get(assistant_id))
     if assistant is None:
         raise NotFound()
     return assistant
@@ -4062,7 +4141,7 @@ async def apply_supersteps(
 
 async def find_thread(server: Server, request: Request) -> Thread:
     thread_id = path_id(request, "thread")
-    return await server.db.read(lambda conn: Threads(conn).require(thread_id))
+    return server.db.look(lambda conn: Threads(conn).require(thread_id))
 
 
 async def get_thread(server: Server, request: Request) -> Response:
@@ -4324,7 +4403,7 @@ async def change_state(
     configured = kwargs.get("config", thread.config).get("configurable", {})
     scope = SharedScope(
         (configured, kwargs.get("context") or {}),
-        lambda prefix: server.db.read_now(lambda conn: Items(conn).load(prefix)),
+        lambda prefix: server.db.look(lambda conn: Items(conn).load(prefix)),
         optional=True,
     )
 
@@ -4445,7 +4524,7 @@ async def create_run_batch(server: Server, request: Request) -> Response:
     if not raw:
         raise Invalid("body: List should have at least 1 item")
     news = [new_run(server, None, validate(RunCreateStateless, item)) for item in raw]
-    made = await server.db.write(lambda conn: [make_run(conn, new) for new in news])
+    made = await server.db.write(lambda conn: [make_run(conn, replace(new, start=False)) for new in news])
     for created in made:
         server.runner.begin(created)
     return reply([created.run.to_dict() for created in made])
@@ -4535,7 +4614,7 @@ async def wait_stateless_run(server: Server, request: Request) -> Response:
 
 
 async def start_wait(server: Server, new: NewRun) -> Response:
-    created = await server.db.write(make_run, new)
+    created = await server.runner.make(new)
     run_log = server.runner.logs.of_run(created.run)
     server.runner.begin(created)
     return wait_reply(server, created.run, run_log, new.body.on_disconnect == "cancel")
@@ -4563,7 +4642,7 @@ async def run_result(server: Server, run: Run, run_log: RunLog) -> bytes:
         return run_log.last_values
     if run_log.last_values is not None:
         return to_json({**from_json(run_log.last_values), "__interrupt__": run_log.interrupts})
-    thread = await server.db.read(lambda conn: Threads(conn).get(run.thread_id))
+    thread = server.db.look(lambda conn: Threads(conn).get(run.thread_id))
     return to_json(thread_result(thread, with_values=True))
 
 
@@ -4595,7 +4674,7 @@ async def list_runs(server: Server, request: Request) -> Response:
 
 async def find_run(server: Server, request: Request) -> Run | None:
     thread_id, run_id = path_id(request, "thread"), path_id(request, "run")
-    return await server.db.read(lambda conn: Runs(conn).get(thread_id, run_id))
+    return server.db.look(lambda conn: Runs(conn).get(thread_id, run_id))
 
 
 async def get_run(server: Server, request: Request) -> Response:
@@ -4654,7 +4733,7 @@ async def live_log(server: Server, run: Run, follower: Follower | None, after: t
     joined = server.runner.logs.of_run(run)
     if follower:
         joined.join(follower, after if joined.resumable else None)
-    current = await server.db.read(lambda conn: Runs(conn).get(run.thread_id, run.run_id))
+    current = server.db.look(lambda conn: Runs(conn).get(run.thread_id, run.run_id))
     if current is None or current.status not in ("pending", "running"):
         server.runner.logs.close_run(run.run_id)  # it ended before the log was made: nobody else will
     return joined
@@ -4670,7 +4749,7 @@ async def join_run(server: Server, request: Request) -> Response:
     joined = await live_log(server, run, None, None)
     if joined is not None:
         return wait_reply(server, run, joined, query_flag(request, "cancel_on_disconnect"))
-    thread = await server.db.read(lambda conn: Threads(conn).get(run.thread_id))
+    thread = server.db.look(lambda conn: Threads(conn).get(run.thread_id))
     return reply(thread_result(thread, with_values=False), headers=run_headers(run, "join"))
 
 
@@ -5455,7 +5534,8 @@ def bind(host: str, port: int | None) -> socket.socket:
     tried = [DEFAULT_PORT + step for step in range(100)] if port is None else [port]
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for candidate in tried:
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # asyncio turns Nagle's delay off only where the protocol is named
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, candidate))
