@@ -414,6 +414,65 @@ class RunsCancel(Body):
     run_ids: list[str] | None = None
 
 
+CronField = Literal[
+    "cron_id",
+    "assistant_id",
+    "thread_id",
+    "user_id",
+    "end_time",
+    "schedule",
+    "timezone",
+    "payload",
+    "next_run_date",
+    "metadata",
+    "on_run_completed",
+    "enabled",
+    "created_at",
+    "updated_at",
+]
+
+
+class CronCreate(RunCreate):
+    """A run that is made again and again, by a schedule."""
+
+    schedule: str
+    timezone: str | None = None
+    end_time: str | None = None
+    enabled: bool = True
+    on_run_completed: OnCompletion | None = None
+
+
+class ThreadCronCreate(CronCreate):
+    pass
+
+
+class CronPatch(Body):
+    schedule: str = ""
+    timezone: str | None = None
+    end_time: str | None = None
+    enabled: bool = True
+    on_run_completed: OnCompletion | None = None
+    metadata: JsonObject = Field(default_factory=dict)
+    config: JsonObject = Field(default_factory=dict)
+
+
+class CronCountRequest(Body):
+    assistant_id: str | None = None
+    thread_id: str | None = None
+    enabled: bool | None = None
+    metadata: JsonObject | None = None
+
+
+class CronSearch(CronCountRequest):
+    limit: Limit = 10
+    offset: Offset = 0
+    sort_by: Literal[
+        "cron_id", "assistant_id", "thread_id", "next_run_date", "end_time", "created_at", "updated_at"
+    ] = "created_at"
+    sort_order: SortOrder = "desc"
+    select: list[CronField] | None = None
+
+
 class StorePutRequest(Body):
     namespace: list[str]
     key: str
@@ -888,6 +947,14 @@ MIGRATIONS = [
     );
     CREATE INDEX events_run ON events (run_id, ms, n);
     CREATE INDEX events_thread ON events (thread_id, ms, n);
+    CREATE TABLE crons (
+        cron_id TEXT PRIMARY KEY, assistant_id TEXT NOT NULL, thread_id TEXT, end_time TEXT,
+        schedule TEXT NOT NULL, timezone TEXT, payload TEXT NOT NULL, next_run_date TEXT NOT NULL,
+        metadata TEXT NOT NULL, on_run_completed TEXT, enabled INTEGER NOT NULL,
+        created_at TEXT NOT NULL, updated_at TEXT NOT NULL
+    );
+    CREATE INDEX crons_due ON crons (next_run_date) WHERE enabled;
+    CREATE INDEX crons_created ON crons (created_at);
     -- Webhooks not delivered yet.
     CREATE TABLE webhooks (number INTEGER PRIMARY KEY, url TEXT NOT NULL, payload BLOB NOT NULL);
     """
@@ -1124,6 +1191,16 @@ def _json_text(value: Any) -> str:
     return to_json(value).decode()
 
 
+def _insert(conn: sqlite3.Connection, table: str, values: JsonObject) -> None:
+    """Insert a row; objects and lists become JSON."""
+    names, marks = ", ".join(values), ", ".join("?" * len(values))
+    conn.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", _columns(values))
+
+
+def _columns(values: JsonObject) -> list[Any]:
+    return [_json_text(value) if isinstance(value, dict | list) else value for value in values.values()]
+
+
 def _parsed(row: sqlite3.Row, *columns: str) -> JsonObject:
     """A row as a dict, with its JSON columns parsed."""
     values: JsonObject = {key: row[key] for key in row.keys()}  # noqa: SIM118  a Row is no mapping
@@ -1189,21 +1266,7 @@ class Assistants:
         return self._row(row) if row else None
 
     def insert(self, new: Assistant) -> None:
-        self.conn.execute(
-            "INSERT INTO assistants VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                new.assistant_id,
-                new.graph_id,
-                new.name,
-                new.description,
-                _json_text(new.config),
-                _json_text(new.context),
-                _json_text(new.metadata),
-                new.version,
-                new.created_at,
-                new.updated_at,
-            ),
-        )
+        _insert(self.conn, "assistants", vars(new))
         self._keep_version(new.assistant_id)
 
     def update(self, assistant_id: str, changes: JsonObject) -> Assistant:
@@ -1243,6 +1306,8 @@ class Assistants:
         return [_parsed(row, "config", "context", "metadata") for row in rows]
 
     def delete(self, assistant_id: str) -> bool:
+        """The assistant with its versions and crons."""
+        self.conn.execute("DELETE FROM crons WHERE assistant_id = ?", (assistant_id,))
         self.conn.execute("DELETE FROM assistant_versions WHERE assistant_id = ?", (assistant_id,))
         return self.conn.execute("DELETE FROM assistants WHERE assistant_id = ?", (assistant_id,)).rowcount > 0
 
@@ -1279,14 +1344,10 @@ class Assistants:
         return where
 
     def _set(self, assistant_id: str, changes: JsonObject) -> None:
-        values = {
-            key: _json_text(value) if key in ("config", "context", "metadata") else value
-            for key, value in changes.items()
-        }
-        columns = ", ".join(f"{key} = ?" for key in values)
+        columns = ", ".join(f"{key} = ?" for key in changes)
         self.conn.execute(
             f"UPDATE assistants SET {columns}, updated_at = ? WHERE assistant_id = ?",
-            (*values.values(), now(), assistant_id),
+            (*_columns(changes), now(), assistant_id),
         )
 
     def _keep_version(self, assistant_id: str) -> None:
@@ -1384,7 +1445,7 @@ class Threads:
 
     def delete(self, thread_id: str) -> bool:
         """The thread with everything that belongs to it."""
-        for table in ("checkpoints", "writes", "runs", "run_writes", "events"):
+        for table in ("checkpoints", "writes", "runs", "run_writes", "events", "crons"):
             self.conn.execute(f"DELETE FROM {table} WHERE thread_id = ?", (thread_id,))
         return self.conn.execute("DELETE FROM threads WHERE thread_id = ?", (thread_id,)).rowcount > 0
 
@@ -1507,24 +1568,7 @@ class Runs:
         return self._row(row) if row else None
 
     def insert(self, run: Run) -> None:
-        self.conn.execute(
-            "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                run.run_id,
-                run.thread_id,
-                run.assistant_id,
-                run.created_at,
-                run.updated_at,
-                run.started_at,
-                run.status,
-                _json_text(run.metadata),
-                _json_text(run.kwargs),
-                run.multitask_strategy,
-                run.attempt,
-                run.cancel,
-                run.reason,
-            ),
-        )
+        _insert(self.conn, "runs", vars(run))
 
     def live(self, thread_id: str) -> list[Run]:
         query = "SELECT * FROM runs WHERE thread_id = ? AND status IN ('pending', 'running') ORDER BY created_at, rowid"
@@ -1700,6 +1744,117 @@ class Events:
     def of_thread(self, thread_id: str, after: tuple[int, int]) -> list[Event]:
         query = "SELECT ms, n, event, data FROM events WHERE thread_id = ? AND (ms, n) > (?, ?) ORDER BY ms, n"
         return [Event((ms, n), name, data) for ms, n, name, data in self.conn.execute(query, (thread_id, *after))]
+
+
+@dataclass(frozen=True)
+class Cron:
+    """A run to make again and again; `payload` is the request as its client sent it."""
+
+    cron_id: str
+    assistant_id: str
+    thread_id: str | None
+    end_time: str | None
+    schedule: str
+    timezone: str | None
+    payload: JsonObject
+    next_run_date: str
+    metadata: JsonObject
+    on_run_completed: str | None
+    enabled: bool
+    created_at: str
+    updated_at: str
+
+    def to_dict(self) -> JsonObject:
+        return {**vars(self), "user_id": ""}
+
+    def is_over(self, at: datetime.datetime) -> bool:
+        return self.end_time is not None and at > parse_moment(self.end_time)
+
+
+def parse_moment(text: str) -> datetime.datetime:
+    """Raises Invalid for what is no ISO 8601 moment; without a zone it is UTC."""
+    try:
+        at = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise Invalid(f"end_time: '{text}' is not an ISO 8601 date and time") from None
+    return at if at.tzinfo else at.replace(tzinfo=datetime.UTC)
+
+
+def next_run_date(schedule: str, timezone: str | None) -> str:
+    """When a schedule is due next, from now. Raises Invalid."""
+    import zoneinfo
+
+    from croniter import croniter  # type: ignore[import-untyped]
+
+    try:
+        zone = zoneinfo.ZoneInfo(timezone) if timezone else datetime.UTC
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise Invalid(f"Invalid timezone: '{timezone}'. Use IANA timezone format (e.g. 'America/New_York').") from None
+    try:
+        return moment(croniter(schedule, datetime.datetime.now(zone)).get_next(datetime.datetime))
+    except (ValueError, KeyError, AttributeError):
+        raise Invalid(
+            f"Invalid cron schedule: '{schedule}'. Reason: Invalid cron schedule. Ensure the schedule uses the "
+            "standard cron format (minute hour day_of_month month day_of_week). Example: '*/5 * * * *' for every "
+            "5 minutes."
+        ) from None
+
+
+class Crons:
+    """The crons. `next_run_date` is always set; those enabled fire then."""
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        self.conn = conn
+
+    def get(self, cron_id: str) -> Cron | None:
+        row = self.conn.execute("SELECT * FROM crons WHERE cron_id = ?", (cron_id,)).fetchone()
+        return self._row(row) if row else None
+
+    def insert(self, cron: Cron) -> None:
+        _insert(self.conn, "crons", vars(cron))
+
+    def update(self, cron: Cron) -> None:
+        columns = ", ".join(f"{key} = ?" for key in vars(cron))
+        self.conn.execute(f"UPDATE crons SET {columns} WHERE cron_id = ?", (*_columns(vars(cron)), cron.cron_id))
+
+    def delete(self, cron_id: str) -> bool:
+        return self.conn.execute("DELETE FROM crons WHERE cron_id = ?", (cron_id,)).rowcount > 0
+
+    def next_due(self) -> str | None:
+        """The moment when the next cron fires."""
+        return cast("str | None", self.conn.execute("SELECT min(next_run_date) FROM crons WHERE enabled").fetchone()[0])
+
+    def due(self, at: str) -> list[Cron]:
+        rows = self.conn.execute("SELECT * FROM crons WHERE enabled AND next_run_date <= ?", (at,))
+        return [self._row(row) for row in rows]
+
+    def search(self, body: CronSearch) -> Page:
+        where = self._where(body)
+        rows = self.conn.execute(
+            f"SELECT * FROM crons WHERE {where} ORDER BY {body.sort_by} {body.sort_order}, rowid {body.sort_order} "
+            "LIMIT ? OFFSET ?",
+            (*where.parameters, body.limit + 1, body.offset),
+        ).fetchall()
+        return Page([self._row(row) for row in rows[: body.limit]], len(rows) > body.limit)
+
+    def count(self, body: CronCountRequest) -> int:
+        where = self._where(body)
+        return int(self.conn.execute(f"SELECT count(*) FROM crons WHERE {where}", where.parameters).fetchone()[0])
+
+    def _where(self, body: CronCountRequest) -> Where:
+        where = Where()
+        for column in ("assistant_id", "thread_id"):
+            if text := getattr(body, column):
+                where.add(f"{column} = ?", to_uuid(text, column.partition("_")[0]))
+        if body.enabled is not None:
+            where.add("enabled = ?", body.enabled)
+        where.contains("metadata", body.metadata or {})
+        return where
+
+    @staticmethod
+    def _row(row: sqlite3.Row) -> Cron:
+        values = _parsed(row, "payload", "metadata")
+        return Cron(**{**values, "enabled": bool(values["enabled"])})
 
 
 class Webhooks:
@@ -2243,6 +2398,10 @@ class Graphs:
 
     def all(self) -> list[LoadedGraph]:
         return list(self._loaded.values())
+
+    def shared(self) -> dict[str, frozenset[tuple[str, str]]]:
+        """(scope, state key) of the shared values of each graph."""
+        return {graph_id: loaded.shared for graph_id, loaded in self._loaded.items()}
 
     def get(self, graph_id: str) -> LoadedGraph:
         """Raises NotFound naming the graphs there are."""
@@ -3057,6 +3216,7 @@ class NewRun:
     body: RunCreate
     shared: Mapping[str, frozenset[tuple[str, str]]]  # (scope, state key) of each graph's shared values
     start: bool = True  # at once, if nothing is in the way
+    cron_id: str | None = None
     run_id: str = field(default_factory=new_id)
 
     def config(self) -> JsonObject:
@@ -3117,6 +3277,33 @@ def make_run(conn: sqlite3.Connection, new: NewRun) -> Created:
     started = run.started() if new.start and free and not body.after_seconds else None
     Runs(conn).insert(started or run)
     return Created(run, stopped, started)
+
+
+def fire_crons(conn: sqlite3.Connection, shared: Mapping[str, frozenset[tuple[str, str]]]) -> list[Created]:
+    """Make the runs of the crons that are due: one each, however often they were missed."""
+    made = []
+    for cron in Crons(conn).due(now()):
+        Crons(conn).update(replace(cron, next_run_date=next_run_date(cron.schedule, cron.timezone)))
+        if cron.is_over(datetime.datetime.now(datetime.UTC)):
+            continue
+        try:
+            made.append(make_run(conn, cron_run(cron, shared)))
+        except (ApiError, ValidationError) as error:
+            log.warning("cron %s could not start a run: %s", cron.cron_id, error)
+    return made
+
+
+def cron_run(cron: Cron, shared: Mapping[str, frozenset[tuple[str, str]]]) -> NewRun:
+    """The run that a cron makes when it fires."""
+    body = RunCreateStateless.model_validate({**cron.payload, "assistant_id": cron.assistant_id})
+    config = body.config.given() if body.config else {}
+    config["configurable"] = without_reserved(config.get("configurable"), frozenset({"cron_id"}))
+    changes = {
+        "config": Config.model_validate(config),
+        "metadata": {**cron.metadata, **(body.metadata or {})},
+        "on_completion": cron.on_run_completed,
+    }
+    return NewRun(cron.thread_id, body.model_copy(update=changes), shared, cron_id=cron.cron_id)
 
 
 def check_scopes(kwargs: JsonObject, shared: Iterable[tuple[str, str]]) -> None:
@@ -3188,6 +3375,8 @@ def _new_run(
         **new.metadata(),
         "assistant_id": assistant.assistant_id,
     }
+    if new.cron_id:
+        configurable["cron_id"] = new.cron_id
     if body.strict_resume:
         configurable["__pregel_strict_resume"] = True
     at = datetime.datetime.now(datetime.UTC)
@@ -3204,7 +3393,11 @@ def _new_run(
             "input": body.input,
             "command": _given_command(body),
             "config": {**assistant.config, **config, "configurable": configurable, "metadata": metadata},
-            "context": {**assistant.context, **given},
+            "context": {
+                **assistant.context,
+                **given,
+                **({"cron_id": new.cron_id} if new.cron_id and not context else {}),
+            },
             "stream_mode": body.stream_modes(),
             "interrupt_before": body.interrupt_before,
             "interrupt_after": body.interrupt_after,
@@ -3388,6 +3581,7 @@ class Runner:
         self._workers: dict[str, Worker] = {}
         self._tasks: dict[str, asyncio.Task[Outcome]] = {}
         self._controls: dict[str, RunControl] = {}
+        self._crons_changed = asyncio.Event()
         self._background: set[asyncio.Future[None]] = set()
         self._stopping = False
 
@@ -3400,11 +3594,14 @@ class Runner:
         for thread_id in await self.db.write(recover_runs):
             self.loop.loop.call_soon_threadsafe(self._notice, thread_id)
         self.loop.loop.call_soon_threadsafe(self._send_webhooks)
+        self.loop.loop.call_soon_threadsafe(lambda: self._keep(self._fire_crons()))
 
     async def stop(self) -> None:
         """Give runs a moment to reach the end of a superstep; the rest starts again with the server."""
         self._stopping = True
-        await self.loop.run(self._drain())
+        with contextlib.suppress(TimeoutError):  # a node that blocks the run loop keeps nobody waiting
+            async with asyncio.timeout(self.GRACE_SECONDS + 2):
+                await self.loop.run(self._drain())
         self.logs.close_all()
         self.loop.stop()
 
@@ -3456,6 +3653,10 @@ class Runner:
         if self.graphs.get(graph_id).factory is not None or access == "threads.update":
             return await self.loop.run(opened())
         return await opened()
+
+    def notice_crons(self) -> None:
+        """A cron was made or changed: look when the next one is due."""
+        self.loop.loop.call_soon_threadsafe(self._crons_changed.set)
 
     def load(self) -> JsonObject:
         active = len(self._tasks)
@@ -3512,6 +3713,21 @@ class Runner:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.001, left.total_seconds())):
                 await noticed.wait()
+
+    async def _fire_crons(self) -> None:
+        """Sleep until the next cron is due, and fire it."""
+        while not self._stopping:
+            self._crons_changed.clear()
+            due = self.db.look(lambda conn: Crons(conn).next_due())
+            if due is not None and due <= now():
+                for created in await self.db.write(fire_crons, self.graphs.shared()):
+                    self.begin(created)
+            elif due is not None:
+                # Clocks of event loops stand still while a laptop sleeps: look at the real one now and then.
+                soon = moment(datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=60))
+                await self._sleep_until(min(due, soon), self._crons_changed)
+            else:
+                await self._crons_changed.wait()
 
     async def _run(self, run: Run) -> None:
         """Execute a claimed run and store how it ended."""
@@ -3634,6 +3850,7 @@ class Runner:
         """Ask running graphs to stop after their superstep; cancel those that don't in time."""
         for control in self._controls.values():
             control.request_drain()
+        self._crons_changed.set()
         for worker in self._workers.values():
             worker.noticed.set()
         if self._background:
@@ -3874,7 +4091,7 @@ async def info(server: Server, request: Request) -> Response:
             "langgraph_py_version": version("langgraph"),
             "flags": {
                 "assistants": True,
-                "crons": False,
+                "crons": True,
                 "langsmith": False,
                 "langsmith_tracing_replicas": True,
                 "langsmith_tracing_session_on_runs": True,
@@ -4435,7 +4652,7 @@ async def change_state(
 # -- runs --
 
 
-def new_run(server: Server, thread_id: str | None, body: RunCreate) -> NewRun:
+async def new_run(server: Server, thread_id: str | None, body: RunCreate) -> NewRun:
     """A run as asked for, with its assistant found by id or graph. Raises Invalid for what can't be."""
     if body.assistant_id in server.graphs.ids():
         assistant_id = system_assistant_id(body.assistant_id)
@@ -4447,6 +4664,14 @@ def new_run(server: Server, thread_id: str | None, body: RunCreate) -> NewRun:
                 f"Invalid assistant: '{body.assistant_id}'. Must be either:\n- A valid assistant UUID, or\n"
                 f"- One of the registered graphs: {', '.join(server.graphs.ids())}"
             ) from None
+    await check_run_body(server, body)
+    if thread_id is None and body.command and body.command.resume is not None:
+        raise BadRequest("You must provide a thread_id when resuming.")
+    return NewRun(thread_id, body.model_copy(update={"assistant_id": assistant_id}), server.graphs.shared())
+
+
+async def check_run_body(server: Server, body: RunCreate) -> None:
+    """Raises Invalid for what only shows once all fields are known."""
     checkpoint_id = body.checkpoint_id or (body.checkpoint and body.checkpoint.checkpoint_id)
     if checkpoint_id:
         try:
@@ -4454,11 +4679,7 @@ def new_run(server: Server, thread_id: str | None, body: RunCreate) -> NewRun:
         except ValueError:
             raise Invalid("Invalid checkpoint ID") from None
     if body.webhook:
-        check_webhook(body.webhook, server.settings.webhooks)
-    if thread_id is None and body.command and body.command.resume is not None:
-        raise BadRequest("You must provide a thread_id when resuming.")
-    shared = {loaded.spec.graph_id: loaded.shared for loaded in server.graphs.all()}
-    return NewRun(thread_id, body.model_copy(update={"assistant_id": assistant_id}), shared)
+        await asyncio.to_thread(check_webhook, body.webhook, server.settings.webhooks)
 
 
 def check_webhook(url: str, settings: JsonObject) -> None:
@@ -4505,14 +4726,14 @@ def run_headers(run: Run, location: str | None, stateless: bool = False) -> dict
 async def create_run(server: Server, request: Request) -> Response:
     """Start a run in the background."""
     body = await parse(request, RunCreateStateful)
-    run = await server.runner.create(new_run(server, path_id(request, "thread"), body))
+    run = await server.runner.create(await new_run(server, path_id(request, "thread"), body))
     return reply(run.to_dict(), headers=run_headers(run, None))
 
 
 async def create_stateless_run(server: Server, request: Request) -> Response:
     """Start a run on a thread of its own, in the background."""
     body = await parse(request, RunCreateStateless)
-    run = await server.runner.create(new_run(server, None, body))
+    run = await server.runner.create(await new_run(server, None, body))
     return reply(run.to_dict(), headers=run_headers(run, None, stateless=True))
 
 
@@ -4523,7 +4744,7 @@ async def create_run_batch(server: Server, request: Request) -> Response:
         raise Invalid("body: Input should be a valid list")
     if not raw:
         raise Invalid("body: List should have at least 1 item")
-    news = [new_run(server, None, validate(RunCreateStateless, item)) for item in raw]
+    news = [await new_run(server, None, validate(RunCreateStateless, item)) for item in raw]
     made = await server.db.write(lambda conn: [make_run(conn, replace(new, start=False)) for new in news])
     for created in made:
         server.runner.begin(created)
@@ -4533,13 +4754,13 @@ async def create_run_batch(server: Server, request: Request) -> Response:
 async def stream_run(server: Server, request: Request) -> Response:
     """Start a run and stream its events."""
     body = await parse(request, RunCreateStreamingStateful)
-    return await start_stream(server, new_run(server, path_id(request, "thread"), body), stateless=False)
+    return await start_stream(server, await new_run(server, path_id(request, "thread"), body), stateless=False)
 
 
 async def stream_stateless_run(server: Server, request: Request) -> Response:
     """Start a run on a thread of its own and stream its events."""
     body = await parse(request, RunCreateStreamingStateless)
-    return await start_stream(server, new_run(server, None, body), stateless=True)
+    return await start_stream(server, await new_run(server, None, body), stateless=True)
 
 
 async def start_stream(server: Server, new: NewRun, stateless: bool) -> Response:
@@ -4604,13 +4825,13 @@ _LEAVING: set[asyncio.Future[Any]] = set()
 async def wait_run(server: Server, request: Request) -> Response:
     """Start a run and wait for its result."""
     body = await parse(request, RunCreateStateful)
-    return await start_wait(server, new_run(server, path_id(request, "thread"), body))
+    return await start_wait(server, await new_run(server, path_id(request, "thread"), body))
 
 
 async def wait_stateless_run(server: Server, request: Request) -> Response:
     """Start a run on a thread of its own and wait for its result."""
     body = await parse(request, RunCreateStateless)
-    return await start_wait(server, new_run(server, None, body))
+    return await start_wait(server, await new_run(server, None, body))
 
 
 async def start_wait(server: Server, new: NewRun) -> Response:
@@ -4901,6 +5122,136 @@ async def cancel_runs(server: Server, request: Request) -> Response:
     return empty()
 
 
+# -- crons --
+
+
+async def create_cron(server: Server, request: Request) -> Response:
+    """Make runs by a schedule, each on a thread of its own."""
+    return await make_cron(server, await read_json(request), None)
+
+
+async def create_cron_for_thread(server: Server, request: Request) -> Response:
+    """Make runs on a thread by a schedule."""
+    thread_id = path_id(request, "thread")
+    return await make_cron(server, await read_json(request), thread_id)
+
+
+async def make_cron(server: Server, raw: JsonObject, thread_id: str | None) -> Response:
+    body = validate(CronCreate, raw)
+    assistant_id = cron_assistant(server, body.assistant_id)
+    if body.end_time is not None:
+        parse_moment(body.end_time)
+    at, cron_id = now(), new_id()
+    on_run_completed = None if thread_id else body.on_run_completed or "delete"
+    cron = Cron(
+        cron_id=cron_id,
+        assistant_id=assistant_id,
+        thread_id=thread_id,
+        end_time=body.end_time,
+        schedule=body.schedule,
+        timezone=body.timezone,
+        payload=cron_payload({**raw, "assistant_id": assistant_id}, cron_id),
+        next_run_date=next_run_date(body.schedule, body.timezone),
+        metadata=body.metadata or {},
+        on_run_completed=on_run_completed,
+        enabled=body.enabled,
+        created_at=at,
+        updated_at=at,
+    )
+    await check_run_body(server, cron_run(cron, server.graphs.shared()).body)
+
+    def insert(conn: sqlite3.Connection) -> None:
+        if Assistants(conn).get(assistant_id) is None:
+            raise NotFound(f"Assistant '{body.assistant_id}' not found")
+        if thread_id and Threads(conn).get(thread_id) is None:
+            raise NotFound(
+                f"Thread with ID '{thread_id}' not found. Please verify the ID is correct and the thread hasn't been "
+                "deleted or expired."
+            )
+        Crons(conn).insert(cron)
+
+    await server.db.write(insert)
+    server.runner.notice_crons()
+    return reply(cron.to_dict())
+
+
+def cron_assistant(server: Server, name: str) -> str:
+    if name in server.graphs.ids():
+        return system_assistant_id(name)
+    try:
+        return str(uuid.UUID(name))
+    except ValueError:
+        raise NotFound(f"Assistant '{name}' not found") from None
+
+
+def cron_payload(payload: JsonObject, cron_id: str) -> JsonObject:
+    """A request as it is kept: with the cron's id among the configurable."""
+    config = payload.get("config") or {}
+    configurable = {**(config.get("configurable") or {}), "cron_id": cron_id}
+    return {**payload, "config": {**config, "configurable": configurable}}
+
+
+async def get_cron(server: Server, request: Request) -> Response:
+    """One cron."""
+    cron_id = path_id(request, "cron")
+    cron = server.db.look(lambda conn: Crons(conn).get(cron_id))
+    if cron is None:
+        raise NotFound()
+    return reply(cron.to_dict())
+
+
+async def update_cron(server: Server, request: Request) -> Response:
+    """Change a cron; what is given is laid over its payload as well."""
+    cron_id = path_id(request, "cron")
+    raw = await read_json(request)
+    body = validate(CronPatch, raw)
+    if not raw:
+        raise BadRequest("Request body cannot be empty")
+    if body.end_time is not None:
+        parse_moment(body.end_time)
+    fields = {key: value for key, value in body.given().items() if key not in ("metadata", "config")}
+
+    def patch(conn: sqlite3.Connection) -> Cron:
+        old = Crons(conn).get(cron_id)
+        if old is None:
+            raise NotFound(f"Cron '{cron_id}' not found")
+        payload = cron_payload({**old.payload, **raw}, cron_id)
+        changed = replace(old, **fields, payload=payload, metadata={**old.metadata, **body.metadata}, updated_at=now())
+        if "schedule" in fields or "timezone" in fields:
+            changed = replace(changed, next_run_date=next_run_date(changed.schedule, changed.timezone))
+        try:
+            cron_run(changed, {})
+        except ValidationError as error:
+            raise Invalid(_validation_detail(error, payload)) from None
+        Crons(conn).update(changed)
+        return changed
+
+    changed = await server.db.write(patch)
+    server.runner.notice_crons()
+    return reply(changed.to_dict())
+
+
+async def delete_cron(server: Server, request: Request) -> Response:
+    """Remove a cron."""
+    cron_id = path_id(request, "cron")
+    if not await server.db.write(lambda conn: Crons(conn).delete(cron_id)):
+        raise NotFound()
+    return empty()
+
+
+async def search_crons(server: Server, request: Request) -> Response:
+    """Crons by assistant, thread and metadata."""
+    body = await parse(request, CronSearch)
+    page = await server.db.read(lambda conn: Crons(conn).search(body))
+    return paged([selected(row.to_dict(), body.select) for row in page.rows], page.more, body.offset, body.limit)
+
+
+async def count_crons(server: Server, request: Request) -> Response:
+    """How many crons a search finds."""
+    body = await parse(request, CronCountRequest)
+    return reply(await server.db.read(lambda conn: Crons(conn).count(body)))
+
+
 # -- store --
 
 
@@ -5078,6 +5429,13 @@ ROUTES = [
     Operation("POST", "/runs/wait", wait_stateless_run, RunCreateStateless, "any"),
     Operation("POST", "/runs/batch", create_run_batch, list[RunCreateStateless], "[Run]"),
     Operation("POST", "/runs/cancel", cancel_runs, RunsCancel, status=204, query="action"),
+    Operation("POST", "/runs/crons", create_cron, CronCreate, "Cron"),
+    Operation("POST", "/runs/crons/search", search_crons, CronSearch, "[Cron]"),
+    Operation("POST", "/runs/crons/count", count_crons, CronCountRequest, "integer"),
+    Operation("GET", "/runs/crons/{cron_id}", get_cron, None, "Cron"),
+    Operation("PATCH", "/runs/crons/{cron_id}", update_cron, CronPatch, "Cron"),
+    Operation("DELETE", "/runs/crons/{cron_id}", delete_cron, status=204),
+    Operation("POST", "/threads/{thread_id}/runs/crons", create_cron_for_thread, ThreadCronCreate, "Cron"),
     Operation("PUT", "/store/items", put_item, StorePutRequest, status=204),
     Operation("GET", "/store/items", get_item, None, "Item", query="namespace key refresh_ttl"),
     Operation("DELETE", "/store/items", delete_item, StoreDeleteRequest, status=204),
@@ -5087,11 +5445,6 @@ ROUTES = [
 
 # Parts of the API that this version does not serve: (methods, path).
 NOT_SERVED = [
-    (("POST",), "/runs/crons"),
-    (("POST",), "/runs/crons/search"),
-    (("POST",), "/runs/crons/count"),
-    (("GET", "PATCH", "DELETE"), "/runs/crons/{cron_id}"),
-    (("POST",), "/threads/{thread_id}/runs/crons"),
     (("POST",), "/threads/{thread_id}/commands"),
     (("POST",), "/threads/{thread_id}/stream/events"),
     (("GET", "POST", "DELETE"), "/mcp"),
@@ -5126,6 +5479,21 @@ RESPONSES: dict[str, dict[str, str]] = {
         "status": "string",
         "kwargs": "object",
         "multitask_strategy": "string",
+    },
+    "Cron": {
+        "cron_id": "uuid",
+        "assistant_id": "uuid",
+        "thread_id": "string?",
+        "schedule": "string",
+        "timezone": "string?",
+        "end_time": "string?",
+        "payload": "object",
+        "next_run_date": "date-time",
+        "metadata": "object",
+        "on_run_completed": "string?",
+        "enabled": "boolean",
+        "created_at": "date-time",
+        "updated_at": "date-time",
     },
     "ThreadState": {
         "values": "any",
@@ -5178,7 +5546,7 @@ def _type_schema(name: str) -> JsonObject:
         return {}
     if name in ("uuid", "date-time"):
         return {"type": "string", "format": name}
-    if name in ("string", "integer", "object"):
+    if name in ("string", "integer", "object", "boolean"):
         return {"type": name}
     return {"$ref": f"#/components/schemas/{name}"}
 
