@@ -125,9 +125,6 @@ Graph = Pregel[Any, Any, Any, Any]
 
 RunStatus = Literal["pending", "running", "success", "error", "timeout", "interrupted"]
 ThreadStatus = Literal["idle", "busy", "interrupted", "error"]
-StreamMode = Literal[
-    "values", "messages", "messages-tuple", "updates", "events", "debug", "tasks", "checkpoints", "custom"
-]
 ThreadStreamMode = Literal["run_modes", "lifecycle", "state_update"]
 MultitaskStrategy = Literal["reject", "rollback", "interrupt", "enqueue"]
 Durability = Literal["sync", "async", "exit"]
@@ -135,58 +132,42 @@ DisconnectMode = Literal["cancel", "continue"]
 OnCompletion = Literal["delete", "keep"]
 IfExists = Literal["raise", "do_nothing"]
 IfNotExists = Literal["create", "reject"]
-CancelAction = Literal["interrupt", "rollback"]
 SortOrder = Literal["asc", "desc"]
+# fmt: off
+StreamMode = Literal[
+    "values", "messages", "messages-tuple", "updates", "events", "debug", "tasks", "checkpoints", "custom",
+]
 AssistantField = Literal[
-    "assistant_id",
-    "graph_id",
-    "name",
-    "description",
-    "config",
-    "context",
-    "created_at",
-    "updated_at",
-    "metadata",
+    "assistant_id", "graph_id", "name", "description", "config", "context", "created_at", "updated_at", "metadata",
     "version",
 ]
 ThreadField = Literal[
-    "thread_id", "created_at", "updated_at", "state_updated_at", "metadata", "config", "status", "values", "interrupts"
+    "thread_id", "created_at", "updated_at", "state_updated_at", "metadata", "config", "status", "values",
+    "interrupts",
 ]
 RunField = Literal[
-    "run_id",
-    "thread_id",
-    "assistant_id",
-    "created_at",
-    "updated_at",
-    "metadata",
-    "status",
-    "kwargs",
-    "multitask_strategy",
-    "langsmith_session_name",
+    "run_id", "thread_id", "assistant_id", "created_at", "updated_at", "metadata", "status", "kwargs",
+    "multitask_strategy", "langsmith_session_name",
 ]
-Limit = Annotated[int, Field(ge=1, le=1000)]
-Offset = Annotated[int, Field(ge=0, le=2**63 - 1)]
-SAFE_INTEGER = 2**63 - 1
-
+CronField = Literal[
+    "cron_id", "assistant_id", "thread_id", "user_id", "end_time", "schedule", "timezone", "payload",
+    "next_run_date", "metadata", "on_run_completed", "enabled", "created_at", "updated_at",
+]
+CronSort = Literal[
+    "cron_id", "assistant_id", "thread_id", "next_run_date", "end_time", "created_at", "updated_at",
+]
 # Set by the server alone; removed from what clients send (api: reserved keys).
-RESERVED_CONFIGURABLE = frozenset(
-    {
-        "langgraph_auth_user",
-        "langgraph_auth_user_id",
-        "langgraph_auth_permissions",
-        "langgraph_request_id",
-        "__langsmith_project__",
-        "__langsmith_example_id__",
-        "__request_start_time_ms__",
-        "__after_seconds__",
-        "__otel_traceparent__",
-        "__otel_tracestate__",
-        "__dd_trace_headers__",
-        "__pregel_node_finished",
-        "__context_provided__",
-    }
-)
+RESERVED_CONFIGURABLE = frozenset({
+    "langgraph_auth_user", "langgraph_auth_user_id", "langgraph_auth_permissions", "langgraph_request_id",
+    "__langsmith_project__", "__langsmith_example_id__", "__request_start_time_ms__", "__after_seconds__",
+    "__otel_traceparent__", "__otel_tracestate__", "__dd_trace_headers__", "__pregel_node_finished",
+    "__context_provided__",
+})
 RESERVED_METADATA = frozenset({"thread_id", "assistant_id", "run_id", "cron_id", "counters_since_delta_snapshot"})
+# fmt: on
+SAFE_INTEGER = 2**63 - 1
+Limit = Annotated[int, Field(ge=1, le=1000)]
+Offset = Annotated[int, Field(ge=0, le=SAFE_INTEGER)]
 
 
 class Body(BaseModel):
@@ -414,24 +395,6 @@ class RunsCancel(Body):
     run_ids: list[str] | None = None
 
 
-CronField = Literal[
-    "cron_id",
-    "assistant_id",
-    "thread_id",
-    "user_id",
-    "end_time",
-    "schedule",
-    "timezone",
-    "payload",
-    "next_run_date",
-    "metadata",
-    "on_run_completed",
-    "enabled",
-    "created_at",
-    "updated_at",
-]
-
-
 class CronCreate(RunCreate):
     """A run that is made again and again, by a schedule."""
 
@@ -466,9 +429,7 @@ class CronCountRequest(Body):
 class CronSearch(CronCountRequest):
     limit: Limit = 10
     offset: Offset = 0
-    sort_by: Literal[
-        "cron_id", "assistant_id", "thread_id", "next_run_date", "end_time", "created_at", "updated_at"
-    ] = "created_at"
+    sort_by: CronSort = "created_at"
     sort_order: SortOrder = "desc"
     select: list[CronField] | None = None
 
@@ -523,10 +484,6 @@ class ApiError(Exception):
 
 class BadRequest(ApiError):
     status = 400
-
-
-class Forbidden(ApiError):
-    status = 403
 
 
 class NotFound(ApiError):
@@ -1217,6 +1174,29 @@ class Page(NamedTuple):
     more: bool
 
 
+class Table:
+    """A table, or several that belong together, on a connection within a transaction."""
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        self.conn = conn
+
+    def _exists(self, query: str, *parameters: Any) -> bool:
+        return self.conn.execute(query, parameters).fetchone() is not None
+
+    def _page(
+        self, query: str, where: Where, order: str, body: AssistantSearchRequest | ThreadSearchRequest | CronSearch
+    ) -> Page:
+        """The rows of one page; one row more than asked for tells whether others follow."""
+        rows = self.conn.execute(
+            f"{query} WHERE {where} ORDER BY {order} {body.sort_order}, rowid {body.sort_order} LIMIT ? OFFSET ?",
+            (*where.parameters, body.limit + 1, body.offset),
+        ).fetchall()
+        return Page(rows[: body.limit], len(rows) > body.limit)
+
+    def _count(self, table: str, where: Where) -> int:
+        return int(self.conn.execute(f"SELECT count(*) FROM {table} WHERE {where}", where.parameters).fetchone()[0])
+
+
 class Where:
     """The conditions of a query: SQL with its parameters, joined by AND."""
 
@@ -1255,11 +1235,8 @@ class Assistant:
         return vars(self).copy()
 
 
-class Assistants:
+class Assistants(Table):
     """The assistants and all their versions; the newest patch has the highest version number."""
-
-    def __init__(self, conn: sqlite3.Connection) -> None:
-        self.conn = conn
 
     def get(self, assistant_id: str) -> Assistant | None:
         row = self.conn.execute("SELECT * FROM assistants WHERE assistant_id = ?", (assistant_id,)).fetchone()
@@ -1312,19 +1289,12 @@ class Assistants:
         return self.conn.execute("DELETE FROM assistants WHERE assistant_id = ?", (assistant_id,)).rowcount > 0
 
     def search(self, body: AssistantSearchRequest) -> Page:
-        where = self._where(body)
         by = "casefold(name)" if body.sort_by == "name" else body.sort_by
-        order = f"{by} {body.sort_order}, rowid {body.sort_order}"
-        rows = self.conn.execute(
-            f"SELECT * FROM assistants WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?",
-            (*where.parameters, body.limit + 1, body.offset),
-        ).fetchall()
-        return Page([self._row(row) for row in rows[: body.limit]], len(rows) > body.limit)
+        rows, more = self._page("SELECT * FROM assistants", self._where(body), by, body)
+        return Page([self._row(row) for row in rows], more)
 
     def count(self, body: AssistantCountRequest) -> int:
-        where = self._where(body)
-        query = f"SELECT count(*) FROM assistants WHERE {where}"
-        return int(self.conn.execute(query, where.parameters).fetchone()[0])
+        return self._count("assistants", self._where(body))
 
     def all_made_by_system(self) -> dict[str, Assistant]:
         rows = self.conn.execute("SELECT * FROM assistants WHERE metadata ->> 'created_by' = 'system'")
@@ -1395,11 +1365,8 @@ _THREAD = (
 )
 
 
-class Threads:
+class Threads(Table):
     """The threads. A thread is busy while it has a pending or running run: derived, never stored."""
-
-    def __init__(self, conn: sqlite3.Connection) -> None:
-        self.conn = conn
 
     def get(self, thread_id: str) -> Thread | None:
         row = self.conn.execute(f"{_THREAD} WHERE thread_id = ?", (thread_id,)).fetchone()
@@ -1479,15 +1446,11 @@ class Threads:
         if ids is not None:
             where.add(f"thread_id IN ({', '.join('?' * len(ids))})", *ids)
         by = _THREAD_STATUS if body.sort_by == "status" else body.sort_by
-        rows = self.conn.execute(
-            f"{_THREAD} WHERE {where} ORDER BY {by} {body.sort_order}, rowid {body.sort_order} LIMIT ? OFFSET ?",
-            (*where.parameters, body.limit + 1, body.offset),
-        ).fetchall()
-        return Page([self._row(row) for row in rows[: body.limit]], len(rows) > body.limit)
+        rows, more = self._page(_THREAD, where, by, body)
+        return Page([self._row(row) for row in rows], more)
 
     def count(self, body: ThreadCountRequest) -> int:
-        where = self._where(body)
-        return int(self.conn.execute(f"SELECT count(*) FROM threads WHERE {where}", where.parameters).fetchone()[0])
+        return self._count("threads", self._where(body))
 
     def _where(self, body: ThreadCountRequest) -> Where:
         where = Where()
@@ -1556,11 +1519,8 @@ class Run:
         }
 
 
-class Runs:
+class Runs(Table):
     """The runs. Live ones are pending or running; at most one per thread is running."""
-
-    def __init__(self, conn: sqlite3.Connection) -> None:
-        self.conn = conn
 
     def get(self, thread_id: str, run_id: str) -> Run | None:
         query = "SELECT * FROM runs WHERE run_id = ? AND thread_id = ?"
@@ -1725,11 +1685,8 @@ class Event(NamedTuple):
     data: bytes
 
 
-class Events:
+class Events(Table):
     """The events of resumable runs, kept for clients that come back."""
-
-    def __init__(self, conn: sqlite3.Connection) -> None:
-        self.conn = conn
 
     def append(self, thread_id: str, run_id: str, events: Iterable[Event]) -> None:
         self.conn.executemany(
@@ -1800,11 +1757,8 @@ def next_run_date(schedule: str, timezone: str | None) -> str:
         ) from None
 
 
-class Crons:
+class Crons(Table):
     """The crons. `next_run_date` is always set; those enabled fire then."""
-
-    def __init__(self, conn: sqlite3.Connection) -> None:
-        self.conn = conn
 
     def get(self, cron_id: str) -> Cron | None:
         row = self.conn.execute("SELECT * FROM crons WHERE cron_id = ?", (cron_id,)).fetchone()
@@ -1829,17 +1783,11 @@ class Crons:
         return [self._row(row) for row in rows]
 
     def search(self, body: CronSearch) -> Page:
-        where = self._where(body)
-        rows = self.conn.execute(
-            f"SELECT * FROM crons WHERE {where} ORDER BY {body.sort_by} {body.sort_order}, rowid {body.sort_order} "
-            "LIMIT ? OFFSET ?",
-            (*where.parameters, body.limit + 1, body.offset),
-        ).fetchall()
-        return Page([self._row(row) for row in rows[: body.limit]], len(rows) > body.limit)
+        rows, more = self._page("SELECT * FROM crons", self._where(body), body.sort_by, body)
+        return Page([self._row(row) for row in rows], more)
 
     def count(self, body: CronCountRequest) -> int:
-        where = self._where(body)
-        return int(self.conn.execute(f"SELECT count(*) FROM crons WHERE {where}", where.parameters).fetchone()[0])
+        return self._count("crons", self._where(body))
 
     def _where(self, body: CronCountRequest) -> Where:
         where = Where()
@@ -1857,11 +1805,8 @@ class Crons:
         return Cron(**{**values, "enabled": bool(values["enabled"])})
 
 
-class Webhooks:
+class Webhooks(Table):
     """Webhooks that are due. A row goes when its POST was answered, or given up."""
-
-    def __init__(self, conn: sqlite3.Connection) -> None:
-        self.conn = conn
 
     def insert(self, url: str, payload: bytes) -> None:
         self.conn.execute("INSERT INTO webhooks (url, payload) VALUES (?, ?)", (url, payload))
@@ -1902,11 +1847,8 @@ def _matches_field(value: Any, wanted: Any) -> bool:
     return True
 
 
-class Items:
+class Items(Table):
     """The store's items, in LangGraph's own table: `prefix` is the namespace, joined with dots."""
-
-    def __init__(self, conn: sqlite3.Connection) -> None:
-        self.conn = conn
 
     def get(self, namespace: Sequence[str], key: str) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self.conn.execute(
@@ -3353,32 +3295,15 @@ def _new_run(
 ) -> Run:
     body = new.body
     given = {**config.get("configurable", {}), **context}
-    thread_config, thread_metadata = (thread.config, thread.metadata) if thread else ({}, {})
-    server = {
-        "run_id": new.run_id,
-        "thread_id": thread_id,
-        "graph_id": assistant.graph_id,
-        "assistant_id": assistant.assistant_id,
-    }
-    configurable = {
-        "user_id": "",
-        **assistant.config.get("configurable", {}),
-        **thread_config.get("configurable", {}),
-        **given,
-        **new.place(),
-        **server,
-    }
     metadata = {
         **assistant.metadata,
-        **thread_metadata,
+        **(thread.metadata if thread else {}),
         **config.get("metadata", {}),
         **new.metadata(),
         "assistant_id": assistant.assistant_id,
     }
-    if new.cron_id:
-        configurable["cron_id"] = new.cron_id
-    if body.strict_resume:
-        configurable["__pregel_strict_resume"] = True
+    configurable = _configurable(new, thread_id, assistant, thread, given)
+    from_cron = {"cron_id": new.cron_id} if new.cron_id and not context else {}
     at = datetime.datetime.now(datetime.UTC)
     return Run(
         run_id=new.run_id,
@@ -3390,27 +3315,52 @@ def _new_run(
         status="pending",
         metadata=metadata,
         kwargs={
-            "input": body.input,
-            "command": _given_command(body),
+            **_run_options(new),
             "config": {**assistant.config, **config, "configurable": configurable, "metadata": metadata},
-            "context": {
-                **assistant.context,
-                **given,
-                **({"cron_id": new.cron_id} if new.cron_id and not context else {}),
-            },
-            "stream_mode": body.stream_modes(),
-            "interrupt_before": body.interrupt_before,
-            "interrupt_after": body.interrupt_after,
-            "webhook": body.webhook,
-            "feedback_keys": body.feedback_keys,
-            "temporary": new.thread_id is None and body.on_completion != "keep",
-            "subgraphs": bool(body.stream_subgraphs),
-            "resumable": bool(body.stream_resumable),
-            "checkpoint_during": True if body.checkpoint_during is None else body.checkpoint_during,
-            "durability": body.durability or ("exit" if body.checkpoint_during is False else "async"),
+            "context": {**assistant.context, **given, **from_cron},
         },
         multitask_strategy=body.multitask_strategy or "enqueue",
     )
+
+
+def _configurable(
+    new: NewRun, thread_id: str, assistant: Assistant, thread: Thread | None, given: JsonObject
+) -> JsonObject:
+    """The configurable of a run: assistant's, thread's, the client's, and what only the server knows."""
+    configurable = {
+        "user_id": "",
+        **assistant.config.get("configurable", {}),
+        **(thread.config.get("configurable", {}) if thread else {}),
+        **given,
+        **new.place(),
+        "run_id": new.run_id,
+        "thread_id": thread_id,
+        "graph_id": assistant.graph_id,
+        "assistant_id": assistant.assistant_id,
+    }
+    if new.cron_id:
+        configurable["cron_id"] = new.cron_id
+    if new.body.strict_resume:
+        configurable["__pregel_strict_resume"] = True
+    return configurable
+
+
+def _run_options(new: NewRun) -> JsonObject:
+    body = new.body
+    return {
+        "input": body.input,
+        "command": _given_command(body),
+        "stream_mode": body.stream_modes(),
+        "interrupt_before": body.interrupt_before,
+        "interrupt_after": body.interrupt_after,
+        "webhook": body.webhook,
+        "feedback_keys": body.feedback_keys,
+        "temporary": new.thread_id is None and body.on_completion != "keep",
+        "subgraphs": bool(body.stream_subgraphs),
+        "resumable": bool(body.stream_resumable),
+        "checkpoint_during": True if body.checkpoint_during is None else body.checkpoint_during,
+        "durability": body.durability or ("exit" if body.checkpoint_during is False else "async"),
+    }
 
 
 def _given_command(body: RunCreate) -> JsonObject | None:
@@ -5456,83 +5406,49 @@ NOT_SERVED = [
 ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 # What operations give, for the OpenAPI document: field names with their types, "?" for nullable.
+# fmt: off
 RESPONSES: dict[str, dict[str, str]] = {
     "Assistant": {
-        "assistant_id": "uuid",
-        "graph_id": "string",
-        "name": "string",
-        "description": "string?",
-        "config": "object",
-        "context": "object",
-        "metadata": "object",
-        "version": "integer",
+        "assistant_id": "uuid", "graph_id": "string", "name": "string", "description": "string?",
+        "config": "object", "context": "object", "metadata": "object", "version": "integer",
         "created_at": "date-time",
     },
     "Thread": {"thread_id": "uuid", "created_at": "date-time", "updated_at": "date-time", "metadata": "object"},
     "Run": {
-        "run_id": "uuid",
-        "thread_id": "uuid",
-        "assistant_id": "uuid",
-        "created_at": "date-time",
-        "updated_at": "date-time",
-        "metadata": "object",
-        "status": "string",
-        "kwargs": "object",
+        "run_id": "uuid", "thread_id": "uuid", "assistant_id": "uuid", "created_at": "date-time",
+        "updated_at": "date-time", "metadata": "object", "status": "string", "kwargs": "object",
         "multitask_strategy": "string",
     },
     "Cron": {
-        "cron_id": "uuid",
-        "assistant_id": "uuid",
-        "thread_id": "string?",
-        "schedule": "string",
-        "timezone": "string?",
-        "end_time": "string?",
-        "payload": "object",
-        "next_run_date": "date-time",
-        "metadata": "object",
-        "on_run_completed": "string?",
-        "enabled": "boolean",
-        "created_at": "date-time",
+        "cron_id": "uuid", "assistant_id": "uuid", "thread_id": "string?", "schedule": "string",
+        "timezone": "string?", "end_time": "string?", "payload": "object", "next_run_date": "date-time",
+        "metadata": "object", "on_run_completed": "string?", "enabled": "boolean", "created_at": "date-time",
         "updated_at": "date-time",
     },
     "ThreadState": {
-        "values": "any",
-        "next": "[string]",
-        "tasks": "[object]",
-        "metadata": "object?",
-        "created_at": "string?",
-        "checkpoint": "object?",
-        "parent_checkpoint": "object?",
-        "interrupts": "[Interrupt]",
+        "values": "any", "next": "[string]", "tasks": "[object]", "metadata": "object?", "created_at": "string?",
+        "checkpoint": "object?", "parent_checkpoint": "object?", "interrupts": "[Interrupt]",
     },
     "ThreadStateUpdateResponse": {"checkpoint": "object", "configurable": "object", "checkpoint_id": "string"},
     "ThreadStorage": {
-        "thread_id": "uuid",
-        "total_bytes": "integer",
-        "checkpoints": "object",
-        "channel_values": "object",
+        "thread_id": "uuid", "total_bytes": "integer", "checkpoints": "object", "channel_values": "object",
         "pending_writes": "object",
     },
     "ThreadPruneResponse": {"pruned_count": "integer"},
     "GraphSchemaNoId": {
-        "input_schema": "object?",
-        "output_schema": "object?",
-        "state_schema": "object?",
-        "config_schema": "object?",
-        "context_schema": "object?",
+        "input_schema": "object?", "output_schema": "object?", "state_schema": "object?",
+        "config_schema": "object?", "context_schema": "object?",
     },
     "Interrupt": {"id": "string", "value": "any"},
     "Item": {
-        "namespace": "[string]",
-        "key": "string",
-        "value": "object",
-        "created_at": "date-time",
+        "namespace": "[string]", "key": "string", "value": "object", "created_at": "date-time",
         "updated_at": "date-time",
     },
     "SearchItemsResponse": {"items": "[Item]"},
     "ListNamespaceResponse": {"namespaces": "[any]"},
     "ErrorResponse": {"detail": "string"},
 }
+# fmt: on
 RESPONSES["GraphSchema"] = {"graph_id": "string", **RESPONSES["GraphSchemaNoId"]}
 
 
