@@ -1566,7 +1566,7 @@ class Runs(Table):
         query = (
             "SELECT 1 FROM runs WHERE thread_id = ? AND status IN ('pending', 'running') AND status = 'pending' LIMIT 1"
         )
-        return self.conn.execute(query, (thread_id,)).fetchone() is not None
+        return self._exists(query, thread_id)
 
     def set_status(self, run_id: str, status: str) -> None:
         self.conn.execute("UPDATE runs SET status = ?, updated_at = ? WHERE run_id = ?", (status, now(), run_id))
@@ -1574,9 +1574,12 @@ class Runs(Table):
     def request_cancel(self, run_id: str, action: str, reason: str) -> None:
         self.conn.execute("UPDATE runs SET cancel = ?, reason = ? WHERE run_id = ?", (action, reason, run_id))
 
+    def is_live(self, run_id: str) -> bool:
+        return self._exists("SELECT 1 FROM runs WHERE run_id = ? AND status IN ('pending', 'running')", run_id)
+
     def is_running(self, run_id: str) -> bool:
         query = "SELECT 1 FROM runs WHERE run_id = ? AND status = 'running' AND cancel IS NOT 'rollback'"
-        return self.conn.execute(query, (run_id,)).fetchone() is not None
+        return self._exists(query, run_id)
 
     def release(self) -> list[Run]:
         """Put running runs back to pending; gives those that were to be cancelled, to be ended instead."""
@@ -3435,6 +3438,9 @@ def recover_runs(conn: sqlite3.Connection) -> list[str]:
     return Runs(conn).waiting_threads()
 
 
+NODE_THREADS = "devserver-node"
+
+
 class RunLoop:
     """The event loop, on a thread of its own, that executes all graphs.
 
@@ -3449,19 +3455,20 @@ class RunLoop:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="devserver-runs", daemon=True)
         self._watchdog = threading.Thread(target=self._watch, name="devserver-watchdog", daemon=True)
+        self._nodes = concurrent.futures.ThreadPoolExecutor(self.WORKERS, thread_name_prefix=NODE_THREADS)
         self._stopped = threading.Event()
         self._beat = time.monotonic()
 
     def start(self) -> None:
-        executor = concurrent.futures.ThreadPoolExecutor(self.WORKERS, thread_name_prefix="devserver-node")
-        self.loop.set_default_executor(executor)
+        self.loop.set_default_executor(self._nodes)
         self._thread.start()
         self._watchdog.start()
 
     def stop(self) -> None:
         self._stopped.set()
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(timeout=5)
+        self._thread.join(timeout=1)
+        self._nodes.shutdown(wait=False, cancel_futures=True)
 
     def spawn(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
@@ -3533,7 +3540,7 @@ class Runner:
         self._controls: dict[str, RunControl] = {}
         self._crons_changed = asyncio.Event()
         self._background: set[asyncio.Future[None]] = set()
-        self._stopping = False
+        self.stopping = False
 
     # -- called from the HTTP loop --
 
@@ -3548,7 +3555,7 @@ class Runner:
 
     async def stop(self) -> None:
         """Give runs a moment to reach the end of a superstep; the rest starts again with the server."""
-        self._stopping = True
+        self.stopping = True
         with contextlib.suppress(TimeoutError):  # a node that blocks the run loop keeps nobody waiting
             async with asyncio.timeout(self.GRACE_SECONDS + 2):
                 await self.loop.run(self._drain())
@@ -3565,7 +3572,7 @@ class Runner:
 
     async def make(self, new: NewRun) -> Created:
         """Make a run, and start it in the same transaction if it need not wait; `begin` has to follow."""
-        new.start = not self._stopping and len(self._tasks) < self.max_concurrency
+        new.start = not self.stopping and len(self._tasks) < self.max_concurrency
         return await self.db.write(make_run, new)
 
     def begin(self, created: Created) -> None:
@@ -3618,7 +3625,7 @@ class Runner:
         """A thread has a new run: wake its worker, or make one."""
         worker = self._workers.get(thread_id)
         if worker is None:
-            if self._stopping:
+            if self.stopping:
                 return
             worker = self._workers[thread_id] = Worker()
             self._keep(self._work(thread_id, worker))
@@ -3634,7 +3641,7 @@ class Runner:
     async def _work(self, thread_id: str, worker: Worker) -> None:
         """Run a thread's runs, one after the other, until none is left."""
         try:
-            while not self._stopping:
+            while not self.stopping:
                 worker.noticed.clear()
                 async with self._slots:
                     claimed = await self._claim(thread_id, worker)
@@ -3666,7 +3673,7 @@ class Runner:
 
     async def _fire_crons(self) -> None:
         """Sleep until the next cron is due, and fire it."""
-        while not self._stopping:
+        while not self.stopping:
             self._crons_changed.clear()
             due = self.db.look(lambda conn: Crons(conn).next_due())
             if due is not None and due <= now():
@@ -3682,13 +3689,13 @@ class Runner:
     async def _run(self, run: Run) -> None:
         """Execute a claimed run and store how it ended."""
         begun = time.monotonic()
-        run_log, keeper = self.logs.of_run(run), EventKeeper(self, run)
+        run_log, keeper = self.logs.of_run(run), EventKeeper(self.db, run)
         self._controls[run.run_id] = RunControl()
         task = self._tasks[run.run_id] = asyncio.ensure_future(self._execute(run, run_log, keeper))
         try:
             outcome = await task
         except asyncio.CancelledError:
-            outcome = Outcome("pending" if self._stopping else "interrupted")
+            outcome = Outcome("pending" if self.stopping else "interrupted")
         finally:
             del self._tasks[run.run_id], self._controls[run.run_id]
         if outcome.status == "pending":  # the server is stopping
@@ -3751,6 +3758,7 @@ class Runner:
             log.error("%s failed", run.graph_id, exc_info=error)
             run_log.error = to_json(value)
             tell("error", value)
+            RUN_SCOPE.set(None)
             return Outcome("error", value, await self._rest_after_cancel(run))
 
     async def _call_graph(self, run: Run, tell: Callable[[str, Any], None]) -> Outcome:
@@ -3771,6 +3779,7 @@ class Runner:
         async with self.graphs.open(run.graph_id, config, "threads.create_run", kwargs["context"]) as graph:
             async for name, data in graph_events(graph, run, self._controls[run.run_id]):
                 tell(name, data)
+            RUN_SCOPE.set(None)
             if run.temporary and not kwargs["webhook"]:
                 return Outcome("success", shared=scope.rest())
             rest = Rest.of(await graph.aget_state(_thread_place(run.thread_id)))
@@ -3838,7 +3847,7 @@ class Runner:
                     problem = f"answered {answer.status_code}"
                 except (httpx.HTTPError, httpx.InvalidURL) as error:
                     problem = f"failed: {error or type(error).__name__}"
-                if self._stopping:
+                if self.stopping:
                     return
                 await asyncio.sleep(pause)
             else:
@@ -3848,36 +3857,37 @@ class Runner:
 
 
 class EventKeeper:
-    """Writes a resumable run's events to the database, in batches while the run goes on."""
+    """Writes a resumable run's events to the database while the run goes on, as fast as the file takes them."""
 
-    BATCH = 256
-
-    def __init__(self, runner: Runner, run: Run) -> None:
-        self._runner = runner
+    def __init__(self, db: Db, run: Run) -> None:
+        self._db = db
         self._run = run
         self._unwritten: list[Event] = []
-        self._kept = {"messages" if mode == "messages-tuple" else mode for mode in run.kwargs["stream_mode"]}
-        self._kept |= {"metadata", "error"}
+        self._writing: asyncio.Task[None] | None = None
+        modes = {"messages" if mode == "messages-tuple" else mode for mode in run.kwargs["stream_mode"]}
+        self._kept = modes | {"metadata", "error"} if run.kwargs["resumable"] else set()
 
     async def restore(self, run_log: RunLog) -> None:
         """On a later attempt, what earlier ones sent is in the log as well."""
-        if self._run.kwargs["resumable"] and self._run.attempt > 1:
-            for event in await self._runner.db.read(lambda conn: Events(conn).of_run(self._run.run_id)):
+        if self._kept and self._run.attempt > 1:
+            for event in await self._db.read(lambda conn: Events(conn).of_run(self._run.run_id)):
                 run_log.append(event)
 
     def add(self, event: Event) -> None:
-        if not self._run.kwargs["resumable"]:
-            return
         if event.name.partition("|")[0].partition("/")[0] in self._kept:
             self._unwritten.append(event)
-        if len(self._unwritten) >= self.BATCH:
-            batch, run = self.rest(), self._run
-            self._runner._keep(
-                self._runner.db.write(lambda conn: Events(conn).append(run.thread_id, run.run_id, batch))
-            )
+            if self._writing is None or self._writing.done():
+                self._writing = asyncio.ensure_future(self._write())
+
+    async def _write(self) -> None:
+        while batch := self.rest():
+            await self._db.write(lambda conn, batch=batch: self._append(conn, batch))
+
+    def _append(self, conn: sqlite3.Connection, events: list[Event]) -> None:
+        Events(conn).append(self._run.thread_id, self._run.run_id, events)
 
     def rest(self) -> list[Event]:
-        """What is not written yet, for the transaction that ends the run."""
+        """What is not on its way to the database yet; the transaction that ends the run takes it along."""
         rest, self._unwritten = self._unwritten, []
         return rest
 
@@ -4274,8 +4284,6 @@ async def create_thread(server: Server, request: Request) -> Response:
     body = await parse(request, ThreadCreate)
     thread_id = to_uuid(body.thread_id, "thread") if body.thread_id else new_id()
     metadata = without_reserved(body.metadata, RESERVED_METADATA)
-    if assistant_id := body.metadata.get("assistant_id"):
-        metadata["assistant_id"] = assistant_id
 
     def create(conn: sqlite3.Connection) -> tuple[Thread, bool]:
         old = Threads(conn).get(thread_id)
@@ -4791,15 +4799,29 @@ async def start_wait(server: Server, new: NewRun) -> Response:
     return wait_reply(server, created.run, run_log, new.body.on_disconnect == "cancel")
 
 
+class Unfinished(Exception):
+    """The server stops before the run that a client waits for has ended: there is no answer to give."""
+
+
+class CutResponse(StreamingResponse):
+    """A stream that may break off, so that its client can't take it for whole and asks again."""
+
+    async def stream_response(self, send: asgi.Send) -> None:
+        with contextlib.suppress(Unfinished):
+            await super().stream_response(send)
+
+
 def wait_reply(server: Server, run: Run, run_log: RunLog, cancel: bool) -> Response:
     """A body of white space while the run goes on, then its result."""
 
     async def parts() -> AsyncIterator[bytes]:
         async for _ in run_log.wait_closed():
             yield b"\n"
+        if server.runner.stopping and server.db.look(lambda conn: Runs(conn).is_live(run.run_id)):
+            raise Unfinished
         yield await run_result(server, run, run_log)
 
-    return StreamingResponse(
+    return CutResponse(
         guarded(server, run, parts(), cancel, "run stream"),
         headers={"content-type": "application/json", **run_headers(run, "join")},
     )
@@ -5775,20 +5797,20 @@ async def reload_on_change(server: Server) -> None:
     import watchfiles
 
     while True:
-        folders = server.graphs.folders()
+        folders, modules = server.graphs.folders(), len(sys.modules)
         watcher = watchfiles.awatch(
             *folders,
             watch_filter=_is_source,
             recursive=False,
             step=50,
             debounce=200,
-            rust_timeout=1000,
+            rust_timeout=2000,
             yield_on_timeout=True,
         )
         async for changes in watcher:
             if changes:
                 await reload(server, sorted({os.path.relpath(path) for _, path in changes}))
-            if server.graphs.folders() != folders:
+            if changes or len(sys.modules) != modules:  # there may be new folders to watch
                 break
 
 
@@ -5918,6 +5940,7 @@ def _http_server(config: uvicorn.Config, server: Server) -> uvicorn.Server:
             while not stopping.done() and not self.force_exit:
                 await asyncio.wait([stopping], timeout=0.05)
             await super().shutdown(sockets)
+            self._captured_signals.clear()  # this was a good end, not one by a signal
 
     return HttpServer(config)
 
@@ -5950,6 +5973,10 @@ def up(verbose: bool, no_reload: bool, **options: Any) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    if any(thread.name.startswith(NODE_THREADS) and thread.is_alive() for thread in threading.enumerate()):
+        time.sleep(0.2)
+        if any(thread.name.startswith(NODE_THREADS) and thread.is_alive() for thread in threading.enumerate()):
+            os._exit(0)  # a node that still blocks its thread keeps nobody waiting
 
 
 if __name__ == "__main__":
