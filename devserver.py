@@ -15,8 +15,9 @@ Contents
      9  Events          a run's event log, those who follow it, server-sent events
     10  Runner          create, claim, execute, finish; cancel, recover, webhooks
     11  HTTP            a handler per operation
-    12  App             routes, OpenAPI, security, middleware
-    13  CLI             devserver up
+    12  Protocols       the event streaming protocol, over HTTP and WebSocket
+    13  App             routes, OpenAPI, security, middleware
+    14  CLI             devserver up, devserver cron
 
 A section uses only earlier ones.
 
@@ -106,7 +107,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 if typing.TYPE_CHECKING:
     import uvicorn
@@ -432,6 +434,23 @@ class CronSearch(CronCountRequest):
     sort_by: CronSort = "created_at"
     sort_order: SortOrder = "desc"
     select: list[CronField] | None = None
+
+
+class ProtocolCommand(Body):
+    """A command of the event streaming protocol."""
+
+    id: int
+    method: str
+    params: JsonObject = Field(default_factory=dict)
+
+
+class ProtocolEventStreamRequest(Body):
+    """Which events of a thread to stream: channels, namespaces they are in, levels below those."""
+
+    channels: list[str]
+    namespaces: list[list[str]] | None = None
+    depth: Annotated[int, Field(ge=0)] | None = None
+    since: Annotated[int, Field(ge=0)] | None = None
 
 
 class StorePutRequest(Body):
@@ -3002,6 +3021,25 @@ class Logs:
             told.append(event)
 
 
+PROTOCOL = "protocol/"  # begins the names of events that are in the event streaming protocol's own form
+PROTOCOL_MODES = ["values", "updates", "messages", "tools", "lifecycle", "custom", "tasks", "checkpoints"]
+
+
+def is_protocol_run(run: Run) -> bool:
+    """Whether the run was started by a command of the event streaming protocol."""
+    return bool(run.kwargs["config"]["configurable"].get("__event_streaming_v2"))
+
+
+def classic_event(event: Event) -> Event | None:
+    """An event as it shows in a run's ordinary stream."""
+    if not event.name.startswith(PROTOCOL):
+        return event
+    method, params = event.name.removeprefix(PROTOCOL), from_json(event.data)
+    if method not in ("values", "updates", "custom", "tasks", "checkpoints"):
+        return None
+    return Event(event.id, "|".join((method, *params["namespace"])), to_json(params["data"]))
+
+
 def sse_frame(event: Event, with_id: bool) -> bytes:
     """One server-sent event. JSON has no line ends of its own, and names lose theirs."""
     name = event.name.replace("\r", " ").replace("\n", " ").encode("utf-8", "replace")
@@ -3102,6 +3140,125 @@ def _stream_options(run: Run, control: RunControl) -> JsonObject:
     }
 
 
+async def protocol_events(graph: Graph, run: Run, control: RunControl) -> AsyncIterator[tuple[str, JsonObject]]:
+    """Run the graph: what it emits as (method, params) of the event streaming protocol, which LangGraph
+    itself makes. A root checkpoint comes before the values that it holds, as clients expect."""
+    from langgraph.stream import CheckpointsTransformer, CustomTransformer, StreamTransformer, UpdatesTransformer
+
+    tasks: deque[Any] = deque()
+
+    class TasksTap(StreamTransformer):
+        """Keeps the tasks events, which LangGraph's own transformers swallow."""
+
+        required_stream_modes = ("tasks",)
+
+        def init(self) -> JsonObject:
+            return {}
+
+        def process(self, event: Any) -> bool:
+            if event["method"] == "tasks" and not self.scope:
+                tasks.append(event)
+            return True
+
+    own = [CheckpointsTransformer, CustomTransformer, UpdatesTransformer]
+    options = _stream_options(run, control)
+    del options["stream_mode"], options["subgraphs"]
+    calls: Any = graph
+    stream = await calls.astream_events(
+        _graph_input(run),
+        run.config(),
+        version="v3",
+        context=_known_context(graph, run.kwargs["context"]),
+        transformers=[each for each in own if each not in graph.stream_transformers] + [TasksTap],
+        **options,
+    )
+    converter, held = ProtocolConverter(run), None
+    async for event in stream:
+        while tasks:
+            yield converter.convert(tasks.popleft())[0]
+        for method, params in converter.convert(event):
+            is_root = params["namespace"] == []
+            if is_root and held and method in ("values", "checkpoints"):
+                if method == "checkpoints":
+                    yield method, params
+                    method, params, held = *held, None
+                else:
+                    held, (method, params) = (method, params), held
+            elif is_root and method == "values":
+                held = (method, params)
+                continue
+            yield method, params
+    if held:
+        yield held
+
+
+class ProtocolConverter:
+    """Turns what LangGraph emits in its protocol into what clients of the server expect."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._names: dict[tuple[str, ...], str] = {}
+
+    def convert(self, event: Any) -> list[tuple[str, JsonObject]]:
+        method, params = event["method"], dict(event["params"])
+        data, interrupts = params["data"], params.pop("interrupts", ())
+        if method == "values":
+            params["data"] = reduced(data)
+            asked = [self._asked(interrupt, params) for interrupt in interrupts]
+            return [*asked, (method, params)]
+        if method == "lifecycle":
+            return [(method, self._lifecycle(params))]
+        if method == "messages":
+            payload = data[0] if isinstance(data, list | tuple) else data
+            return [(method, {**params, "data": payload})] if isinstance(payload, dict) else []
+        if method == "checkpoints":
+            return [(method, {**params, "data": _checkpoint_head(data)})]
+        if method.startswith("custom:"):
+            return [("custom", {**params, "data": {"name": method.removeprefix("custom:"), "payload": data}})]
+        return [(method, params)]
+
+    def _asked(self, interrupt: Any, params: JsonObject) -> tuple[str, JsonObject]:
+        data = {"interrupt_id": interrupt.id, "payload": interrupt.value, "value": interrupt.value}
+        event_id = f"synth:{self._run.run_id}:input||{interrupt.id}"
+        return "input.requested", {**params, "data": data, "event_id": event_id}
+
+    def _lifecycle(self, params: JsonObject) -> JsonObject:
+        data = params["data"]
+        namespace = tuple(data["namespace"])
+        if data["event"] == "started":
+            self._names[namespace] = data.get("graph_name", "")
+            return {**params, "namespace": list(namespace)}
+        shown = {key: value for key, value in data.items() if key != "namespace"}
+        shown["graph_name"] = self._names.get(namespace, "")
+        event_id = f"synth:{self._run.run_id}:lc|{chr(0).join(namespace)}|{data['event']}"
+        return {**params, "namespace": list(namespace), "data": shown, "event_id": event_id}
+
+
+def _checkpoint_head(payload: JsonObject) -> JsonObject:
+    """Where a checkpoint stands; the state itself comes as values."""
+    head = {"id": (checkpoint_value(payload.get("config")) or {}).get("checkpoint_id")}
+    if parent := checkpoint_value(payload.get("parent_config")):
+        head["parent_id"] = parent["checkpoint_id"]
+    metadata = payload.get("metadata") or {}
+    return {**head, "step": metadata.get("step"), "source": metadata.get("source")}
+
+
+_REDUCED_MESSAGES = ("human", "ai", "system", "tool", "function", "remove", "chat")
+
+
+def reduced(value: Any) -> Any:
+    """State with its messages as the event streaming protocol shows them: without empty fields."""
+    if isinstance(value, BaseMessage):
+        value = value.model_dump()
+    if isinstance(value, dict):
+        if value.get("type") in _REDUCED_MESSAGES and "content" in value:
+            return {k: v for k, v in value.items() if k in ("content", "artifact") or v not in (None, {}, [])}
+        return {key: reduced(member) for key, member in value.items() if key != "__interrupt__"}
+    if isinstance(value, list | tuple) and not hasattr(value, "_asdict"):
+        return [reduced(member) for member in value]
+    return value
+
+
 async def _graph_stream(graph: Graph, run: Run, control: RunControl) -> AsyncIterator[tuple[tuple[str, ...], str, Any]]:
     """(namespace, mode, chunk) of all the graph emits; mode `events` is langchain's astream_events."""
     config = cast(RunnableConfig, run.config())
@@ -3162,6 +3319,7 @@ class NewRun:
     shared: Mapping[str, frozenset[tuple[str, str]]]  # (scope, state key) of each graph's shared values
     start: bool = True  # at once, if nothing is in the way
     cron_id: str | None = None
+    protocol: bool = False  # started by a command of the event streaming protocol
     run_id: str = field(default_factory=new_id)
 
     def config(self) -> JsonObject:
@@ -3343,6 +3501,8 @@ def _configurable(
     }
     if new.cron_id:
         configurable["cron_id"] = new.cron_id
+    if new.protocol:
+        configurable["__event_streaming_v2"] = True
     if new.body.strict_resume:
         configurable["__pregel_strict_resume"] = True
     return configurable
@@ -3353,7 +3513,7 @@ def _run_options(new: NewRun) -> JsonObject:
     return {
         "input": body.input,
         "command": _given_command(body),
-        "stream_mode": body.stream_modes(),
+        "stream_mode": PROTOCOL_MODES if new.protocol else body.stream_modes(),
         "interrupt_before": body.interrupt_before,
         "interrupt_after": body.interrupt_after,
         "webhook": body.webhook,
@@ -3380,6 +3540,14 @@ class Outcome:
     error: JsonObject | None = None
     rest: Rest | None = None
     shared: Sequence[SharedPuts] = ()
+
+
+def _terminal(outcome: Outcome) -> str:
+    """How the event streaming protocol calls the end of a run."""
+    if outcome.status == "error":
+        return "failed"
+    waits = outcome.rest is not None and outcome.rest.status == "interrupted"
+    return "interrupted" if waits or outcome.status == "interrupted" else "completed"
 
 
 def finish_run(conn: sqlite3.Connection, run: Run, outcome: Outcome, webhook_error: JsonObject | None) -> Run | None:
@@ -3702,9 +3870,13 @@ class Runner:
             return
         if outcome.status == "interrupted":
             outcome = Outcome("interrupted", rest=await self._rest_after_cancel(run))
+        last = self._event(f"{PROTOCOL}lifecycle", self._lifecycle(run, _terminal(outcome), outcome.error))
+        keeper.add(last)
         ended = await self.db.write(self._finish, run, outcome, keeper.rest())
         if ended is not None:
             self._log(run, ended, outcome, time.monotonic() - begun)
+        run_log.append(last)
+        self.logs.tell_thread(run.thread_id, last)
         self.logs.tell_thread(run.thread_id, self._event("metadata", {"status": "run_done", "run_id": run.run_id}))
         self.logs.close_run(run.run_id)
         if run.kwargs["webhook"]:
@@ -3714,6 +3886,15 @@ class Runner:
     def _finish(conn: sqlite3.Connection, run: Run, outcome: Outcome, events: list[Event]) -> Run | None:
         Events(conn).append(run.thread_id, run.run_id, events)
         return finish_run(conn, run, outcome, outcome.error)
+
+    def _lifecycle(self, run: Run, event: str, error: JsonObject | None = None) -> JsonObject:
+        """The beginning or the end of a run's own graph, in the event streaming protocol."""
+        name = next((loaded.name for loaded in self.graphs.all() if loaded.spec.graph_id == run.graph_id), run.graph_id)
+        data = {"event": event, "graph_name": name}
+        if event == "failed" and error:
+            data["error"] = error["message"]
+        event_id, ms = f"synth:{run.run_id}:lc||{event}", time.time_ns() // 1_000_000
+        return {"event_id": event_id, "namespace": [], "timestamp": ms, "data": data}
 
     def _log(self, run: Run, ended: Run, outcome: Outcome, seconds: float) -> None:
         status = {"rollback": "rolled back", "interrupt": "interrupted"}.get(ended.cancel or "", outcome.status)
@@ -3746,6 +3927,7 @@ class Runner:
         try:
             await keeper.restore(run_log)
             tell("metadata", {"run_id": run.run_id, "attempt": run.attempt})
+            tell(f"{PROTOCOL}lifecycle", self._lifecycle(run, "running"))
             return await self._call_graph(run, tell)
         except GraphDrained:
             return Outcome("pending")
@@ -3777,8 +3959,13 @@ class Runner:
         if entry.shared:
             await asyncio.to_thread(scope.preload, entry.shared)
         async with self.graphs.open(run.graph_id, config, "threads.create_run", kwargs["context"]) as graph:
-            async for name, data in graph_events(graph, run, self._controls[run.run_id]):
-                tell(name, data)
+            control = self._controls[run.run_id]
+            if is_protocol_run(run):
+                async for method, params in protocol_events(graph, run, control):
+                    tell(PROTOCOL + method, params)
+            else:
+                async for name, data in graph_events(graph, run, control):
+                    tell(name, data)
             RUN_SCOPE.set(None)
             if run.temporary and not kwargs["webhook"]:
                 return Outcome("success", shared=scope.rest())
@@ -3865,7 +4052,7 @@ class EventKeeper:
         self._unwritten: list[Event] = []
         self._writing: asyncio.Task[None] | None = None
         modes = {"messages" if mode == "messages-tuple" else mode for mode in run.kwargs["stream_mode"]}
-        self._kept = modes | {"metadata", "error"} if run.kwargs["resumable"] else set()
+        self._kept = modes | {"metadata", "error", "protocol"} if run.kwargs["resumable"] else set()
 
     async def restore(self, run_log: RunLog) -> None:
         """On a later attempt, what earlier ones sent is in the log as well."""
@@ -4737,13 +4924,15 @@ async def run_frames(
     async for batch in server.runner.logs.of_run(run).follow(follower):
         if not batch:
             yield SSE_HEARTBEAT
-        frames = [
-            sse_frame(event, resumable)
-            for event in batch
-            if event.id > after and (not modes or matches_mode(event, modes))
-        ]
-        if frames:
+        if frames := run_frame_texts(batch, modes, after, resumable):
             yield b"".join(frames)
+
+
+def run_frame_texts(
+    events: Iterable[Event], modes: Sequence[str], after: tuple[int, int], with_id: bool
+) -> list[bytes]:
+    shown = (classic_event(event) for event in events if event.id > after)
+    return [sse_frame(event, with_id) for event in shown if event and (not modes or matches_mode(event, modes))]
 
 
 def event_stream(
@@ -4991,9 +5180,7 @@ async def kept_frames(server: Server, run: Run, after: tuple[int, int] | None, m
     if after is None or not run.kwargs["resumable"]:
         return b""
     events = await server.db.read(lambda conn: Events(conn).of_run(run.run_id))
-    return b"".join(
-        sse_frame(event, True) for event in events if event.id > after and (not modes or matches_mode(event, modes))
-    )
+    return b"".join(run_frame_texts(events, modes, after, True))
 
 
 async def join_thread_stream(server: Server, request: Request) -> Response:
@@ -5036,13 +5223,13 @@ async def thread_frames(
         return "run_modes" in modes or ("lifecycle" in modes and event.name == "metadata")
 
     try:
-        if frames := [sse_frame(event, True) for event in replay if wanted(event)]:
+        if frames := run_frame_texts(filter(wanted, replay), (), (0, -1), True):
             yield b"".join(frames)
         seen = replay[-1].id if replay else (0, -1)
         async for batch in joined.follow(follower):
             if not batch:
                 yield SSE_HEARTBEAT
-            if frames := [sse_frame(event, True) for event in batch if event.id > seen and wanted(event)]:
+            if frames := run_frame_texts(filter(wanted, batch), (), seen, True):
                 yield b"".join(frames)
     finally:
         server.runner.logs.leave_thread(thread_id, follower)
@@ -5307,7 +5494,413 @@ async def list_item_namespaces(server: Server, request: Request) -> Response:
 
 
 ########################################################################################################
-# 12  App
+# 12  Protocols
+########################################################################################################
+
+CHANNELS = ("values", "updates", "messages", "tools", "custom", "lifecycle", "input", "tasks", "checkpoints")
+COMMAND_FORM = "Protocol commands must include an integer id and string method."
+NO_ACTIVE_RUN = "No active run is bound to this thread."
+
+
+class CommandError(Exception):
+    """A command that can't be carried out: the protocol's code, and a message."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class EventFilter:
+    """Which events of a thread a client wants."""
+
+    def __init__(self, channels: Any, namespaces: Any = None, depth: Any = None) -> None:
+        if not isinstance(channels, list) or not channels:
+            raise ValueError("channels is required and must be a non-empty array")
+        if unknown := [str(name) for name in channels if not self._is_channel(name)]:
+            raise ValueError(
+                f"channels contains unsupported entries: {', '.join(unknown)}. Allowed: values, updates, messages, "
+                "tools, custom, lifecycle, input, tasks, or any `custom:<name>`."
+            )
+        self._channels = set(channels)
+        self._namespaces: list[list[str]] | None = namespaces
+        self._depth: int | None = depth
+
+    @staticmethod
+    def _is_channel(name: Any) -> bool:
+        return isinstance(name, str) and (name in CHANNELS or (name.startswith("custom:") and len(name) > 7))
+
+    def matches(self, method: str, params: JsonObject) -> bool:
+        channel = "input" if method.startswith("input.") else method
+        if channel not in self._channels:
+            data = params["data"]
+            named = channel == "custom" and isinstance(data, dict) and f"custom:{data.get('name')}" in self._channels
+            if not named:
+                return False
+        return self._namespaces is None or any(self._is_below(params["namespace"], n) for n in self._namespaces)
+
+    def _is_below(self, namespace: list[str], prefix: list[str]) -> bool:
+        """Segments are equal, or a segment without a task id equals the name before one."""
+        levels = len(namespace) - len(prefix)
+        if levels < 0 or (self._depth is not None and levels > self._depth):
+            return False
+        return all(
+            wanted == segment or (":" not in wanted and wanted == segment.partition(":")[0])
+            for wanted, segment in zip(prefix, namespace, strict=False)
+        )
+
+
+def protocol_form(event: Event) -> Iterator[tuple[str, JsonObject]]:
+    """An event of a run's log as (method, params) of the protocol: none, one or several."""
+    name, _, namespace = event.name.partition("|")
+    if event.name.startswith(PROTOCOL):
+        yield event.name.removeprefix(PROTOCOL), from_json(event.data)
+        return
+    if name not in ("values", "updates", "custom", "tasks", "checkpoints"):
+        return
+    data = from_json(event.data)
+    params = {"namespace": namespace.split("|") if namespace else [], "timestamp": event.id[0], "data": data}
+    if name == "updates" and isinstance(data, dict):
+        for node, update in data.items():
+            yield "updates", {**params, "data": update, "node": node}
+    elif name == "values":
+        for asked in data.get("__interrupt__", ()) if isinstance(data, dict) else ():
+            shown = {"interrupt_id": asked["id"], "payload": asked["value"], "value": asked["value"]}
+            yield "input.requested", {**params, "data": shown}
+        yield name, {**params, "data": reduced(data)}
+    else:
+        yield name, params
+
+
+def envelopes(event: Event) -> Iterator[JsonObject]:
+    """An event in the protocol's envelopes, without their place in the thread's sequence."""
+    for number, (method, params) in enumerate(protocol_form(event)):
+        suffix = f".{number}" if number else ""
+        event_id = params.pop("event_id", None) or f"{event.id[0]}-{event.id[1]}{suffix}"
+        yield {"type": "event", "event_id": event_id, "method": method, "params": params}
+
+
+async def protocol_tape(server: Server, thread_id: str) -> AsyncIterator[list[JsonObject]]:
+    """All events of a thread in their envelopes, numbered from 1: what is kept, then what comes. An empty
+    batch after each silent while."""
+    follower = Follower()
+    joined = server.runner.logs.follow_thread(thread_id, follower)
+    try:
+        kept = await kept_thread_events(server, thread_id, "-")
+        seen, seq = (kept[-1].id if kept else (0, -1)), 0
+
+        def numbered(events: Iterable[Event]) -> Iterator[JsonObject]:
+            nonlocal seq
+            for event in events:
+                for envelope in envelopes(event):
+                    seq += 1
+                    yield {**envelope, "seq": seq}
+
+        if batch := list(numbered(kept)):
+            yield batch
+        async for events in joined.follow(follower):
+            fresh = list(numbered(event for event in events if event.id > seen))
+            if fresh or not events:
+                yield fresh
+    finally:
+        server.runner.logs.leave_thread(thread_id, follower)
+
+
+async def stream_events(server: Server, request: Request) -> Response:
+    """Stream a thread's events by the event streaming protocol, from its beginning."""
+    body = await protocol_body(request)
+    raw = body if isinstance(body, dict) else {}
+    try:
+        wanted = EventFilter(raw.get("channels"))
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+    request_body = validate(ProtocolEventStreamRequest, raw)
+    wanted = EventFilter(request_body.channels, request_body.namespaces, request_body.depth)
+    thread_id, since = path_id(request, "thread"), request_body.since or 0
+
+    async def frames() -> AsyncIterator[bytes]:
+        async for batch in protocol_tape(server, thread_id):
+            if not batch:
+                yield SSE_HEARTBEAT
+            texts = [
+                b"event: %b\r\ndata: %b\r\nid: %d\r\n\r\n" % (e["method"].encode(), to_json(e), e["seq"])
+                for e in batch
+                if e["seq"] > since and wanted.matches(e["method"], e["params"])
+            ]
+            if texts:
+                yield b"".join(texts)
+
+    return event_stream(server, None, frames(), {}, False)
+
+
+async def protocol_body(request: Request) -> Any:
+    try:
+        return from_json(await read_body(request))
+    except ValueError:
+        raise BadRequest("Invalid JSON body") from None
+
+
+async def send_command(server: Server, request: Request) -> Response:
+    """Carry out a command of the event streaming protocol."""
+    command = await protocol_body(request)
+    if problem := command_problem(command):
+        return reply(problem, 400)
+    return reply(await answer_command(server, request.path_params["thread_id"], command, None))
+
+
+def command_problem(command: Any) -> JsonObject | None:
+    fields = command if isinstance(command, dict) else {}
+    command_id = fields.get("id")
+    if isinstance(command_id, int) and not isinstance(command_id, bool) and isinstance(fields.get("method"), str):
+        return None
+    return command_failure(command_id, CommandError("invalid_argument", COMMAND_FORM))
+
+
+def command_failure(command_id: Any, error: CommandError) -> JsonObject:
+    return {"type": "error", "id": command_id, "error": error.code, "message": str(error)}
+
+
+async def answer_command(server: Server, thread: str, command: JsonObject, session: Session | None) -> JsonObject:
+    """The protocol's answer to a command that is well formed; a session is a WebSocket's."""
+    params = command.get("params")
+    params = params if isinstance(params, dict) else {}
+    try:
+        handler = COMMANDS.get(command["method"])
+        if handler is None:
+            raise CommandError("unknown_command", f"Unknown protocol command: {command['method']}")
+        result = await handler(server, thread, params, session)
+    except CommandError as error:
+        return command_failure(command["id"], error)
+    except (ApiError, InvalidUpdateError, ValueError) as error:
+        status = error.status if isinstance(error, ApiError) else 400
+        detail = "Invalid thread ID" if "thread ID: must be" in str(error) else str(error)
+        return command_failure(command["id"], CommandError("unknown_error", f"{status}: {detail}"))
+    seq = session.seq if session else 0
+    return {"type": "success", "id": command["id"], "result": result, "meta": {"applied_through_seq": seq}}
+
+
+async def start_run(server: Server, thread: str, params: JsonObject, session: Session | None) -> JsonObject:
+    """run.start: a run on the thread, which is made if need be. A question that waits is answered by the input."""
+    if not isinstance(params.get("assistant_id"), str) or not params["assistant_id"]:
+        raise CommandError("invalid_argument", "run.start requires an assistant_id.")
+    config = params.get("config") or {}
+    checkpoint_id = (config.get("configurable") or {}).get("checkpoint_id") if isinstance(config, dict) else None
+    if checkpoint_id is not None:
+        try:
+            uuid.UUID(str(checkpoint_id))
+        except ValueError:
+            raise CommandError(
+                "invalid_argument", f"Invalid config.configurable.checkpoint_id: '{checkpoint_id}'."
+            ) from None
+    thread_id = to_uuid(thread, "thread")
+    body = {
+        "assistant_id": params["assistant_id"],
+        "config": config,
+        "metadata": params.get("metadata") or {},
+        "multitask_strategy": params.get("multitaskStrategy") or params.get("multitask_strategy"),
+        "input": params.get("input"),
+    }
+    asked = pending_questions(server, thread_id)
+    if asked and body["input"] is not None and checkpoint_id is None:
+        body["command"] = {"resume": body.pop("input")}
+    return await start_protocol_run(server, thread_id, body)
+
+
+async def start_protocol_run(server: Server, thread_id: str, body: JsonObject) -> JsonObject:
+    given = {key: value for key, value in body.items() if value is not None}
+    options = {"stream_subgraphs": True, "stream_resumable": True, "if_not_exists": "create"}
+    new = await new_run(server, thread_id, validate(RunCreateStateful, {**given, **options}))
+    run = await server.runner.create(replace(new, protocol=True))
+    return {"run_id": run.run_id}
+
+
+def pending_questions(server: Server, thread_id: str) -> list[str]:
+    """The ids of the interrupts that a thread waits for an answer to."""
+    thread = server.db.look(lambda conn: Threads(conn).get(thread_id))
+    if thread is None or thread.status != "interrupted":
+        return []
+    return [asked["id"] for questions in (thread.interrupts or {}).values() for asked in questions]
+
+
+async def respond(server: Server, thread: str, params: JsonObject, session: Session | None) -> JsonObject:
+    """input.respond: answer one interrupt, or several."""
+    answers = command_answers(params)
+    thread_id = to_uuid(thread, "thread")
+    asked = pending_questions(server, thread_id)
+    if not asked:
+        raise CommandError("no_such_run", "No interrupted run is bound to this thread.")
+    for interrupt_id in answers:
+        if interrupt_id not in asked:
+            raise CommandError("no_such_interrupt", f"No pending interrupt with id {interrupt_id}.")
+    found = server.db.look(lambda conn: Threads(conn).require(thread_id))
+    command = {key: params[key] for key in ("update", "goto") if params.get(key) is not None}
+    await start_protocol_run(
+        server,
+        thread_id,
+        {
+            "assistant_id": found.metadata.get("assistant_id") or found.metadata.get("graph_id"),
+            "command": {**command, "resume": answers},
+            "config": params.get("config"),
+            "metadata": params.get("metadata"),
+            "strict_resume": params.get("strict_resume"),
+        },
+    )
+    return {}
+
+
+def command_answers(params: JsonObject) -> JsonObject:
+    """Answers by the id of their interrupt."""
+    responses = params.get("responses")
+    if responses is None:
+        responses = [params]
+    if not isinstance(responses, list) or not responses:
+        raise CommandError("invalid_argument", "input.respond requires at least one response.")
+    answers = {}
+    for each in responses:
+        interrupt_id = each.get("interrupt_id") if isinstance(each, dict) else None
+        if not isinstance(interrupt_id, str) or not interrupt_id:
+            raise CommandError("invalid_argument", "input.respond requires an interrupt_id.")
+        namespace = each.get("namespace", [])
+        if not isinstance(namespace, list) or not all(isinstance(part, str) for part in namespace):
+            raise CommandError("invalid_argument", "input.respond requires namespace to be a list of strings.")
+        answers[interrupt_id] = each.get("response")
+    return answers
+
+
+async def subscribe(server: Server, thread: str, params: JsonObject, session: Session | None) -> JsonObject:
+    """subscription.subscribe: over HTTP there is nothing to bind it to, so it is only checked."""
+    channels = params.get("channels")
+    if not isinstance(channels, list) or not channels:
+        raise CommandError("invalid_argument", "subscription.subscribe requires a non-empty channels array.")
+    try:
+        EventFilter(channels)
+    except ValueError:
+        raise CommandError("invalid_argument", "subscription.subscribe received an unsupported channel.") from None
+    try:
+        body = validate(ProtocolEventStreamRequest, params)
+    except Invalid as error:
+        raise CommandError("invalid_argument", error.detail) from None
+    subscription_id = str(uuid.uuid4())
+    if session:
+        session.subscribe(subscription_id, EventFilter(body.channels, body.namespaces, body.depth), body.since or 0)
+    return {"subscription_id": subscription_id, "replayed_events": 0}
+
+
+async def unsubscribe(server: Server, thread: str, params: JsonObject, session: Session | None) -> JsonObject:
+    subscription_id = params.get("subscription_id")
+    if session is None or not session.unsubscribe(str(subscription_id)):
+        raise CommandError("no_such_subscription", f"Unknown subscription: {subscription_id}")
+    return {}
+
+
+async def resubscribe(server: Server, thread: str, params: JsonObject, session: Session | None) -> JsonObject:
+    if session is None:
+        raise CommandError("no_such_run", NO_ACTIVE_RUN)
+    return await subscribe(server, thread, params, session)
+
+
+async def get_tree(server: Server, thread: str, params: JsonObject, session: Session | None) -> JsonObject:
+    """agent.getTree: the graphs of the session's latest run, and how far they are."""
+    if session is None or session.tree is None:
+        raise CommandError("no_such_run", NO_ACTIVE_RUN)
+    return {"tree": session.tree}
+
+
+CommandHandler = Callable[[Server, str, JsonObject, "Session | None"], Coroutine[Any, Any, JsonObject]]
+COMMANDS: dict[str, CommandHandler] = {
+    "run.start": start_run,
+    "input.respond": respond,
+    "subscription.subscribe": subscribe,
+    "subscription.unsubscribe": unsubscribe,
+    "subscription.reconnect": resubscribe,
+    "agent.getTree": get_tree,
+}
+
+
+class Session:
+    """A WebSocket of the event streaming protocol: commands in, answers and subscribed events out."""
+
+    def __init__(self, server: Server, socket: WebSocket, thread: str) -> None:
+        self.seq = 0
+        self.tree: JsonObject | None = None
+        self._server = server
+        self._socket = socket
+        self._thread = thread
+        self._subscriptions: dict[str, asyncio.Task[None]] = {}
+        self._watcher = asyncio.ensure_future(self._watch())
+
+    async def run(self) -> None:
+        try:
+            while True:
+                await self._answer(await self._socket.receive_text())
+        except WebSocketDisconnect:
+            pass
+        finally:
+            for task in (self._watcher, *self._subscriptions.values()):
+                task.cancel()
+
+    async def _answer(self, text: str) -> None:
+        try:
+            command = from_json(text)
+        except ValueError:
+            problem = CommandError("invalid_argument", "Protocol commands must be valid JSON.")
+            await self._send(command_failure(None, problem))
+            return
+        await self._send(command_problem(command) or await answer_command(self._server, self._thread, command, self))
+
+    async def _send(self, message: JsonObject) -> None:
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the client is gone
+            await self._socket.send_text(to_json(message).decode())
+
+    def subscribe(self, subscription_id: str, wanted: EventFilter, since: int) -> None:
+        self._subscriptions[subscription_id] = asyncio.ensure_future(self._stream(wanted, since))
+
+    def unsubscribe(self, subscription_id: str) -> bool:
+        task = self._subscriptions.pop(subscription_id, None)
+        return task.cancel() if task else False
+
+    async def _stream(self, wanted: EventFilter, since: int) -> None:
+        async for batch in protocol_tape(self._server, self._thread):
+            for envelope in batch:
+                if envelope["seq"] > since and wanted.matches(envelope["method"], envelope["params"]):
+                    await self._send(envelope)
+
+    async def _watch(self) -> None:
+        """Keep the session's place in the thread's sequence, and the tree of its latest run's graphs."""
+        async for batch in protocol_tape(self._server, self._thread):
+            for envelope in batch:
+                self.seq = envelope["seq"]
+                if envelope["method"] == "lifecycle":
+                    self._grow(envelope["params"])
+
+    def _grow(self, params: JsonObject) -> None:
+        data, namespace = params["data"], params["namespace"]
+        node = {"namespace": namespace, "status": data["event"], "graph_name": data.get("graph_name", "")}
+        if not namespace:
+            children = self.tree.get("children") if self.tree and data["event"] != "running" else None
+            self.tree = {**node, "children": children} if children else node
+        elif self.tree is not None:
+            children = self.tree.setdefault("children", [])
+            known = next((child for child in children if child["namespace"] == namespace), None)
+            if known is None:
+                children.append(node)
+            else:
+                known["status"] = data["event"]
+
+
+async def protocol_socket(socket: WebSocket) -> None:
+    """The event streaming protocol over a WebSocket. Close codes are 4000 plus an HTTP status."""
+    server: Server = socket.app.state.server
+    await socket.accept()
+    try:
+        thread_id = to_uuid(socket.path_params["thread_id"], "thread")
+    except Invalid as error:
+        await socket.close(4422, error.detail)
+        return
+    await Session(server, socket, thread_id).run()
+
+
+########################################################################################################
+# 13  App
 ########################################################################################################
 
 Handler = Callable[[Server, Request], Coroutine[Any, Any, Response]]
@@ -5396,6 +5989,8 @@ ROUTES = [
         query="cancel_on_disconnect stream_mode",
     ),
     Operation("POST", "/threads/{thread_id}/runs/{run_id}/cancel", cancel_run, None, "any", 202, "action wait"),
+    Operation("POST", "/threads/{thread_id}/commands", send_command, ProtocolCommand, "object"),
+    Operation("POST", "/threads/{thread_id}/stream/events", stream_events, ProtocolEventStreamRequest, "stream"),
     Operation("POST", "/runs", create_stateless_run, RunCreateStateless, "Run"),
     Operation("POST", "/runs/stream", stream_stateless_run, RunCreateStreamingStateless, "stream"),
     Operation("POST", "/runs/wait", wait_stateless_run, RunCreateStateless, "any"),
@@ -5417,8 +6012,6 @@ ROUTES = [
 
 # Parts of the API that this version does not serve: (methods, path).
 NOT_SERVED = [
-    (("POST",), "/threads/{thread_id}/commands"),
-    (("POST",), "/threads/{thread_id}/stream/events"),
     (("GET", "POST", "DELETE"), "/mcp"),
     (("GET", "POST", "DELETE"), "/a2a/{assistant_id}"),
     (("GET",), "/a2a/{assistant_id}/.well-known/agent-card.json"),
@@ -5600,7 +6193,7 @@ def _endpoint(handler: Handler) -> Callable[[Request], Coroutine[Any, Any, Respo
     return endpoint
 
 
-def _routes() -> list[Route]:
+def _routes() -> list[BaseRoute]:
     single: list[tuple[str, Handler]] = [
         ("/", ok),
         ("/ok", ok),
@@ -5609,7 +6202,8 @@ def _routes() -> list[Route]:
         ("/openapi.json", get_openapi),
         ("/docs", get_docs),
     ]
-    routes = [Route(path, _endpoint(handler), methods=["GET"]) for path, handler in single]
+    routes: list[BaseRoute] = [Route(path, _endpoint(handler), methods=["GET"]) for path, handler in single]
+    routes.append(WebSocketRoute("/threads/{thread_id}/stream/events", protocol_socket))
     for path, _ in single[1:]:  # other methods, and a slash too many, find nothing
         routes.append(Route(path, _endpoint(not_found), methods=ALL_METHODS))
         routes.append(Route(f"{path}/", _endpoint(not_found), methods=ALL_METHODS))
@@ -5658,7 +6252,10 @@ class Guard:
             return
         headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in (b"host", b"origin")}
         if problem := self._problem(scope, headers.get(b"host"), headers.get(b"origin")):
-            await reply({"detail": problem}, 403)(scope, receive, send)
+            if scope["type"] == "websocket":  # closed before it is accepted: the client sees a 403
+                await send({"type": "websocket.close", "code": 4403, "reason": problem[:120]})
+            else:
+                await reply({"detail": problem}, 403)(scope, receive, send)
             return
 
         async def send_varying(message: asgi.Message) -> None:
@@ -5829,7 +6426,7 @@ async def reload(server: Server, changed: list[str]) -> None:
 
 
 ########################################################################################################
-# 13  CLI
+# 14  CLI
 ########################################################################################################
 
 DEFAULT_PORT = 2024
@@ -5910,7 +6507,7 @@ async def serve(options: UpOptions) -> None:
     path = options.db or str(settings.path.parent / "devserver.db")
     server = await start_server(settings, Db(path, options.full_sync), options.max_concurrency)
     app = create_app(server, options.host, options.studio)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", ws="none")
+    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
     http = _http_server(config, server)
     host = f"[{options.host}]" if ":" in options.host else options.host
     address = f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{listener.getsockname()[1]}"
