@@ -3916,6 +3916,8 @@ class Runner:
 
         def tell(name: str, data: Any) -> None:
             event = self._event(name, data)
+            if name == f"{PROTOCOL}input.requested":
+                run_log.interrupts.append(data["data"])
             if name == "values":
                 run_log.last_values = event.data
                 if isinstance(data, dict):
@@ -5699,7 +5701,7 @@ async def start_run(server: Server, thread: str, params: JsonObject, session: Se
         "multitask_strategy": params.get("multitaskStrategy") or params.get("multitask_strategy"),
         "input": params.get("input"),
     }
-    asked = pending_questions(server, thread_id)
+    asked = await pending_questions(server, thread_id)
     if asked and body["input"] is not None and checkpoint_id is None:
         body["command"] = {"resume": body.pop("input")}
     return await start_protocol_run(server, thread_id, body)
@@ -5713,8 +5715,16 @@ async def start_protocol_run(server: Server, thread_id: str, body: JsonObject) -
     return {"run_id": run.run_id}
 
 
-def pending_questions(server: Server, thread_id: str) -> list[str]:
-    """The ids of the interrupts that a thread waits for an answer to."""
+async def pending_questions(server: Server, thread_id: str) -> list[str]:
+    """The ids of the interrupts that a thread waits for an answer to. A run that has asked is about to
+    end, and its client may be faster: wait for it."""
+    for run in server.db.look(lambda conn: Runs(conn).live(thread_id)):
+        joined = await live_log(server, run, None, None) if run.status == "running" else None
+        if joined and joined.interrupts:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(5):
+                    async for _ in joined.wait_closed():
+                        pass
     thread = server.db.look(lambda conn: Threads(conn).get(thread_id))
     if thread is None or thread.status != "interrupted":
         return []
@@ -5725,7 +5735,7 @@ async def respond(server: Server, thread: str, params: JsonObject, session: Sess
     """input.respond: answer one interrupt, or several."""
     answers = command_answers(params)
     thread_id = to_uuid(thread, "thread")
-    asked = pending_questions(server, thread_id)
+    asked = await pending_questions(server, thread_id)
     if not asked:
         raise CommandError("no_such_run", "No interrupted run is bound to this thread.")
     for interrupt_id in answers:
