@@ -15,7 +15,7 @@ Contents
      9  Events          a run's event log, those who follow it, server-sent events
     10  Runner          create, claim, execute, finish; cancel, recover, webhooks
     11  HTTP            a handler per operation
-    12  Protocols       the event streaming protocol, over HTTP and WebSocket
+    12  Protocols       event streaming over HTTP and WebSocket, the Model Context Protocol
     13  App             routes, OpenAPI, security, middleware
     14  CLI             devserver up, devserver cron
 
@@ -5909,6 +5909,167 @@ async def protocol_socket(socket: WebSocket) -> None:
     await Session(server, socket, thread_id).run()
 
 
+# -- the Model Context Protocol: every assistant is a tool --
+
+MCP_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+MCP_PAGE = 100
+
+
+class RpcError(Exception):
+    """An error of a JSON-RPC call."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def needs_extra(name: str, module: str) -> Any:
+    """Import an optional package. Raises NotServed naming the extra that brings it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise NotServed(f"This needs the extra '{name}': pip install 'devserver[{name}]'") from None
+
+
+async def call_mcp(server: Server, request: Request) -> Response:
+    """The Model Context Protocol, stateless: one JSON answer per call."""
+    types_ = needs_extra("mcp", "mcp.types")
+    try:
+        message = from_json(await read_body(request))
+    except ValueError:
+        return reply({"error": "Invalid JSON"}, 400)
+    accept = request.headers.get("accept", "")
+    if "application/json" not in accept and "text/event-stream" not in accept:
+        return reply({"error": "Accept header must include application/json or text/event-stream"}, 400)
+    if problem := _mcp_problem(message):
+        return reply({"error": problem}, 400)
+    if "id" not in message or "method" not in message:
+        return empty(202)
+    answer: JsonObject = {"jsonrpc": "2.0", "id": message["id"]}
+    try:
+        answer["result"] = await _mcp_result(server, types_, message["method"], message.get("params") or {})
+    except RpcError as error:
+        answer["error"] = {"code": error.code, "message": str(error)}
+    return reply(answer)
+
+
+def _mcp_problem(message: Any) -> str | None:
+    if not isinstance(message, dict):
+        return "Invalid message format."
+    if message.get("jsonrpc") != "2.0":
+        return "Invalid JSON-RPC message. Missing or invalid jsonrpc version."
+    if "id" not in message and "method" not in message:
+        return (
+            "Invalid message format. A message is to be either a JSON-RPC request, response, or notification."
+            "Please see the Messages section of the Streamable HTTP RFC for more information."
+        )
+    return None
+
+
+async def _mcp_result(server: Server, types_: Any, method: Any, params: JsonObject) -> JsonObject:
+    if not isinstance(params, dict):
+        raise RpcError(-32602, "params must be an object")
+    if method == "ping":
+        return {}
+    if method == "initialize":
+        version = params.get("protocolVersion")
+        made = types_.InitializeResult(
+            protocol_version=version if version in MCP_VERSIONS else MCP_VERSIONS[-1],
+            capabilities=types_.ServerCapabilities(tools=types_.ToolsCapability(list_changed=False)),
+            server_info=types_.Implementation(name="devserver", version=__version__),
+        )
+    elif method == "tools/list":
+        made = await _mcp_tools(server, types_, params.get("cursor"))
+    elif method == "tools/call":
+        made = await _mcp_call(server, types_, params)
+    else:
+        raise RpcError(-32601, f"Method not found: {method}")
+    dumped: JsonObject = made.model_dump(by_alias=True, exclude_none=True, exclude_unset=True, mode="json")
+    return dumped
+
+
+def _tool_name(assistant: Assistant) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "", re.sub(r"\s+", "_", assistant.name))[:128]
+
+
+async def _mcp_tools(server: Server, types_: Any, cursor: Any) -> Any:
+    offset = int(cursor) if isinstance(cursor, str) and cursor.isascii() and cursor.isdigit() else 0
+    body = AssistantSearchRequest(limit=MCP_PAGE, offset=min(offset, SAFE_INTEGER))
+    page = await server.db.read(lambda conn: Assistants(conn).search(body))
+    tools: dict[str, Any] = {}
+    for assistant in page.rows:
+        name = _tool_name(assistant)
+        if name and name not in tools and assistant.graph_id in server.graphs.ids():
+            tools[name] = types_.Tool(
+                name=name,
+                title=assistant.name,
+                description=assistant.description or f"Tool based on the {assistant.name} assistant",
+                input_schema=await _mcp_input_schema(server, assistant),
+                annotations=types_.ToolAnnotations(
+                    read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True
+                ),
+            )
+    more = {"next_cursor": str(offset + MCP_PAGE)} if page.more else {}
+    return types_.ListToolsResult(tools=list(tools.values()), **more)
+
+
+async def _mcp_input_schema(server: Server, assistant: Assistant) -> JsonObject:
+    """The input of the assistant's graph; a list of messages is simplified to the text of one."""
+
+    async def schema(graph: Graph) -> JsonObject:
+        return graph_schemas(graph)["input_schema"] or {}
+
+    made = await of_assistant_graph(server, assistant.assistant_id, schema)
+    properties = dict(made.get("properties", {}))
+    if "messages" in properties:
+        properties["messages"] = {
+            "description": "The user message to send to the agent.",
+            "title": "Messages",
+            "type": "string",
+        }
+        made = {key: value for key, value in made.items() if key != "$defs"}
+    return {**made, "properties": properties, "type": "object"}
+
+
+async def _mcp_call(server: Server, types_: Any, params: JsonObject) -> Any:
+    name = params.get("name")
+    page = await server.db.read(lambda conn: Assistants(conn).search(AssistantSearchRequest(limit=1000)))
+    found = [assistant for assistant in page.rows if _tool_name(assistant) == name]
+    if not found:
+        raise RpcError(-32602, f"Unknown tool: {name}")
+    if len(found) > 1:
+        raise RpcError(-32602, "Multiple tools found with the same name.")
+    arguments, context = params.get("arguments") or {}, params.get("context")
+    body = validate(
+        RunCreateStateless, {"assistant_id": found[0].assistant_id, "input": _mcp_input(arguments), "context": context}
+    )
+    created = await server.runner.make(await new_run(server, None, body))
+    run_log = server.runner.logs.of_run(created.run)
+    server.runner.begin(created)
+    async for _ in run_log.wait_closed():
+        pass
+    result = from_json(await run_result(server, created.run, run_log))
+    failure = result.get("__error__") if isinstance(result, dict) else None
+    text = types_.TextContent(type="text", text=failure["error"] if failure else repr(result))
+    return types_.CallToolResult(content=[text], **({"is_error": True} if failure else {}))
+
+
+def _mcp_input(arguments: Any) -> Any:
+    if isinstance(arguments, dict) and isinstance(arguments.get("messages"), str):
+        return {**arguments, "messages": [{"role": "user", "content": arguments["messages"]}]}
+    return arguments
+
+
+async def get_mcp(server: Server, request: Request) -> Response:
+    """Streams opened by the client are not part of the stateless protocol."""
+    return empty(405)
+
+
+async def delete_mcp(server: Server, request: Request) -> Response:
+    """There are no sessions to end."""
+    return empty(404)
+
+
 ########################################################################################################
 # 13  App
 ########################################################################################################
@@ -6013,6 +6174,9 @@ ROUTES = [
     Operation("PATCH", "/runs/crons/{cron_id}", update_cron, CronPatch, "Cron"),
     Operation("DELETE", "/runs/crons/{cron_id}", delete_cron, status=204),
     Operation("POST", "/threads/{thread_id}/runs/crons", create_cron_for_thread, ThreadCronCreate, "Cron"),
+    Operation("POST", "/mcp/", call_mcp, None, "object"),
+    Operation("GET", "/mcp/", get_mcp, status=405),
+    Operation("DELETE", "/mcp/", delete_mcp, status=404),
     Operation("PUT", "/store/items", put_item, StorePutRequest, status=204),
     Operation("GET", "/store/items", get_item, None, "Item", query="namespace key refresh_ttl"),
     Operation("DELETE", "/store/items", delete_item, StoreDeleteRequest, status=204),
@@ -6022,7 +6186,6 @@ ROUTES = [
 
 # Parts of the API that this version does not serve: (methods, path).
 NOT_SERVED = [
-    (("GET", "POST", "DELETE"), "/mcp"),
     (("GET", "POST", "DELETE"), "/a2a/{assistant_id}"),
     (("GET",), "/a2a/{assistant_id}/.well-known/agent-card.json"),
     (("GET",), "/.well-known/agent-card.json"),
@@ -6203,6 +6366,11 @@ def _endpoint(handler: Handler) -> Callable[[Request], Coroutine[Any, Any, Respo
     return endpoint
 
 
+async def _mcp_endpoint(request: Request) -> Response:
+    handler = {"POST": call_mcp, "DELETE": delete_mcp}.get(request.method, get_mcp)
+    return await handler(request.app.state.server, request)
+
+
 def _routes() -> list[BaseRoute]:
     single: list[tuple[str, Handler]] = [
         ("/", ok),
@@ -6220,8 +6388,9 @@ def _routes() -> list[BaseRoute]:
     for methods, path in NOT_SERVED:
         routes += [Route(path, _endpoint(not_served), methods=[method]) for method in methods]
     for operation in ROUTES:
-        if operation.path not in dict(single):
+        if operation.path not in dict(single) and not operation.path.startswith("/mcp"):
             routes.append(Route(operation.path, _endpoint(operation.handler), methods=[operation.method]))
+    routes.append(Route("/mcp", _mcp_endpoint, methods=["GET", "POST", "DELETE"]))
     return routes
 
 
