@@ -643,7 +643,7 @@ class SharedValue(BaseChannel[Any, Any, Any]):
     same rules. Items are kept as JSON text, so what a node reads is always a copy.
     """
 
-    __slots__ = ("items", "path", "prefix", "run")
+    __slots__ = ("is_passed_on", "items", "path", "prefix", "run")
     scope: ClassVar[str] = ""
 
     def __init__(self, typ: Any, key: str = "") -> None:
@@ -652,6 +652,7 @@ class SharedValue(BaseChannel[Any, Any, Any]):
         self.run: SharedScope | None = None
         self.path: tuple[str, ...] = ()
         self.prefix = ""
+        self.is_passed_on = False
 
     @classmethod
     @functools.cache
@@ -701,6 +702,9 @@ class SharedValue(BaseChannel[Any, Any, Any]):
     def update(self, values: Sequence[Any]) -> bool:
         puts = self._puts(values)
         if self.run:
+            if self.is_passed_on:  # a subgraph's input: its parent's whole state is no update of every item
+                self.is_passed_on = False
+                puts = {key: text for key, text in puts.items() if self.items.get(key) != text}
             self.run.record(self, puts)
         else:
             _apply_puts(self.items, puts)
@@ -805,6 +809,7 @@ class SharedScope:
             parents = [self._views.get((prefix, path[:n])) for n in range(len(path), -1, -1)]
             parent = next((view for view in parents if view is not None), None)
             if parent is not None:
+                channel.is_passed_on = bool(path)
                 channel.items = dict(parent.items)
             else:
                 if prefix not in self._loaded:
@@ -831,7 +836,7 @@ class SharedScope:
                     step.path = channel.path
             for view in [view for view in self._views if below(*view)]:
                 del self._views[view]
-            self._supersteps = [s for s in self._supersteps if not (s.taken and s.path == channel.path)]
+            self._supersteps = [step for step in self._supersteps if step.path or not step.taken]
             _apply_puts(channel.items, puts)
             if puts:
                 self._supersteps.append(_Superstep(channel.path, channel.prefix, puts))
@@ -1599,6 +1604,9 @@ class Runs(Table):
     def is_running(self, run_id: str) -> bool:
         query = "SELECT 1 FROM runs WHERE run_id = ? AND status = 'running' AND cancel IS NOT 'rollback'"
         return self._exists(query, run_id)
+
+    def is_wanted(self, run_id: str) -> bool:
+        return self._exists("SELECT 1 FROM runs WHERE run_id = ? AND status = 'running' AND cancel IS NULL", run_id)
 
     def release(self) -> list[Run]:
         """Put running runs back to pending; gives those that were to be cancelled, to be ended instead."""
@@ -3172,24 +3180,15 @@ async def protocol_events(graph: Graph, run: Run, control: RunControl) -> AsyncI
         transformers=[each for each in own if each not in graph.stream_transformers] + [TasksTap],
         **options,
     )
-    converter, held = ProtocolConverter(run), None
+    converter = ProtocolConverter(run)
     async for event in stream:
-        while tasks:
-            yield converter.convert(tasks.popleft())[0]
-        for method, params in converter.convert(event):
-            is_root = params["namespace"] == []
-            if is_root and held and method in ("values", "checkpoints"):
-                if method == "checkpoints":
+        for each in (*tasks, event):
+            for made in converter.convert(each):
+                for method, params in converter.in_order(*made):
                     yield method, params
-                    method, params, held = *held, None
-                else:
-                    held, (method, params) = (method, params), held
-            elif is_root and method == "values":
-                held = (method, params)
-                continue
-            yield method, params
-    if held:
-        yield held
+        tasks.clear()
+    for method, params in converter.held():
+        yield method, params
 
 
 class ProtocolConverter:
@@ -3198,6 +3197,20 @@ class ProtocolConverter:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._names: dict[tuple[str, ...], str] = {}
+        self._values: list[tuple[str, JsonObject]] = []
+
+    def in_order(self, method: str, params: JsonObject) -> list[tuple[str, JsonObject]]:
+        """Holds root values back until the root checkpoint that follows them, which goes first."""
+        if params["namespace"] or method not in ("values", "checkpoints"):
+            return [(method, params)]
+        if method == "checkpoints":
+            return [(method, params), *self.held()]
+        held, self._values = self._values, [(method, params)]
+        return held
+
+    def held(self) -> list[tuple[str, JsonObject]]:
+        held, self._values = self._values, []
+        return held
 
     def convert(self, event: Any) -> list[tuple[str, JsonObject]]:
         method, params = event["method"], dict(event["params"])
@@ -3345,10 +3358,11 @@ class NewRun:
 
 
 class Created(NamedTuple):
-    """A run that was made, the live runs that have to stop for it, and the run as started, if it was."""
+    """A run that was made, the live runs that gave way (those running have to be stopped yet), and the run
+    as started, if it was."""
 
     run: Run
-    stopped: list[Run]
+    gave_way: list[Run]
     started: Run | None
 
 
@@ -3363,14 +3377,14 @@ def make_run(conn: sqlite3.Connection, new: NewRun) -> Created:
     config, context = new.config(), new.context()
     if context and config.get("configurable"):
         raise BadRequest(NOT_TWICE)
-    stopped = _make_room(conn, new, thread)
+    gave_way = _make_room(conn, new, thread)
     thread_id = thread.thread_id if thread else new.thread_id or new_id()
     before = thread
     if thread is None:
         metadata = {"graph_id": assistant.graph_id, "assistant_id": assistant.assistant_id}
         metadata |= {**config.get("metadata", {}), **new.metadata()}
         Threads(conn).insert(thread_id, metadata, _thread_config(assistant, {}, config), None)
-    elif thread.status != "busy" or stopped:
+    elif thread.status != "busy" or gave_way:
         metadata = {**thread.metadata, "graph_id": assistant.graph_id, "assistant_id": assistant.assistant_id}
         Threads(conn).update(thread_id, metadata=metadata, config=_thread_config(assistant, thread.config, config))
         before = Threads(conn).get(thread_id)
@@ -3379,7 +3393,7 @@ def make_run(conn: sqlite3.Connection, new: NewRun) -> Created:
     free = thread is None or thread.status != "busy"
     started = run.started() if new.start and free and not body.after_seconds else None
     Runs(conn).insert(started or run)
-    return Created(run, stopped, started)
+    return Created(run, gave_way, started)
 
 
 def fire_crons(conn: sqlite3.Connection, shared: Mapping[str, frozenset[tuple[str, str]]]) -> list[Created]:
@@ -3420,7 +3434,7 @@ def check_scopes(kwargs: JsonObject, shared: Iterable[tuple[str, str]]) -> None:
 
 
 def _make_room(conn: sqlite3.Connection, new: NewRun, thread: Thread | None) -> list[Run]:
-    """Apply the multitask strategy to the runs that are in the way; gives those that have to stop."""
+    """Apply the multitask strategy to the runs that are in the way; gives those that give way."""
     live = Runs(conn).live(thread.thread_id) if thread and thread.status == "busy" else []
     strategy = new.body.multitask_strategy or "enqueue"
     if live and strategy == "reject":
@@ -3428,21 +3442,22 @@ def _make_room(conn: sqlite3.Connection, new: NewRun, thread: Thread | None) -> 
     if strategy not in ("interrupt", "rollback"):
         return []
     reason = f"superseded by run {new.run_id} (multitask_strategy={strategy})"
-    return [run for run in live if cancel_live_run(conn, run, strategy, reason)]
+    for run in live:
+        cancel_live_run(conn, run, strategy, reason)
+    return live
 
 
-def cancel_live_run(conn: sqlite3.Connection, run: Run, action: str, reason: str) -> bool:
-    """Cancel a live run; True if it is running, and its graph has to be stopped."""
+def cancel_live_run(conn: sqlite3.Connection, run: Run, action: str, reason: str) -> None:
+    """Cancel a live run. One that is running ends once its graph has stopped."""
     if run.status == "running":
         Runs(conn).request_cancel(run.run_id, action, reason)
-        return True
+        return
     if action == "rollback":
         Runs(conn).delete(run)
     else:
         Runs(conn).set_status(run.run_id, "interrupted")
     if run.temporary:
         Threads(conn).delete(run.thread_id)
-    return False
 
 
 def _thread_config(assistant: Assistant, thread: JsonObject, run: JsonObject) -> JsonObject:
@@ -3730,11 +3745,9 @@ class Runner:
         self.logs.close_all()
         self.loop.stop()
 
-    async def create(self, new: NewRun, follower: Follower | None = None) -> Run:
-        """Make a run and start it. A follower sees all its events."""
+    async def create(self, new: NewRun) -> Run:
+        """Make a run and start it."""
         created = await self.make(new)
-        if follower:
-            self.logs.of_run(created.run).join(follower, None)
         self.begin(created)
         return created.run
 
@@ -3744,27 +3757,29 @@ class Runner:
         return await self.db.write(make_run, new)
 
     def begin(self, created: Created) -> None:
-        self.stop_graphs(created.stopped)
+        self.end(created.gave_way)
         self.loop.loop.call_soon_threadsafe(self._notice, created.run.thread_id, created.started)
 
     async def cancel(self, runs: list[tuple[str, str]], action: str, reason: str) -> list[Run]:
         """Cancel these (thread id, run id) if they are live; gives those that were."""
 
-        def cancel_all(conn: sqlite3.Connection) -> list[tuple[Run, bool]]:
+        def cancel_all(conn: sqlite3.Connection) -> list[Run]:
             found = [Runs(conn).get(*ids) for ids in runs]
             live = [run for run in found if run and run.status in ("pending", "running")]
-            return [(run, cancel_live_run(conn, run, action, reason)) for run in live]
+            for run in live:
+                cancel_live_run(conn, run, action, reason)
+            return live
 
         cancelled = await self.db.write(cancel_all)
-        self.stop_graphs([run for run, running in cancelled if running])
-        for run, running in cancelled:
-            if not running:
-                self.logs.close_run(run.run_id)
-        return [run for run, _ in cancelled]
+        self.end(cancelled)
+        return cancelled
 
-    def stop_graphs(self, runs: Iterable[Run]) -> None:
+    def end(self, runs: Iterable[Run], deleted: bool = False) -> None:
+        """Stop the graphs of runs that were cancelled; those that had none running are over."""
         for run in runs:
             self.loop.loop.call_soon_threadsafe(self._stop_graph, run.run_id)
+            if deleted or run.status == "pending":
+                self.logs.close_run(run.run_id)
 
     async def with_graph(
         self, graph_id: str, config: JsonObject, access: str, use: Callable[[Graph], Coroutine[Any, Any, T]]
@@ -3856,6 +3871,10 @@ class Runner:
 
     async def _run(self, run: Run) -> None:
         """Execute a claimed run and store how it ended."""
+        if not self.db.look(lambda conn: Runs(conn).is_wanted(run.run_id)):  # cancelled before it began
+            await self.db.write(finish_run, run, Outcome("interrupted"), None)
+            self.logs.close_run(run.run_id)
+            return
         begun = time.monotonic()
         run_log, keeper = self.logs.of_run(run), EventKeeper(self.db, run)
         self._controls[run.run_id] = RunControl()
@@ -3954,6 +3973,7 @@ class Runner:
         )
         if run.attempt > 1:
             run = await self.db.write(_resume, run)
+        run = self._with_null_answer(run)
         config = {**run.config(), "run_id": uuid.UUID(run.run_id)}
         run = replace(run, kwargs={**run.kwargs, "config": config})
         RUN_SCOPE.set(scope)
@@ -3974,6 +3994,17 @@ class Runner:
             rest = Rest.of(await graph.aget_state(_thread_place(run.thread_id)))
             shared = scope.rest() if not rest.interrupts else ()
             return Outcome("success", rest=rest, shared=shared)
+
+    def _with_null_answer(self, run: Run) -> Run:
+        """LangGraph takes a null answer for none, unless it names its question."""
+        command = run.kwargs["command"]
+        if not command or command.get("resume", MISSING) is not None:
+            return run
+        thread = self.db.look(lambda conn: Threads(conn).get(run.thread_id))
+        asked = [each["id"] for asked in ((thread and thread.interrupts) or {}).values() for each in asked]
+        if len(asked) != 1:
+            return run
+        return replace(run, kwargs={**run.kwargs, "command": {**command, "resume": {asked[0]: None}}})
 
     async def _rest_after_cancel(self, run: Run) -> Rest | None:
         """The thread's state after a run that was stopped or failed; None if that can't be told."""
@@ -4377,7 +4408,7 @@ async def delete_assistant(server: Server, request: Request) -> Response:
         threads = Threads(conn).of_assistant(assistant_id) if with_threads else []
         return [run for thread_id in threads for run in delete_thread_rows(conn, thread_id)]
 
-    server.runner.stop_graphs(await server.db.write(delete))
+    server.runner.end(await server.db.write(delete), deleted=True)
     return empty()
 
 
@@ -4545,14 +4576,8 @@ def delete_thread_rows(conn: sqlite3.Connection, thread_id: str) -> list[Run]:
 async def delete_thread(server: Server, request: Request) -> Response:
     """Remove a thread with its runs and its state."""
     thread_id = path_id(request, "thread")
-    end_deleted(server, await server.db.write(delete_thread_rows, thread_id))
+    server.runner.end(await server.db.write(delete_thread_rows, thread_id), deleted=True)
     return empty()
-
-
-def end_deleted(server: Server, runs: list[Run]) -> None:
-    server.runner.stop_graphs(runs)
-    for run in runs:
-        server.runner.logs.close_run(run.run_id)
 
 
 async def search_threads(server: Server, request: Request) -> Response:
@@ -4637,7 +4662,7 @@ async def prune_threads(server: Server, request: Request) -> Response:
         return len(known), [run for thread_id in known for run in delete_thread_rows(conn, thread_id)]
 
     count, runs = await server.db.write(prune)
-    end_deleted(server, runs)
+    server.runner.end(runs, deleted=True)
     return reply({"pruned_count": count})
 
 
@@ -4911,22 +4936,23 @@ async def stream_stateless_run(server: Server, request: Request) -> Response:
 
 
 async def start_stream(server: Server, new: NewRun, stateless: bool) -> Response:
-    follower = Follower()
-    run = await server.runner.create(new, follower)
+    created, follower = await server.runner.make(new), Follower()
+    run, run_log = created.run, server.runner.logs.of_run(created.run)
+    run_log.join(follower, None)
+    server.runner.begin(created)
     headers = run_headers(run, "stream", stateless)
     cancel = new.body.on_disconnect == "cancel"
-    return event_stream(server, run, run_frames(server, run, follower, ()), headers, cancel)
+    return event_stream(server, run, run_frames(run_log, follower, ()), headers, cancel)
 
 
 async def run_frames(
-    server: Server, run: Run, follower: Follower, modes: Sequence[str], after: tuple[int, int] = (0, -1)
+    run_log: RunLog, follower: Follower, modes: Sequence[str], after: tuple[int, int] = (0, -1)
 ) -> AsyncIterator[bytes]:
     """A live run's events as server-sent events, those of some stream modes only if any are named."""
-    resumable = bool(run.kwargs["resumable"])
-    async for batch in server.runner.logs.of_run(run).follow(follower):
+    async for batch in run_log.follow(follower):
         if not batch:
             yield SSE_HEARTBEAT
-        if frames := run_frame_texts(batch, modes, after, resumable):
+        if frames := run_frame_texts(batch, modes, after, run_log.resumable):
             yield b"".join(frames)
 
 
@@ -5086,7 +5112,7 @@ async def delete_run(server: Server, request: Request) -> Response:
             Threads(conn).set_state(run.thread_id, rest.status, rest.values, rest.interrupts, None)
         return [current]
 
-    end_deleted(server, await server.db.write(delete))
+    server.runner.end(await server.db.write(delete), deleted=True)
     return empty()
 
 
@@ -5138,17 +5164,14 @@ async def join_run(server: Server, request: Request) -> Response:
 
 
 def wanted_modes(request: Request) -> list[str]:
-    """The stream modes that a client who joins wants: one, or a JSON list."""
-    text = request.query_params.getlist("stream_mode")[-1:]
-    if not text or not text[0]:
-        return []
-    if text[0].startswith("["):
+    """The stream modes that a client who joins wants: any number of parameters, each a mode or a JSON list."""
+    modes: list[str] = []
+    for text in request.query_params.getlist("stream_mode"):
         try:
-            modes = from_json(text[0])
+            modes += from_json(text) if text.startswith("[") else [text] if text else []
         except ValueError:
             raise Invalid("stream_mode: not a stream mode, nor a JSON list of them") from None
-        return [str(mode) for mode in modes]
-    return [text[0]]
+    return [str(mode) for mode in modes]
 
 
 async def join_run_stream(server: Server, request: Request) -> Response:
@@ -5168,7 +5191,7 @@ async def join_run_stream(server: Server, request: Request) -> Response:
         frames = once(await kept_frames(server, run, after if last is not None else None, modes))
     else:
         nonsense = (2**62, 0)
-        frames = run_frames(server, run, follower, modes, after or nonsense)
+        frames = run_frames(joined, follower, modes, after or nonsense)
     return event_stream(server, run if joined else None, frames, run_headers(run, "stream"), cancel)
 
 

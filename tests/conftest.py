@@ -65,8 +65,9 @@ class LiveServer:
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout
-        for line in process.stdout:
-            self.lines.append(line)
+        with process.stdout as output:
+            for line in output:
+                self.lines.append(line)
 
     @property
     def log(self) -> str:
