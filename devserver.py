@@ -668,11 +668,11 @@ class SharedValue(BaseChannel[Any, Any, Any]):
     __hash__ = object.__hash__
 
     @property
-    def ValueType(self) -> Any:
+    def ValueType(self) -> Any:  # noqa: N802  named by BaseChannel
         return self.typ
 
     @property
-    def UpdateType(self) -> Any:
+    def UpdateType(self) -> Any:  # noqa: N802  named by BaseChannel
         return self.typ
 
     def copy(self) -> Self:
@@ -1145,7 +1145,7 @@ def _lock_file(path: str) -> IO[str] | None:
     except ImportError:  # no flock on Windows: SQLite alone guards the file there
         return None
     try:
-        lock = open(f"{path}.lock", "a+")
+        lock = open(f"{path}.lock", "a+")  # noqa: SIM115  it stays open as long as the server runs
     except OSError as error:
         raise StartError(f"cannot write beside {path}: {error.strerror}. Name another file with --db.") from None
     try:
@@ -2216,6 +2216,35 @@ def list_namespaces(items: Items, op: ListNamespacesOp) -> list[tuple[str, ...]]
     return cut[op.offset : op.offset + op.limit]
 
 
+def thread_storage(conn: sqlite3.Connection, serde: JsonPlusSerializer, thread_id: str) -> JsonObject:
+    """Counts and bytes of what a thread keeps; a channel counts once per version."""
+    versions: dict[tuple[str, str, Any], int] = {}
+    count = size = 0
+    query = "SELECT checkpoint_ns, type, checkpoint, length(metadata) FROM checkpoints WHERE thread_id = ?"
+    for namespace, typ, blob, metadata_size in conn.execute(query, (thread_id,)):
+        count, size = count + 1, size + len(blob) + metadata_size
+        checkpoint = serde.loads_typed((typ, blob))
+        for channel, value in checkpoint["channel_values"].items():
+            version = (namespace, channel, checkpoint["channel_versions"].get(channel))
+            if version not in versions:
+                versions[version] = len(serde.dumps_typed(value)[1])
+    by_channel: dict[str, dict[str, int]] = {}
+    for (_, channel, _), value_size in versions.items():
+        entry = by_channel.setdefault(channel, {"versions": 0, "bytes": 0})
+        entry["versions"] += 1
+        entry["bytes"] += value_size
+    values_size = sum(versions.values())
+    query = "SELECT count(*), coalesce(sum(length(value)), 0) FROM writes WHERE thread_id = ?"
+    writes_count, writes_size = conn.execute(query, (thread_id,)).fetchone()
+    return {
+        "thread_id": thread_id,
+        "total_bytes": size + writes_size,
+        "checkpoints": {"count": count, "bytes": max(0, size - values_size)},
+        "channel_values": {"count": len(versions), "bytes": values_size, "by_channel": by_channel},
+        "pending_writes": {"count": writes_count, "bytes": writes_size},
+    }
+
+
 ########################################################################################################
 # 7  Graphs
 ########################################################################################################
@@ -2289,7 +2318,7 @@ def read_settings(path: Path) -> Settings:
     return Settings(
         path=path,
         graphs=[_graph_spec(path, graph_id, value) for graph_id, value in graphs.items()],
-        roots=[root, *((root / d).resolve() for d in dependencies if d.startswith("./") or d.startswith("../"))],
+        roots=[root, *((root / d).resolve() for d in dependencies if d.startswith(("./", "../")))],
         env=_environment(path, raw.get("env")),
         cors=_setting(path, http, "cors", dict),
         allowed_hosts=_setting(path, http, "allowed_hosts", list),
@@ -2531,7 +2560,7 @@ def _import_source(source: str, root: Path) -> types.ModuleType:
         name = ".".join(file.relative_to(root).with_suffix("").parts)
         if all(part.isidentifier() for part in name.split(".")) and _names_file(name, file):
             return importlib.import_module(name)
-    name = f"{file.stem}_{hashlib.sha1(os.path.relpath(file, root).encode()).hexdigest()[:8]}"
+    name = f"{file.stem}_{hashlib.sha1(os.path.relpath(file, root).encode(), usedforsecurity=False).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)
@@ -2793,35 +2822,6 @@ def to_command(command: JsonObject) -> langgraph_types.Command[Any]:
             for target in targets
         ],
     )
-
-
-def thread_storage(conn: sqlite3.Connection, serde: JsonPlusSerializer, thread_id: str) -> JsonObject:
-    """Counts and bytes of what a thread keeps; a channel counts once per version."""
-    versions: dict[tuple[str, str, Any], int] = {}
-    count = size = 0
-    query = "SELECT checkpoint_ns, type, checkpoint, length(metadata) FROM checkpoints WHERE thread_id = ?"
-    for namespace, typ, blob, metadata_size in conn.execute(query, (thread_id,)):
-        count, size = count + 1, size + len(blob) + metadata_size
-        checkpoint = serde.loads_typed((typ, blob))
-        for channel, value in checkpoint["channel_values"].items():
-            version = (namespace, channel, checkpoint["channel_versions"].get(channel))
-            if version not in versions:
-                versions[version] = len(serde.dumps_typed(value)[1])
-    by_channel: dict[str, dict[str, int]] = {}
-    for (_, channel, _), value_size in versions.items():
-        entry = by_channel.setdefault(channel, {"versions": 0, "bytes": 0})
-        entry["versions"] += 1
-        entry["bytes"] += value_size
-    values_size = sum(versions.values())
-    query = "SELECT count(*), coalesce(sum(length(value)), 0) FROM writes WHERE thread_id = ?"
-    writes_count, writes_size = conn.execute(query, (thread_id,)).fetchone()
-    return {
-        "thread_id": thread_id,
-        "total_bytes": size + writes_size,
-        "checkpoints": {"count": count, "bytes": max(0, size - values_size)},
-        "channel_values": {"count": len(versions), "bytes": values_size, "by_channel": by_channel},
-        "pending_writes": {"count": writes_count, "bytes": writes_size},
-    }
 
 
 ########################################################################################################
@@ -3697,6 +3697,222 @@ class RunLoop:
         return f"{stack[-1].filename}:{stack[-1].lineno}" if stack else "something"
 
 
+class EventKeeper:
+    """Writes a resumable run's events to the database while the run goes on, as fast as the file takes them."""
+
+    def __init__(self, db: Db, run: Run) -> None:
+        self._db = db
+        self._run = run
+        self._unwritten: list[Event] = []
+        self._writing: asyncio.Task[None] | None = None
+        modes = {"messages" if mode == "messages-tuple" else mode for mode in run.kwargs["stream_mode"]}
+        self._kept = modes | {"metadata", "error", "protocol"} if run.kwargs["resumable"] else set()
+
+    async def restore(self, run_log: RunLog) -> None:
+        """On a later attempt, what earlier ones sent is in the log as well."""
+        if self._kept and self._run.attempt > 1:
+            for event in await self._db.read(lambda conn: Events(conn).of_run(self._run.run_id)):
+                run_log.append(event)
+
+    def add(self, event: Event) -> None:
+        if event.name.partition("|")[0].partition("/")[0] in self._kept:
+            self._unwritten.append(event)
+            if self._writing is None or self._writing.done():
+                self._writing = asyncio.ensure_future(self._write())
+
+    async def _write(self) -> None:
+        while batch := self.rest():
+            await self._db.write(lambda conn, batch=batch: self._append(conn, batch))
+
+    def _append(self, conn: sqlite3.Connection, events: list[Event]) -> None:
+        Events(conn).append(self._run.thread_id, self._run.run_id, events)
+
+    def rest(self) -> list[Event]:
+        """What is not on its way to the database yet; the transaction that ends the run takes it along."""
+        rest, self._unwritten = self._unwritten, []
+        return rest
+
+
+def _thread_place(thread_id: str) -> RunnableConfig:
+    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
+
+
+def _resume(conn: sqlite3.Connection, run: Run) -> Run:
+    """How a later attempt of a run goes on: without its input if that was applied, else from the start."""
+    if Runs(conn).has_checkpoint(run):
+        configurable = without_reserved(
+            run.kwargs["config"]["configurable"], frozenset({"checkpoint_id", "checkpoint_ns", "checkpoint_map"})
+        )
+        kwargs = {**run.kwargs, "input": None, "command": None}
+        kwargs["config"] = {**run.kwargs["config"], "configurable": configurable}
+        return replace(run, kwargs=kwargs)
+    Runs(conn).take_back(run.run_id, run.thread_id, NULL_TASK_ID)
+    return run
+
+
+class Execution:
+    """One attempt at a run: its graph is called, and its events go to the log, the thread and the database."""
+
+    def __init__(self, db: Db, graphs: Graphs, logs: Logs, run: Run) -> None:
+        self._db = db
+        self._graphs = graphs
+        self._logs = logs
+        self._run = run
+        self._run_log = logs.of_run(run)
+        self._keeper = EventKeeper(db, run)
+        self.control = RunControl()
+
+    async def execute(self) -> Outcome:
+        """Call the graph, with the run's shared values bound."""
+        try:
+            await self._keeper.restore(self._run_log)
+            self._tell("metadata", {"run_id": self._run.run_id, "attempt": self._run.attempt})
+            self._tell(f"{PROTOCOL}lifecycle", self._lifecycle("running"))
+            return await self._call_graph()
+        except GraphDrained:
+            return Outcome("pending")
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # whatever the user's graph raises ends its run, not the server
+            if isinstance(error, RunGone):
+                return Outcome("error")
+            value = exception_value(error)
+            log.error("%s failed", self._run.graph_id, exc_info=error)
+            self._run_log.error = to_json(value)
+            self._tell("error", value)
+            RUN_SCOPE.set(None)
+            return Outcome("error", value, await self.rest_after_cancel())
+
+    async def end(self, outcome: Outcome) -> Run | None:
+        """Store how the run ended, then tell those who follow it. Gives the run if it was still there."""
+        data = self._lifecycle(_terminal(outcome), outcome.error)
+        last = Event(self._logs.ids.next(), f"{PROTOCOL}lifecycle", to_json(data))
+        self._keeper.add(last)
+        ended = await self._db.write(self._finish, outcome, self._keeper.rest())
+        self._run_log.append(last)
+        self._logs.tell_thread(self._run.thread_id, last)
+        done = {"status": "run_done", "run_id": self._run.run_id}
+        self._logs.tell_thread(self._run.thread_id, Event(self._logs.ids.next(), "metadata", to_json(done)))
+        self._logs.close_run(self._run.run_id)
+        return ended
+
+    async def rest_after_cancel(self) -> Rest | None:
+        """The thread's state after a run that was stopped or failed; None if that can't be told."""
+        if self._run.temporary:
+            return None
+        try:
+            async with self._graphs.open(self._run.graph_id, self._run.config(), "threads.read") as graph:
+                snapshot = await graph.aget_state(_thread_place(self._run.thread_id))
+                return Rest.of(snapshot) if snapshot.created_at else None
+        except Exception as error:  # the graph is gone or broken: the run's own error says so
+            log.debug("no state after run %s: %s", self._run.run_id, error)
+            return None
+
+    def _finish(self, conn: sqlite3.Connection, outcome: Outcome, events: list[Event]) -> Run | None:
+        Events(conn).append(self._run.thread_id, self._run.run_id, events)
+        return finish_run(conn, self._run, outcome, outcome.error)
+
+    def _tell(self, name: str, data: Any) -> None:
+        event = Event(self._logs.ids.next(), name, to_json(data))
+        if name == f"{PROTOCOL}input.requested":
+            self._run_log.interrupts.append(data["data"])
+        if name == "values":
+            self._run_log.last_values = event.data
+            if isinstance(data, dict):
+                self._run_log.interrupts += data.get("__interrupt__", ())
+        self._run_log.append(event)
+        self._keeper.add(event)
+        self._logs.tell_thread(self._run.thread_id, event)
+
+    def _lifecycle(self, event: str, error: JsonObject | None = None) -> JsonObject:
+        """The beginning or the end of a run's own graph, in the event streaming protocol."""
+        run = self._run
+        name = next((each.name for each in self._graphs.all() if each.spec.graph_id == run.graph_id), run.graph_id)
+        data = {"event": event, "graph_name": name}
+        if event == "failed" and error:
+            data["error"] = error["message"]
+        event_id, ms = f"synth:{run.run_id}:lc||{event}", time.time_ns() // 1_000_000
+        return {"event_id": event_id, "namespace": [], "timestamp": ms, "data": data}
+
+    async def _call_graph(self) -> Outcome:
+        run, kwargs = self._run, self._run.kwargs
+        scope = SharedScope(
+            (run.config()["configurable"], kwargs["context"] or {}),
+            lambda prefix: self._db.look(lambda conn: Items(conn).load(prefix)),
+            run.run_id,
+        )
+        if run.attempt > 1:
+            run = await self._db.write(_resume, run)
+        run = self._with_null_answer(run)
+        config = {**run.config(), "run_id": uuid.UUID(run.run_id)}
+        run = replace(run, kwargs={**run.kwargs, "config": config})
+        RUN_SCOPE.set(scope)
+        entry = self._graphs.get(run.graph_id)
+        if entry.shared:
+            await asyncio.to_thread(scope.preload, entry.shared)
+        async with self._graphs.open(run.graph_id, config, "threads.create_run", kwargs["context"]) as graph:
+            if is_protocol_run(run):
+                async for method, params in protocol_events(graph, run, self.control):
+                    self._tell(PROTOCOL + method, params)
+            else:
+                async for name, data in graph_events(graph, run, self.control):
+                    self._tell(name, data)
+            RUN_SCOPE.set(None)
+            if run.temporary and not kwargs["webhook"]:
+                return Outcome("success", shared=scope.rest())
+            rest = Rest.of(await graph.aget_state(_thread_place(run.thread_id)))
+            shared = scope.rest() if not rest.interrupts else ()
+            return Outcome("success", rest=rest, shared=shared)
+
+    def _with_null_answer(self, run: Run) -> Run:
+        """LangGraph takes a null answer for none, unless it names its question."""
+        command = run.kwargs["command"]
+        if not command or command.get("resume", MISSING) is not None:
+            return run
+        thread = self._db.look(lambda conn: Threads(conn).get(run.thread_id))
+        asked = [each["id"] for asked in ((thread and thread.interrupts) or {}).values() for each in asked]
+        if len(asked) != 1:
+            return run
+        return replace(run, kwargs={**run.kwargs, "command": {**command, "resume": {asked[0]: None}}})
+
+
+class WebhookSender:
+    """Posts what runs left for their webhooks; what was not delivered stays for the next start."""
+
+    def __init__(self, db: Db) -> None:
+        self._db = db
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+
+    async def send_due(self) -> None:
+        """Start to deliver every webhook that is not on its way."""
+        for number, url, payload in await self._db.read(lambda conn: Webhooks(conn).due()):
+            if number not in self._tasks:
+                self._tasks[number] = asyncio.ensure_future(self._deliver(number, url, payload))
+
+    def stop(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+
+    async def _deliver(self, number: int, url: str, payload: bytes) -> None:
+        """POST a webhook, with four tries over some seconds; then its row goes."""
+        import httpx
+
+        async with httpx.AsyncClient(timeout=10) as client:
+            for pause in (0.5, 1, 2, 0):
+                try:
+                    answer = await client.post(url, content=payload, headers={"content-type": "application/json"})
+                    if answer.status_code < 500 and answer.status_code != 429:
+                        break
+                    problem = f"answered {answer.status_code}"
+                except (httpx.HTTPError, httpx.InvalidURL) as error:
+                    problem = f"failed: {error or type(error).__name__}"
+                await asyncio.sleep(pause)
+            else:
+                log.warning("webhook %s %s; given up after 4 tries", url, problem)
+        await self._db.write(lambda conn: Webhooks(conn).delete(number))
+        del self._tasks[number]
+
+
 class Worker:
     """Works on the runs of one thread: those that were started for it, and those it claims."""
 
@@ -3720,7 +3936,8 @@ class Runner:
         self._slots: asyncio.Semaphore
         self._workers: dict[str, Worker] = {}
         self._tasks: dict[str, asyncio.Task[Outcome]] = {}
-        self._controls: dict[str, RunControl] = {}
+        self._executions: dict[str, Execution] = {}
+        self._webhooks = WebhookSender(db)
         self._crons_changed = asyncio.Event()
         self._background: set[asyncio.Future[None]] = set()
         self.stopping = False
@@ -3733,7 +3950,7 @@ class Runner:
         self._slots = asyncio.Semaphore(self.max_concurrency)
         for thread_id in await self.db.write(recover_runs):
             self.loop.loop.call_soon_threadsafe(self._notice, thread_id)
-        self.loop.loop.call_soon_threadsafe(self._send_webhooks)
+        self.loop.loop.call_soon_threadsafe(lambda: self._keep(self._webhooks.send_due()))
         self.loop.loop.call_soon_threadsafe(lambda: self._keep(self._fire_crons()))
 
     async def stop(self) -> None:
@@ -3876,44 +4093,22 @@ class Runner:
             self.logs.close_run(run.run_id)
             return
         begun = time.monotonic()
-        run_log, keeper = self.logs.of_run(run), EventKeeper(self.db, run)
-        self._controls[run.run_id] = RunControl()
-        task = self._tasks[run.run_id] = asyncio.ensure_future(self._execute(run, run_log, keeper))
+        execution = self._executions[run.run_id] = Execution(self.db, self.graphs, self.logs, run)
+        task = self._tasks[run.run_id] = asyncio.ensure_future(execution.execute())
         try:
             outcome = await task
         except asyncio.CancelledError:
             outcome = Outcome("pending" if self.stopping else "interrupted")
         finally:
-            del self._tasks[run.run_id], self._controls[run.run_id]
+            del self._tasks[run.run_id], self._executions[run.run_id]
         if outcome.status == "pending":  # the server is stopping
             return
         if outcome.status == "interrupted":
-            outcome = Outcome("interrupted", rest=await self._rest_after_cancel(run))
-        last = self._event(f"{PROTOCOL}lifecycle", self._lifecycle(run, _terminal(outcome), outcome.error))
-        keeper.add(last)
-        ended = await self.db.write(self._finish, run, outcome, keeper.rest())
-        if ended is not None:
+            outcome = Outcome("interrupted", rest=await execution.rest_after_cancel())
+        if (ended := await execution.end(outcome)) is not None:
             self._log(run, ended, outcome, time.monotonic() - begun)
-        run_log.append(last)
-        self.logs.tell_thread(run.thread_id, last)
-        self.logs.tell_thread(run.thread_id, self._event("metadata", {"status": "run_done", "run_id": run.run_id}))
-        self.logs.close_run(run.run_id)
         if run.kwargs["webhook"]:
-            self._send_webhooks()
-
-    @staticmethod
-    def _finish(conn: sqlite3.Connection, run: Run, outcome: Outcome, events: list[Event]) -> Run | None:
-        Events(conn).append(run.thread_id, run.run_id, events)
-        return finish_run(conn, run, outcome, outcome.error)
-
-    def _lifecycle(self, run: Run, event: str, error: JsonObject | None = None) -> JsonObject:
-        """The beginning or the end of a run's own graph, in the event streaming protocol."""
-        name = next((loaded.name for loaded in self.graphs.all() if loaded.spec.graph_id == run.graph_id), run.graph_id)
-        data = {"event": event, "graph_name": name}
-        if event == "failed" and error:
-            data["error"] = error["message"]
-        event_id, ms = f"synth:{run.run_id}:lc||{event}", time.time_ns() // 1_000_000
-        return {"event_id": event_id, "namespace": [], "timestamp": ms, "data": data}
+            await self._webhooks.send_due()
 
     def _log(self, run: Run, ended: Run, outcome: Outcome, seconds: float) -> None:
         status = {"rollback": "rolled back", "interrupt": "interrupted"}.get(ended.cancel or "", outcome.status)
@@ -3930,105 +4125,15 @@ class Runner:
             error,
         )
 
-    async def _execute(self, run: Run, run_log: RunLog, keeper: EventKeeper) -> Outcome:
-        """Call the graph, with the run's shared values bound; its events go to the log."""
-
-        def tell(name: str, data: Any) -> None:
-            event = self._event(name, data)
-            if name == f"{PROTOCOL}input.requested":
-                run_log.interrupts.append(data["data"])
-            if name == "values":
-                run_log.last_values = event.data
-                if isinstance(data, dict):
-                    run_log.interrupts += data.get("__interrupt__", ())
-            run_log.append(event)
-            keeper.add(event)
-            self.logs.tell_thread(run.thread_id, event)
-
-        try:
-            await keeper.restore(run_log)
-            tell("metadata", {"run_id": run.run_id, "attempt": run.attempt})
-            tell(f"{PROTOCOL}lifecycle", self._lifecycle(run, "running"))
-            return await self._call_graph(run, tell)
-        except GraphDrained:
-            return Outcome("pending")
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # whatever the user's graph raises ends its run, not the server
-            if isinstance(error, RunGone):
-                return Outcome("error")
-            value = exception_value(error)
-            log.error("%s failed", run.graph_id, exc_info=error)
-            run_log.error = to_json(value)
-            tell("error", value)
-            RUN_SCOPE.set(None)
-            return Outcome("error", value, await self._rest_after_cancel(run))
-
-    async def _call_graph(self, run: Run, tell: Callable[[str, Any], None]) -> Outcome:
-        kwargs = run.kwargs
-        scope = SharedScope(
-            (run.config()["configurable"], kwargs["context"] or {}),
-            lambda prefix: self.db.look(lambda conn: Items(conn).load(prefix)),
-            run.run_id,
-        )
-        if run.attempt > 1:
-            run = await self.db.write(_resume, run)
-        run = self._with_null_answer(run)
-        config = {**run.config(), "run_id": uuid.UUID(run.run_id)}
-        run = replace(run, kwargs={**run.kwargs, "config": config})
-        RUN_SCOPE.set(scope)
-        entry = self.graphs.get(run.graph_id)
-        if entry.shared:
-            await asyncio.to_thread(scope.preload, entry.shared)
-        async with self.graphs.open(run.graph_id, config, "threads.create_run", kwargs["context"]) as graph:
-            control = self._controls[run.run_id]
-            if is_protocol_run(run):
-                async for method, params in protocol_events(graph, run, control):
-                    tell(PROTOCOL + method, params)
-            else:
-                async for name, data in graph_events(graph, run, control):
-                    tell(name, data)
-            RUN_SCOPE.set(None)
-            if run.temporary and not kwargs["webhook"]:
-                return Outcome("success", shared=scope.rest())
-            rest = Rest.of(await graph.aget_state(_thread_place(run.thread_id)))
-            shared = scope.rest() if not rest.interrupts else ()
-            return Outcome("success", rest=rest, shared=shared)
-
-    def _with_null_answer(self, run: Run) -> Run:
-        """LangGraph takes a null answer for none, unless it names its question."""
-        command = run.kwargs["command"]
-        if not command or command.get("resume", MISSING) is not None:
-            return run
-        thread = self.db.look(lambda conn: Threads(conn).get(run.thread_id))
-        asked = [each["id"] for asked in ((thread and thread.interrupts) or {}).values() for each in asked]
-        if len(asked) != 1:
-            return run
-        return replace(run, kwargs={**run.kwargs, "command": {**command, "resume": {asked[0]: None}}})
-
-    async def _rest_after_cancel(self, run: Run) -> Rest | None:
-        """The thread's state after a run that was stopped or failed; None if that can't be told."""
-        if run.temporary:
-            return None
-        try:
-            async with self.graphs.open(run.graph_id, run.config(), "threads.read") as graph:
-                snapshot = await graph.aget_state(_thread_place(run.thread_id))
-                return Rest.of(snapshot) if snapshot.created_at else None
-        except Exception as error:  # the graph is gone or broken: the run's own error says so
-            log.debug("no state after run %s: %s", run.run_id, error)
-            return None
-
-    def _event(self, name: str, data: Any) -> Event:
-        return Event(self.logs.ids.next(), name, to_json(data))
-
     def _stop_graph(self, run_id: str) -> None:
         if (task := self._tasks.get(run_id)) is not None:
             task.cancel()
 
     async def _drain(self) -> None:
         """Ask running graphs to stop after their superstep; cancel those that don't in time."""
-        for control in self._controls.values():
-            control.request_drain()
+        for execution in self._executions.values():
+            execution.control.request_drain()
+        self._webhooks.stop()
         self._crons_changed.set()
         for worker in self._workers.values():
             worker.noticed.set()
@@ -4038,95 +4143,6 @@ class Runner:
             task.cancel()
         if self._background:
             await asyncio.wait(self._background, timeout=1)
-
-    # -- webhooks --
-
-    def _send_webhooks(self) -> None:
-        self._keep(self._deliver_webhooks())
-
-    async def _deliver_webhooks(self) -> None:
-        for number, url, payload in await self.db.read(lambda conn: Webhooks(conn).due()):
-            if number not in self._delivering:
-                self._delivering.add(number)
-                self._keep(self._deliver(number, url, payload))
-
-    @functools.cached_property
-    def _delivering(self) -> set[int]:
-        return set()
-
-    async def _deliver(self, number: int, url: str, payload: bytes) -> None:
-        """POST a webhook, with four tries over some seconds; then its row goes."""
-        import httpx
-
-        async with httpx.AsyncClient(timeout=10) as client:
-            for pause in (0.5, 1, 2, 0):
-                try:
-                    answer = await client.post(url, content=payload, headers={"content-type": "application/json"})
-                    if answer.status_code < 500 and answer.status_code != 429:
-                        break
-                    problem = f"answered {answer.status_code}"
-                except (httpx.HTTPError, httpx.InvalidURL) as error:
-                    problem = f"failed: {error or type(error).__name__}"
-                if self.stopping:
-                    return
-                await asyncio.sleep(pause)
-            else:
-                log.warning("webhook %s %s; given up after 4 tries", url, problem)
-        await self.db.write(lambda conn: Webhooks(conn).delete(number))
-        self._delivering.discard(number)
-
-
-class EventKeeper:
-    """Writes a resumable run's events to the database while the run goes on, as fast as the file takes them."""
-
-    def __init__(self, db: Db, run: Run) -> None:
-        self._db = db
-        self._run = run
-        self._unwritten: list[Event] = []
-        self._writing: asyncio.Task[None] | None = None
-        modes = {"messages" if mode == "messages-tuple" else mode for mode in run.kwargs["stream_mode"]}
-        self._kept = modes | {"metadata", "error", "protocol"} if run.kwargs["resumable"] else set()
-
-    async def restore(self, run_log: RunLog) -> None:
-        """On a later attempt, what earlier ones sent is in the log as well."""
-        if self._kept and self._run.attempt > 1:
-            for event in await self._db.read(lambda conn: Events(conn).of_run(self._run.run_id)):
-                run_log.append(event)
-
-    def add(self, event: Event) -> None:
-        if event.name.partition("|")[0].partition("/")[0] in self._kept:
-            self._unwritten.append(event)
-            if self._writing is None or self._writing.done():
-                self._writing = asyncio.ensure_future(self._write())
-
-    async def _write(self) -> None:
-        while batch := self.rest():
-            await self._db.write(lambda conn, batch=batch: self._append(conn, batch))
-
-    def _append(self, conn: sqlite3.Connection, events: list[Event]) -> None:
-        Events(conn).append(self._run.thread_id, self._run.run_id, events)
-
-    def rest(self) -> list[Event]:
-        """What is not on its way to the database yet; the transaction that ends the run takes it along."""
-        rest, self._unwritten = self._unwritten, []
-        return rest
-
-
-def _thread_place(thread_id: str) -> RunnableConfig:
-    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
-
-
-def _resume(conn: sqlite3.Connection, run: Run) -> Run:
-    """How a later attempt of a run goes on: without its input if that was applied, else from the start."""
-    if Runs(conn).has_checkpoint(run):
-        configurable = without_reserved(
-            run.kwargs["config"]["configurable"], frozenset({"checkpoint_id", "checkpoint_ns", "checkpoint_map"})
-        )
-        kwargs = {**run.kwargs, "input": None, "command": None}
-        kwargs["config"] = {**run.kwargs["config"], "configurable": configurable}
-        return replace(run, kwargs=kwargs)
-    Runs(conn).take_back(run.run_id, run.thread_id, NULL_TASK_ID)
-    return run
 
 
 ########################################################################################################
@@ -4257,7 +4273,7 @@ def selected(row: JsonObject, select: Sequence[str] | None) -> JsonObject:
 async def ok(server: Server, request: Request) -> Response:
     """Health check."""
     if "check_db" in request.query_params and query_number(request, "check_db", 0):
-        await server.db.read(lambda conn: conn.execute("PRAGMA schema_version").fetchone())
+        await server.db.read(lambda conn: Threads(conn).get(""))
     return reply({"ok": True, "services": {}})
 
 
@@ -6608,9 +6624,13 @@ async def reload_on_change(server: Server) -> None:
         )
         async for changes in watcher:
             if changes:
-                await reload(server, sorted({os.path.relpath(path) for _, path in changes}))
+                await reload(server, sorted({_shown(path) for _, path in changes}))
             if changes or len(sys.modules) != modules:  # there may be new folders to watch
                 break
+
+
+def _shown(path: str) -> str:
+    return os.path.relpath(path)
 
 
 def _is_source(change: Any, path: str) -> bool:

@@ -75,9 +75,7 @@ class RuleBasedModel(BaseChatModel):
         for chunk in tokens(reply(messages, **kwargs)):
             yield ChatGenerationChunk(message=chunk)
 
-    async def _astream(
-        self, messages: Messages, *args: Any, **kwargs: Any
-    ) -> AsyncIterator[ChatGenerationChunk]:
+    async def _astream(self, messages: Messages, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
         for chunk in self._stream(messages, **kwargs):
             yield chunk
 

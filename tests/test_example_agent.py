@@ -67,9 +67,7 @@ def shape(messages: list[AnyMessage]) -> list[tuple[str, str]]:
 def test_a_statement_about_the_user_becomes_an_info_call(text: str, fact: str, topic: str) -> None:
     reply = model.invoke(text)
     assert reply.text == ""
-    assert [(call["name"], call["args"]) for call in reply.tool_calls] == [
-        ("Info", {"fact": fact, "topic": topic})
-    ]
+    assert [(call["name"], call["args"]) for call in reply.tool_calls] == [("Info", {"fact": fact, "topic": topic})]
 
 
 def test_several_statements_in_one_message_become_several_calls() -> None:
@@ -89,12 +87,7 @@ def test_tool_call_ids_follow_from_the_conversation() -> None:
 
 @pytest.mark.parametrize(
     "question",
-    [
-        "what do i like to eat?",
-        "hey what do i like to eat",
-        "do i like pizza",
-        "What should I have for dinner?",
-    ],
+    ["what do i like to eat?", "hey what do i like to eat", "do i like pizza", "What should I have for dinner?"],
 )
 def test_a_question_is_answered_from_the_facts_and_saves_nothing(question: str) -> None:
     facts = ("- food: I like pizza", "- name: My name is Bob")

@@ -1,0 +1,164 @@
+"""Benchmarks devserver against its peer, `langgraph dev`, and the floor: the same graphs in one process.
+
+    python tests/bench/bench.py [--only devserver peer floor] [--scenario one,ten] [--rounds 3] [--json FILE]
+
+The sides take turns (A B C A B C ...) with fresh servers each time, so that a slow spell of the machine meets
+all of them. The samples of all rounds are pooled; the table shows medians and, of many times, the 95th
+percentile. Start-up time and memory are always measured, and alone with `--scenario ready`.
+"""
+
+# ruff: noqa: T201
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import signal
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median, quantiles
+
+import servers
+from load import SCENARIOS, Connection, Samples, measure
+
+SIDES = ("devserver", "peer", "floor")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table. `<=` says that less is better; the aim is absolute or a multiple of the floor."""
+
+    key: str
+    label: str
+    unit: str
+    better: str
+    aim: float | None = None
+    of_floor: bool = False
+
+
+ROWS = (
+    Row("ready_s", "ready after start", "s", "<=", 1.3, of_floor=True),
+    Row("one_ms", "create thread + wait, one node", "ms", "<=", 5),
+    Row("one32_rate", "the same, 32 clients", "runs/s", ">=", 400),
+    Row("ten_ms", "ten-step run, wait", "ms", "<=", 12),
+    Row("custom_rate", "2,000 custom events in one run", "events/s", ">=", 30_000),
+    Row("custom_first_ms", "- the first of them after", "ms", "<=", 5),
+    Row("tokens_rate", "1,000 message tokens", "tokens/s", ">=", 0.8, of_floor=True),
+    Row("tokens_first_ms", "- the first of them after", "ms", "<="),
+    Row("streams50_rate", "50 streams at once", "events/s", ">=", 15_000),
+    Row("turn150_ms", "turn 150 of a thread", "ms", "<="),
+    Row("turns_ratio", "- against turn 1", "times", "<=", 1.5),
+    Row("sleepers_rate", "200 runs at once that sleep 1 s", "runs/s", ">=", 125),
+    Row("memory_mb", "memory after start", "MB", "<=", 110),
+)
+
+
+def measure_server(who: str, options: argparse.Namespace, found: Samples, failures: list[str]) -> None:
+    """Three starts, the last of them put under load. A scenario that fails is noted and the rest goes on."""
+    for start in range(3):
+        with servers.running(who, options.peer_venv, options.peer_jobs) as server:
+            time.sleep(1)
+            found["ready_s"].append(server.ready)
+            found["memory_mb"].append(servers.memory(server.pid))
+            for name in [name for name in SCENARIOS if name in options.scenario and start == 2]:
+                try:
+                    samples = asyncio.run(measure(name, lambda: Connection(server.port)))
+                    for key, values in samples.items():
+                        found[key].extend(values)
+                except Exception as error:
+                    failures.append(f"{who} {name}: {type(error).__name__}: {error}")
+
+
+def measure_floor(options: argparse.Namespace, found: Samples) -> None:
+    for took, size in (servers.bare_import() for _ in range(3)):
+        found["ready_s"].append(took)
+        found["memory_mb"].append(size)
+    for key, values in servers.in_process(options.scenario).items():
+        found[key].extend(values)
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def cell(key: str, values: list[float]) -> str:
+    many = key.endswith("_ms") and len(values) >= 20
+    p95 = f" (p95 {number(quantiles(values, n=20)[-1])})" if many else ""
+    return number(median(values)) + p95 if values else "-"
+
+
+def line(row: Row, sides: dict[str, Samples]) -> list[str]:
+    """The cells of a row: label, sides, times better than the peer, multiple of the floor, aim, met."""
+    samples = [sides[who].get(row.key, []) for who in SIDES]
+    ours, peer, floor = (median(values) if values else None for values in samples)
+    less = row.better == "<="
+    to_peer = (peer / ours if less else ours / peer) if ours and peer else None
+    to_floor = ours / floor if ours and floor else None
+    aim = f"{row.better} {row.aim:,g}{' x floor' if row.of_floor else ''}" if row.aim else ""
+    value = to_floor if row.of_floor else ours
+    met = ""
+    if row.aim and value:
+        met = "yes" if (value <= row.aim if less else value >= row.aim) else "NO"
+    ratios = [f"{number(ratio)} x" if ratio else "-" for ratio in (to_peer, to_floor)]
+    return [f"{row.label}, {row.unit}", *(cell(row.key, values) for values in samples), *ratios, aim, met]
+
+
+def table(sides: dict[str, Samples]) -> str:
+    """An aligned Markdown table, with a line for whatever was measured."""
+    heading = ["", *SIDES, "times better than peer", "devserver / floor", "aim", "met"]
+    lines = [heading, *(line(row, sides) for row in ROWS if any(sides[who].get(row.key) for who in SIDES))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(f"| {' | '.join(map(str.ljust, cells, widths))} |" for cells in lines)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", choices=SIDES, nargs="+", default=SIDES, help="measure some sides")
+    parser.add_argument("--scenario", default=",".join(SCENARIOS), help="some of " + ",".join(SCENARIOS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples to a file")
+    parser.add_argument("--peer-venv", type=Path, default=servers.cache_directory() / "peer", metavar="DIR")
+    parser.add_argument("--peer-jobs", type=int, metavar="N", help="give the peer --n-jobs-per-worker N")
+    options = parser.parse_args()
+    options.peer_venv = options.peer_venv.absolute()
+    options.scenario = options.scenario.split(",")
+    if unknown := set(options.scenario) - set(SCENARIOS) - {"ready", "memory"}:
+        parser.error(f"no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
+    return options
+
+
+def main() -> int:
+    options = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers end then, too
+    if "peer" in options.only:
+        servers.install_peer(options.peer_venv)
+    sides: dict[str, Samples] = {who: defaultdict(list) for who in SIDES}
+    failures: list[str] = []
+    for turn in range(options.rounds):
+        for who in options.only:
+            print(f"round {turn + 1} of {options.rounds}: {who}", file=sys.stderr, flush=True)
+            try:
+                if who == "floor":
+                    measure_floor(options, sides[who])
+                else:
+                    measure_server(who, options, sides[who], failures)
+            except Exception as error:
+                failures.append(f"{who}: {type(error).__name__}: {error}")
+    about = {
+        "machine": f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
+        "devserver and floor": servers.versions(Path(sys.executable), "langgraph"),
+        "peer": servers.versions(options.peer_venv / "bin/python", "langgraph", "langgraph-api"),
+    }
+    print(*(f"{key}: {value}" for key, value in about.items()), "", table(sides), *failures, sep="\n")
+    if options.json:
+        options.json.write_text(json.dumps({"about": about, "samples": sides, "failures": failures}, indent=1))
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

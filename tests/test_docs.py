@@ -1,0 +1,269 @@
+"""README and CHANGELOG are true: every block of code in README is run as it is written there.
+
+Only the address in them is changed, as port 2024 may be taken. Those that install packages need a network.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner
+from conftest import ROOT, LiveServer, write_project
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from walkthrough import STEPS, Event, check_step, example_server
+
+import devserver
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = [(found[1], found[2]) for found in re.finditer(r"^```(\w+)\n(.*?)^```$", README, re.M | re.S)]
+NETWORK = pytest.mark.skipif(bool(os.environ.get("DEVSERVER_OFFLINE")), reason="DEVSERVER_OFFLINE is set")
+
+
+def block(language: str, mark: str) -> str:
+    """The one block in this language that holds this text."""
+    (found,) = [text for name, text in BLOCKS if name == language and mark in text]
+    return found
+
+
+RUN = block("bash", "devserver up")
+TEST = block("bash", "pytest")
+PYTHON = block("python", "get_sync_client")
+JS = block("js", "import { Client }")
+NPM = block("bash", "npm install")
+CURL = block("bash", "curl")
+SHARED = block("python", "SharedValue")
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Iterator[LiveServer]:
+    folder = tmp_path / "example"
+    folder.mkdir()
+    with example_server(folder, "--no-reload") as server:
+        yield server
+
+
+def here(text: str, server: LiveServer) -> str:
+    assert "http://localhost:2024" in text
+    return text.replace("http://localhost:2024", server.url)
+
+
+def output(*command: str, cwd: Path, **env: str) -> str:
+    done = subprocess.run(command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def check_walk_through(events: list[Event]) -> None:
+    """Four streams one after the other, each beginning with `metadata`."""
+    starts = [index for index, (name, _) in enumerate(events) if name == "metadata"]
+    assert len(starts) == len(STEPS)
+    for number, (start, end) in enumerate(zip(starts, [*starts[1:], None], strict=True), 1):
+        check_step(number, events[start:end])
+
+
+def printed_events(text: str) -> list[Event]:
+    return [(name, json.loads(data)) for name, _, data in (line.partition(" ") for line in text.splitlines())]
+
+
+def test_every_block_is_run_by_a_test() -> None:
+    assert [text for _, text in BLOCKS] == [RUN, TEST, PYTHON, JS, NPM, CURL, SHARED]
+
+
+def test_readme_is_short() -> None:
+    lines = README.splitlines()
+    assert len(lines) < 150
+    assert [line for line in lines if len(line) > 120] == []
+
+
+def test_python_walk_through(example: LiveServer, tmp_path: Path) -> None:
+    (tmp_path / "walk.py").write_text(here(PYTHON, example))
+    check_walk_through(printed_events(output(sys.executable, "walk.py", cwd=tmp_path)))
+
+
+@NETWORK
+@pytest.mark.skipif(not shutil.which("npm"), reason="npm is absent")
+@pytest.mark.parametrize("version", ["1.15", "2.0"])
+def test_js_walk_through(example: LiveServer, tmp_path: Path, version: str) -> None:
+    folder = tmp_path / "js"
+    folder.mkdir()
+    (folder / "walk.mjs").write_text(here(JS, example))
+    install = NPM.replace("langgraph-sdk", f"langgraph-sdk@{version}")
+    text = output("bash", "-c", install, cwd=folder, NPM_CONFIG_LOGLEVEL="silent")
+    check_walk_through(printed_events("\n".join(re.findall(r"^(?:metadata|values) .*", text, re.M))))
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is absent")
+def test_curl_walk_through(example: LiveServer, tmp_path: Path) -> None:
+    text = output("bash", "-c", here(CURL, example), cwd=tmp_path)
+    found = re.findall(r"^event: (.+)\ndata: (.+)$", text.replace("\r", ""), re.M)
+    check_walk_through([(name, json.loads(data)) for name, data in found])
+
+
+def test_shared_values(tmp_path: Path) -> None:
+    (settings,) = re.findall(r"`(\{\"graphs\": \{\"notes\".*)`", README)
+    (tmp_path / "notes.py").write_text(SHARED)
+    (tmp_path / "langgraph.json").write_text(settings)
+    server = LiveServer(tmp_path, ["--no-reload"]).start()
+    try:
+        with server.sync_client() as client:
+
+            def note(user: str, text: str) -> Any:
+                return client.runs.wait(None, "notes", input={"text": text}, config={"configurable": {"user_id": user}})
+
+            assert note("123", "a") == {"text": "0 notes before"}
+            assert note("123", "b") == {"text": "1 notes before"}
+            assert note("321", "c") == {"text": "0 notes before"}
+            items = client.store.search_items(("scoped", "user_id", "notes", "123"))["items"]
+            assert {item["key"]: item["value"] for item in items} == {"a": {"done": False}, "b": {"done": False}}
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository's files, as in a fresh clone."""
+    folder = tmp_path_factory.mktemp("checkout") / "devserver"
+    made = (".git", ".venv", "node_modules", "__pycache__", ".*_cache", "*.egg-info", "build", "devserver.db*")
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*made))
+    return folder
+
+
+def clean_environment() -> dict[str, str]:
+    """Nothing of this Python's: `python3` is the one that is installed, and finds no packages of ours."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COV", "VIRTUAL_ENV"))}
+    return kept | {"PATH": f"{sys.base_prefix}/bin:{os.environ['PATH']}"}
+
+
+@NETWORK
+def test_the_line_that_runs_the_server(checkout: Path) -> None:
+    with subprocess.Popen(
+        ["bash", "-c", RUN],
+        cwd=checkout,
+        env=clean_environment() | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout
+        try:
+            url = next(found[1] for line in process.stdout if (found := re.search(r"API +(http://\S+)", line)))
+            deadline = time.monotonic() + 30
+            while time.monotonic() < deadline:
+                try:
+                    assert httpx.get(f"{url}/ok").json()["ok"] is True
+                    break
+                except httpx.TransportError:
+                    time.sleep(0.05)
+            assert httpx.post(f"{url}/assistants/count", json={"graph_id": "agent"}).json() == 1
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+    assert (checkout / "devserver.db").exists()
+
+
+@NETWORK
+def test_the_line_that_runs_the_tests(checkout: Path) -> None:
+    """Up to pytest, which here collects the tests only."""
+    environment = clean_environment() | {"PYTEST_ADDOPTS": "--collect-only -q"}
+    done = subprocess.run(
+        ["bash", "-c", TEST], cwd=checkout, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "tests/test_docs.py::test_the_line_that_runs_the_tests" in done.stdout
+
+
+def test_options_are_named() -> None:
+    text = CliRunner().invoke(devserver.main, ["up", "--help"]).output
+    options = set(re.findall(r"^ +(--[\w-]+)", text, re.M))
+    (listed,) = re.findall(r"^Options of `devserver up`:(.*?)\n\n", README, re.M | re.S)
+    assert set(re.findall(r"`(--[\w-]+)", listed)) == options
+    assert [name for name in devserver.main.commands if f"`devserver {name}" not in README] == []
+
+
+GRAPH = """
+from langgraph.graph import START, MessagesState, StateGraph
+graph = StateGraph(MessagesState).add_node("node", lambda state: state).add_edge(START, "node").compile()
+"""
+
+
+def test_settings_are_served_or_named(tmp_path: Path) -> None:
+    """What the table names is taken without a word; what it does not, is named in a warning."""
+    table = README[README.index("| in langgraph.json |") :].partition("\n\n")[0]
+    named = {key for row in table.splitlines()[2:] for key in re.findall(r"`([\w.]+)`", row.split("|")[1])}
+    served: dict[str, Any] = {
+        "env": {"A": "b"},
+        "http": {"cors": {"allow_origins": ["http://example.com"]}, "allowed_hosts": ["example.com"]},
+        "webhooks": {"url": {"require_https": True, "disable_loopback": True}},
+    }
+    assert named == {"graphs", "dependencies", "env", "http.cors", "http.allowed_hosts", "webhooks"}
+    write_project(tmp_path, {"g": "./g.py:graph"}, {"g.py": GRAPH}, **served)
+    server = LiveServer(tmp_path).start()
+    server.kill()
+    assert "not served" not in server.log
+    others = {"auth": {"path": "./auth.py:auth"}, "http": {"app": "./app.py:app"}}
+    write_project(tmp_path, {"g": "./g.py:graph"}, {"g.py": GRAPH}, **others)
+    server.start()
+    server.kill()
+    (warning,) = [line for line in server.log.splitlines() if "not served yet" in line]
+    assert "auth" in warning
+    assert "http.app" in warning
+
+
+# What the README calls the parts of the API that may be missing, by the beginning of their paths.
+PARTS = {"/mcp": "MCP", "/a2a": "A2A", "/.well-known": "A2A", "/ui": "generative UI"}
+
+
+def test_what_is_not_served_yet_says_so(example: LiveServer) -> None:
+    (sentence,) = re.findall(r"\*\*Not yet\*\*:(.*?) answer 501", README, re.S)
+    missing = [(methods[0], path) for methods, path in devserver.NOT_SERVED]
+    named = {part for start, part in PARTS.items() for _, path in missing if path.startswith(start)}
+    assert set(re.findall(r"MCP|A2A|generative UI|crons?|event streaming", sentence)) == named
+    with example.http() as http:
+        for method, path in missing:
+            answer = http.request(method, re.sub(r"{\w+}", "01a20708-6052-7670-898c-203668c5e188", path))
+            assert answer.status_code == 501, path
+            assert "not served" in answer.json()["detail"]
+
+
+async def test_the_file_is_all_there_is(example: LiveServer, tmp_path: Path) -> None:
+    async with example.client() as client:
+        thread = (await client.threads.create())["thread_id"]
+        hello: Any = {"messages": [{"role": "user", "content": "hi"}]}
+        await client.runs.wait(thread, "agent", input=hello, config={"configurable": {"user_id": "123"}})
+    assert {path.name for path in example.folder.glob("devserver.db*")} == {
+        "devserver.db", "devserver.db-shm", "devserver.db-wal", "devserver.db.lock",
+    }  # fmt: skip
+    assert example.stop() == 0
+    assert not (example.folder / "devserver.db-wal").exists()
+    copied = tmp_path / "copied.db"
+    shutil.copy(example.folder / "devserver.db", copied)
+    other = LiveServer(example.folder, ["--db", str(copied)]).start()
+    try:
+        async with other.client() as client:
+            state = await client.threads.get_state(thread)
+            assert len(state["values"]["messages"]) == 2  # type: ignore[call-overload]
+    finally:
+        other.kill()
+    async with AsyncSqliteSaver.from_conn_string(str(copied)) as saver:
+        assert await saver.aget_tuple({"configurable": {"thread_id": thread}})
+    connection = sqlite3.connect(copied)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+
+
+def test_changelog_and_licence() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert re.findall(r"^## (\S+)", changelog, re.M)[0] == devserver.__version__
+    licence = (ROOT / "LICENSE").read_text()
+    assert licence.startswith("MIT License")
+    assert "The devserver authors" in licence

@@ -1,0 +1,412 @@
+"""The server itself: health, information, documents, routes, and who may talk to it."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from conftest import GRAPHS, LiveServer, eventually
+from langgraph_sdk.client import LangGraphClient
+
+import devserver
+
+SERVED = {name: f"./basic.py:{name}" for name in ("steps", "gated")}
+ID = "00000000-0000-0000-0000-000000000000"
+EXPOSED = "x-pagination-total, x-pagination-next, content-location"
+
+
+@pytest.fixture(scope="module")
+def http(server: LiveServer) -> Iterator[httpx.Client]:
+    """One client for all tests, of which there are many."""
+    with server.http() as made:
+        yield made
+
+
+# Health, information
+
+
+@pytest.mark.parametrize("path", ["/ok", "/", "/ok?check_db=1", "/ok?check_db=0"])
+def test_a_healthy_server_says_so(http: httpx.Client, path: str) -> None:
+    assert http.get(path).json()["ok"] is True
+    assert http.head(path).status_code == 200
+    assert http.head(path).content == b""
+
+
+def test_the_server_says_what_it_is(http: httpx.Client) -> None:
+    info = http.get("/info").json()
+    assert info["version"] == devserver.__version__
+    assert info["langgraph_py_version"] == version("langgraph")
+    assert info["flags"]["assistants"] is True
+    assert info["flags"]["langsmith"] is False
+    assert info["host"]["kind"] == "self-hosted"
+
+
+async def test_metrics_count_what_waits_and_what_runs(
+    client: LangGraphClient, http: httpx.Client, tmp_path: Path
+) -> None:
+    thread_id = (await client.threads.create())["thread_id"]
+    given = {"gate": str(tmp_path / "gate")}
+    runs = [await client.runs.create(thread_id, "gated", input=given) for _ in range(3)]
+
+    def numbers() -> tuple[int, int, int]:
+        found = http.get("/metrics", params={"format": "json"}).json()
+        return found["queue"]["n_pending"], found["queue"]["n_running"], found["workers"]["active"]
+
+    await eventually(lambda: numbers() == (2, 1, 1))
+    text = http.get("/metrics")
+    assert text.headers["content-type"] == "text/plain; version=1.0.0; charset=utf-8"
+    assert "\nlg_api_num_running_runs 1\n" in text.text
+    assert "lg_api_num_pending_runs 2\n" in text.text
+    (tmp_path / "gate").touch()
+    await client.runs.join(thread_id, runs[-1]["run_id"])
+    await eventually(lambda: numbers() == (0, 0, 0))
+
+
+# Documents
+
+
+@pytest.fixture
+def document(http: httpx.Client) -> dict[str, Any]:
+    found: dict[str, Any] = http.get("/openapi.json").json()
+    return found
+
+
+def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [(method, path, each) for path, methods in document["paths"].items() for method, each in methods.items()]
+
+
+def test_every_operation_of_the_document_is_served(http: httpx.Client, document: dict[str, Any]) -> None:
+    for method, path, _ in operations(document):
+        answer = http.request(method, re.sub(r"{\w+}", "x", path), headers={"accept": "application/json"})
+        assert answer.status_code not in (405, 501), (method, path)
+        assert answer.status_code < 500, (method, path)
+
+
+def test_every_operation_that_is_served_is_in_the_document(document: dict[str, Any]) -> None:
+    listed = {(method.upper(), path) for method, path, _ in operations(document)}
+    assert {(route.method, route.path) for route in devserver.ROUTES} <= listed
+    assert len(listed) >= 50
+
+
+def test_the_document_is_whole(document: dict[str, Any]) -> None:
+    """Every reference leads somewhere, every path parameter is declared, every operation has a name of its own."""
+    assert document["openapi"].startswith("3.1")
+    assert document["info"]["version"] == devserver.__version__
+    schemas = document["components"]["schemas"]
+    for reference in re.findall(r"#/components/schemas/(\w+)", str(document)):
+        assert reference in schemas, reference
+    names = [each["operationId"] for _, _, each in operations(document) if "operationId" in each]
+    assert len(names) == len(set(names))
+    for _, path, each in operations(document):
+        declared = {p["name"] for p in each.get("parameters", ()) if p["in"] == "path"}
+        assert declared == set(re.findall(r"{(\w+)}", path)), path
+
+
+@pytest.mark.parametrize(
+    ("schema", "fields"),
+    [
+        (
+            "RunCreateStateful",
+            "assistant_id input command config context checkpoint checkpoint_id metadata webhook interrupt_before "
+            "interrupt_after stream_mode stream_subgraphs stream_resumable feedback_keys multitask_strategy "
+            "if_not_exists after_seconds on_disconnect durability",
+        ),
+        ("RunCreateStateless", "assistant_id input command config context metadata webhook on_completion stream_mode"),
+        ("ThreadCreate", "thread_id metadata if_exists ttl supersteps"),
+        ("ThreadSearchRequest", "ids metadata values status limit offset sort_by sort_order select extract"),
+        ("AssistantCreate", "assistant_id graph_id config context metadata if_exists name description"),
+        ("StorePutRequest", "namespace key value index ttl"),
+    ],
+)
+def test_the_document_names_the_fields_of_bodies(document: dict[str, Any], schema: str, fields: str) -> None:
+    assert set(fields.split()) <= set(document["components"]["schemas"][schema]["properties"])
+
+
+def test_the_documentation_needs_nothing_from_elsewhere(http: httpx.Client) -> None:
+    page = http.get("/docs")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "/threads/{thread_id}/runs/stream" in page.text
+    assert not re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?\s*(?:https?:)?//", page.text)
+    anchors = set(re.findall(r'href="#(\w+)"', page.text))
+    assert anchors
+    assert anchors <= set(re.findall(r'id="(\w+)"', page.text))
+
+
+def test_what_is_not_served_says_so(http: httpx.Client) -> None:
+    for methods, path in devserver.NOT_SERVED:
+        for method in methods:
+            answer = http.request(method, re.sub(r"{\w+}", ID, path))
+            assert answer.status_code == 501, (method, path)
+            assert f"{method} {re.sub(r'{.*?}', ID, path)} is not served" in answer.json()["detail"]
+
+
+# Routes
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "header"),
+    [
+        ("GET", "/nope", 404, {}),
+        ("GET", "/threads/a/b/c/d", 404, {}),
+        ("POST", "/ok", 404, {}),
+        ("GET", "/ok/", 404, {}),
+        ("DELETE", "/openapi.json", 404, {}),
+        ("DELETE", "/threads", 405, {"allow": "POST"}),
+        ("PUT", f"/threads/{ID}", 405, {}),
+        ("GET", "/threads/search", 422, {}),
+        ("HEAD", f"/threads/{ID}", 404, {}),
+    ],
+)
+def test_what_is_not_there_is_said_so(
+    http: httpx.Client, method: str, path: str, status: int, header: dict[str, str]
+) -> None:
+    answer = http.request(method, path)
+    assert answer.status_code == status
+    assert {name: answer.headers[name] for name in header} == header
+    if method != "HEAD":
+        assert isinstance(answer.json()["detail"], str)
+
+
+def test_a_slash_too_many_leads_to_the_right_place(http: httpx.Client) -> None:
+    answer = http.post("/threads/", json={"metadata": {"a": 1}}, follow_redirects=True)
+    assert answer.json()["metadata"] == {"a": 1}
+    assert [step.status_code for step in answer.history] == [307]
+
+
+# Who may talk to the server
+
+
+def with_host(server: LiveServer, host: str, path: str = "/ok") -> int:
+    """The status of a request that calls the server by a certain name; httpx would repair some of them."""
+    where = urlsplit(server.url)
+    with socket.create_connection((where.hostname, where.port or 80), timeout=10) as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        return int(connection.makefile("rb").readline().split()[1])
+
+
+LOOPBACK_HOSTS = [
+    "localhost",
+    "localhost:2024",
+    "LOCALHOST:1",
+    "127.0.0.1:99",
+    "127.1.2.3",
+    "[::1]:2024",
+    "[::1]",
+    "app.localhost",
+]
+FOREIGN_HOSTS = [
+    "evil.com",
+    "evil.com:2024",
+    "localhost.evil.com",
+    "evil.com#localhost",
+    "localhost@evil.com",
+    "127.0.0.1.evil.com",
+    "127.0.0.1.nip.io:2024",
+    "192.168.0.1",
+    "0.0.0.0",
+    "[2001:db8::1]:80",
+    "notlocalhost",
+    "evil.com:localhost",
+]
+
+
+@pytest.mark.parametrize("host", LOOPBACK_HOSTS)
+def test_the_server_knows_itself_by_names_of_this_machine(server: LiveServer, host: str) -> None:
+    assert with_host(server, host) == 200
+
+
+@pytest.mark.parametrize("host", FOREIGN_HOSTS)
+@pytest.mark.parametrize("path", ["/ok", "/threads", "/docs", f"/threads/{ID}/state"])
+def test_a_foreign_name_is_refused_lest_a_web_page_rebinds_it(server: LiveServer, host: str, path: str) -> None:
+    assert with_host(server, host, path) in (400, 403)
+
+
+def test_the_refusal_of_a_host_says_what_to_do(http: httpx.Client) -> None:
+    refused = http.get("/ok", headers={"host": "my.host:2024"})
+    assert refused.status_code == 403
+    assert "Host 'my.host:2024'" in refused.json()["detail"]
+    assert "http.allowed_hosts" in refused.json()["detail"]
+
+
+LOOPBACK_ORIGINS = [
+    "http://localhost",
+    "http://localhost:3000",
+    "https://localhost:5173",
+    "http://127.0.0.1:8080",
+    "http://[::1]:3000",
+    "http://app.localhost:3000",
+]
+FOREIGN_ORIGINS = [
+    "http://evil.com",
+    "https://smith.langchain.com",
+    "http://localhost.evil.com",
+    "http://evil.com:localhost",
+    "http://evillocalhost",
+    "http://127.0.0.1.evil.com",
+    "http://localhost:3000.evil.com",
+    "file://",
+    "null",
+    "",
+    "chrome-extension://abcdef",
+    "http://192.168.0.1",
+]
+CHANGES = [
+    ("POST", "/threads"),
+    ("POST", "/threads/search"),
+    ("POST", "/runs/wait"),
+    ("POST", "/runs/stream"),
+    ("PATCH", "/threads/{thread_id}"),
+    ("DELETE", "/threads/{thread_id}"),
+    ("PUT", "/store/items"),
+    ("DELETE", "/store/items"),
+    ("POST", "/nope"),
+]
+
+
+@pytest.mark.parametrize("origin", FOREIGN_ORIGINS)
+def test_a_page_from_elsewhere_cannot_change_anything(http: httpx.Client, origin: str) -> None:
+    """Not even with a simple request, for which a browser asks nobody."""
+    thread_id = http.post("/threads", json={"metadata": {"n": 1}}).json()["thread_id"]
+    before = http.post("/threads/count", json={}).json()
+    for method, path in CHANGES:
+        for kind in ("text/plain", "application/json", "application/x-www-form-urlencoded"):
+            answer = http.request(
+                method,
+                path.format(thread_id=thread_id),
+                content=b'{"metadata": {"n": 2}, "assistant_id": "steps", "namespace": ["a"], "key": "k", "value": {}}',
+                headers={"origin": origin, "content-type": kind},
+            )
+            assert answer.status_code == 403, (method, path)
+            assert "access-control-allow-origin" not in answer.headers
+    assert http.post("/threads/count", json={}).json() == before
+    assert http.get(f"/threads/{thread_id}").json()["metadata"] == {"n": 1}
+    assert http.get("/store/items", params={"namespace": "a", "key": "k"}).json() is None
+
+
+@pytest.mark.parametrize("origin", FOREIGN_ORIGINS)
+def test_a_page_from_elsewhere_cannot_read_either(http: httpx.Client, origin: str) -> None:
+    answer = http.get("/info", headers={"origin": origin})
+    assert "access-control-allow-origin" not in answer.headers
+    assert "origin" in answer.headers["vary"].lower()
+
+
+@pytest.mark.parametrize("origin", FOREIGN_ORIGINS[:4])
+def test_a_page_from_elsewhere_is_told_so_beforehand(http: httpx.Client, origin: str) -> None:
+    asking = {"origin": origin, "access-control-request-method": "POST"}
+    refused = http.options("/threads", headers=asking)
+    assert refused.status_code == 400
+    assert "access-control-allow-origin" not in refused.headers
+
+
+@pytest.mark.parametrize("origin", LOOPBACK_ORIGINS)
+def test_a_page_of_this_machine_may_do_all(http: httpx.Client, origin: str) -> None:
+    asking = {
+        "origin": origin,
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "content-type,x-api-key",
+    }
+    allowed = http.options("/threads", headers=asking)
+    assert allowed.status_code == 200
+    assert allowed.headers["access-control-allow-origin"] == origin
+    assert allowed.headers["access-control-allow-headers"] == "content-type,x-api-key"
+    assert {"POST", "PATCH", "DELETE"} <= set(allowed.headers["access-control-allow-methods"].split(", "))
+    made = http.post("/threads", json={}, headers={"origin": origin})
+    assert made.status_code == 200
+    assert made.headers["access-control-allow-origin"] == origin
+    assert made.headers["access-control-expose-headers"] == EXPOSED
+    thread_id = made.json()["thread_id"]
+    assert http.delete(f"/threads/{thread_id}", headers={"origin": origin}).status_code == 204
+    missing = http.get(f"/threads/{thread_id}", headers={"origin": origin})
+    assert (missing.status_code, missing.headers["access-control-allow-origin"]) == (404, origin)
+
+
+def test_a_page_of_this_machine_sees_errors_of_validation(http: httpx.Client) -> None:
+    refused = http.post("/threads", content=b"{", headers={"origin": "http://localhost:3000"})
+    assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (422, "http://localhost:3000")
+
+
+def test_private_network_access_is_refused(http: httpx.Client) -> None:
+    asking = {
+        "origin": "http://localhost:3000",
+        "access-control-request-method": "POST",
+        "access-control-request-private-network": "true",
+    }
+    assert http.options("/threads", headers=asking).status_code == 400
+
+
+@pytest.mark.parametrize(("origin", "status"), [("http://evil.com", 403), ("null", 403)])
+def test_a_page_from_elsewhere_gets_no_web_socket(server: LiveServer, origin: str, status: int) -> None:
+    where = urlsplit(server.url)
+    request = (
+        f"GET /threads/{ID}/stream/events HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nOrigin: {origin}\r\n\r\n"
+    )
+    with socket.create_connection((where.hostname, where.port or 80), timeout=10) as connection:
+        connection.sendall(request.encode())
+        assert int(connection.makefile("rb").readline().split()[1]) == status
+
+
+# What langgraph.json and options allow besides
+
+CORS = {"allow_origins": ["https://app.example.com"], "allow_origin_regex": r"https://pr-\d+\.example\.com"}
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server that lets more in: by langgraph.json, and with --studio."""
+    from conftest import write_project
+
+    folder = tmp_path_factory.mktemp("opened")
+    files = {"basic.py": (GRAPHS / "basic.py").read_text()}
+    http = {"allowed_hosts": ["my.host", "Other.Host"], "cors": CORS}
+    write_project(folder, {"steps": "./basic.py:steps"}, files, http=http)
+    live = LiveServer(folder, ["--no-reload", "--studio"]).start()
+    yield live
+    live.stop()
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("my.host", 200), ("MY.HOST:2024", 200), ("other.host", 200), ("a.my.host", 403), ("localhost", 200)],
+)
+def test_langgraph_json_may_allow_hosts(opened: LiveServer, host: str, status: int) -> None:
+    assert with_host(opened, host) == status
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://app.example.com", 200),
+        ("https://pr-12.example.com", 200),
+        ("https://smith.langchain.com", 200),
+        ("http://localhost:3000", 200),
+        ("http://app.example.com", 403),
+        ("https://pr-12.example.com.evil.com", 403),
+        ("https://pr-x.example.com", 403),
+        ("https://evil.langchain.com", 403),
+    ],
+)
+def test_langgraph_json_and_studio_may_allow_origins(opened: LiveServer, origin: str, status: int) -> None:
+    with opened.http() as http:
+        answer = http.post("/threads", json={}, headers={"origin": origin})
+        assert answer.status_code == status
+        preflight = http.options("/threads", headers={"origin": origin, "access-control-request-method": "POST"})
+        assert preflight.status_code == (200 if status == 200 else 400)
+        if status == 200:
+            assert answer.headers["access-control-allow-origin"] == origin
+
+
+def test_a_server_on_all_interfaces_takes_addresses_but_no_foreign_names(
+    make_server: Callable[..., LiveServer],
+) -> None:
+    files = {"basic.py": (GRAPHS / "basic.py").read_text()}
+    live = make_server({"steps": "./basic.py:steps"}, files, "--no-reload", "--host", "0.0.0.0")
+    assert [with_host(live, host) for host in ("192.168.0.7:2024", "localhost", "[fe80::1]")] == [200] * 3
+    assert [with_host(live, host) for host in ("evil.com", "localhost.evil.com")] == [403] * 2
