@@ -75,9 +75,11 @@ import click
 import orjson
 import uuid_utils
 from langchain_core.messages import BaseMessage, BaseMessageChunk, message_chunk_to_message
-from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables import RunnableConfig, RunnableLambda, RunnableSequence
+from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph import types as langgraph_types
+from langgraph._internal._runnable import RunnableCallable, RunnableSeq
 from langgraph.channels.base import MISSING, BaseChannel  # type: ignore[attr-defined]
 from langgraph.channels.ephemeral_value import EphemeralValue
 from langgraph.checkpoint.base import (
@@ -92,10 +94,12 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.base.id import uuid6
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.errors import EmptyInputError, GraphDrained, InvalidUpdateError
 from langgraph.graph.state import StateGraph
 from langgraph.pregel import Pregel
+from langgraph.pregel._utils import get_function_nonlocals
 from langgraph.runtime import RunControl
 from langgraph.store.base import BaseStore, GetOp, Item, ListNamespacesOp, Op, PutOp, Result, SearchItem, SearchOp
 from langgraph.store.sqlite.base import SqliteStore
@@ -678,7 +682,7 @@ class SharedValue(BaseChannel[Any, Any, Any]):
     def copy(self) -> Self:
         """A copy outside any run: conditional edges try their node's writes on it."""
         channel = self.__class__(self.typ, self.key)
-        channel.items = dict(self.items)
+        channel.items = self.run.peek(self) if self.run else dict(self.items)
         return channel
 
     def from_checkpoint(self, checkpoint: Any) -> Self:
@@ -700,17 +704,12 @@ class SharedValue(BaseChannel[Any, Any, Any]):
         return True
 
     def update(self, values: Sequence[Any]) -> bool:
-        puts = self._puts(values)
         if self.run:
-            if self.is_passed_on:  # a subgraph's input: its parent's whole state is no update of every item
-                self.is_passed_on = False
-                puts = {key: text for key, text in puts.items() if self.items.get(key) != text}
-            self.run.record(self, puts)
-        else:
-            _apply_puts(self.items, puts)
+            return self.run.record(self, values) or bool(values)
+        _apply_puts(self.items, self.puts(values))
         return bool(values)
 
-    def _puts(self, values: Sequence[Any]) -> dict[str, bytes | None]:
+    def puts(self, values: Sequence[Any]) -> dict[str, bytes | None]:
         puts: dict[str, bytes | None] = {}
         for value in values:
             if not isinstance(value, Mapping):
@@ -749,12 +748,24 @@ class SharedPuts(NamedTuple):
 
 @dataclass
 class _Superstep:
-    """What one superstep wrote to one namespace: by which graph (its path of tasks), and if stored."""
+    """What one superstep wrote to one namespace: in which graph (its path of tasks), which graph's channel
+    has it by now, and where the graph is whose checkpoint stored it."""
 
-    path: tuple[str, ...]
-    prefix: str
     puts: dict[str, bytes | None]
-    taken: bool = False
+    origin: tuple[str, ...]
+    holder: SharedValue
+    settled: bool = False  # no other write of the superstep was refused
+    keeper: tuple[str, ...] | None = None
+
+
+def _within(path: tuple[str, ...], top: tuple[str, ...]) -> bool:
+    """Whether a graph is `top` or nested in it. LangGraph leaves the ids of tasks out of the paths of graphs
+    below one compiled with `checkpointer=True`."""
+    return len(path) >= len(top) and all(a in (b, b.partition(":")[0]) for a, b in zip(path, top, strict=False))
+
+
+def _has_task(path: tuple[str, ...], task_id: str) -> bool:
+    return any(part.endswith(f":{task_id}") for part in path)
 
 
 class SharedScope:
@@ -770,14 +781,18 @@ class SharedScope:
         load: Callable[[str], dict[str, bytes]],
         run_id: str | None = None,
         optional: bool = False,
+        at_exit: bool = False,
     ) -> None:
         self.run_id = run_id
         self._optional = optional  # a missing scope value is an error only once something is written
+        self._at_exit = at_exit  # durability "exit": checkpoints are made when the graph ends
         self.floor = str(uuid6())  # checkpoints of this run have greater ids
+        self.failed = False  # a checkpoint could not be stored
         self._sources = sources
         self._load = load
         self._loaded: dict[str, dict[str, bytes]] = {}
         self._views: dict[tuple[str, tuple[str, ...]], SharedValue] = {}
+        self._attempts: dict[tuple[str, ...], int] = {}
         self._supersteps: list[_Superstep] = []
         self._lock = threading.RLock()  # subgraphs may run in worker threads
 
@@ -798,6 +813,7 @@ class SharedScope:
     def join(self, channel: SharedValue) -> None:
         """Give a graph's new channel what that graph is to see."""
         channel.run, channel.path = self, _task_path()
+        channel.is_passed_on = bool(channel.path)
         try:
             channel.prefix = self.prefix(channel.scope, channel.key)
         except MissingScope:
@@ -806,55 +822,163 @@ class SharedScope:
             return
         prefix, path = channel.prefix, channel.path
         with self._lock:
-            parents = [self._views.get((prefix, path[:n])) for n in range(len(path), -1, -1)]
-            parent = next((view for view in parents if view is not None), None)
-            if parent is not None:
-                channel.is_passed_on = bool(path)
-                channel.items = dict(parent.items)
-            else:
+            self._forget_failed_attempts(path)
+            above = [at for name, at in self._views if name == prefix and _within(path, at)]
+            top = max(above, key=len, default=None)
+            if top is None:
                 if prefix not in self._loaded:
                     self._loaded[prefix] = self._load(prefix)
                 channel.items = dict(self._loaded[prefix])
-                for step in self._supersteps:
-                    if step.prefix == prefix:
-                        _apply_puts(channel.items, step.puts)
+            else:
+                channel.items = dict(self._views[prefix, top].items)
+            for step in self._supersteps_of(prefix):
+                if top is None or (top != path and _within(step.holder.path, path)):
+                    _apply_puts(channel.items, step.puts)
             self._views[prefix, path] = channel
 
-    def record(self, channel: SharedValue, puts: dict[str, bytes | None]) -> None:
-        """The end of a superstep: the writes of its subgraphs become visible, then its own."""
+    def _supersteps_of(self, prefix: str) -> list[_Superstep]:
+        return [step for step in self._supersteps if step.holder.prefix == prefix]
 
-        def below(prefix: str, path: tuple[str, ...]) -> bool:
-            depth = len(channel.path)
-            return prefix == channel.prefix and len(path) > depth and path[:depth] == channel.path
+    def _forget_failed_attempts(self, path: tuple[str, ...]) -> None:
+        """A node that is tried again starts from what it saw the first time, and from what is stored."""
+        attempt = _task_attempt()
+        if self._attempts.setdefault(path, attempt) < attempt:
+            self._attempts[path] = attempt
+            self._supersteps = [s for s in self._supersteps if s.keeper is not None or not _within(s.holder.path, path)]
+            self._views = {view: c for view, c in self._views.items() if not _within(view[1], path)}
 
+    def record(self, channel: SharedValue, values: Sequence[Any]) -> bool:
+        """The end of a superstep: the writes of its subgraphs become visible, then its own. Tells if any
+        are yet to be stored."""
+        puts = channel.puts(values)
         if puts and not channel.prefix:
             self.prefix(channel.scope, channel.key)  # says what is missing
+        if channel.is_passed_on:  # a subgraph's input: its parent's whole state is no update of every item
+            channel.is_passed_on = False
+            puts = {key: text for key, text in puts.items() if channel.items.get(key) != text}
+        with self._lock:
+            below = [s for s in self._supersteps_of(channel.prefix) if self._is_below(s.holder.path, channel)]
+            for step in below:
+                _apply_puts(channel.items, step.puts)
+                step.holder, step.settled = channel, False
+            self._views = {
+                (prefix, path): view
+                for (prefix, path), view in self._views.items()
+                if prefix != channel.prefix or not self._is_below(path, channel)
+            }
+            if not channel.path:
+                self._supersteps = [s for s in self._supersteps if s.keeper is None or s.holder is not channel]
+            if puts:
+                _apply_puts(channel.items, puts)
+                self._supersteps.append(_Superstep(puts, channel.path, channel))
+        return bool(puts) or any(step.keeper is None for step in below)
+
+    @staticmethod
+    def _is_below(path: tuple[str, ...], channel: SharedValue) -> bool:
+        return len(path) > len(channel.path) and _within(path, channel.path)
+
+    def settle(self, path: tuple[str, ...]) -> None:
+        """A superstep of the graph at this path is done: none of its writes was refused."""
         with self._lock:
             for step in self._supersteps:
-                if below(step.prefix, step.path):
-                    _apply_puts(channel.items, step.puts)
-                    step.path = channel.path
-            for view in [view for view in self._views if below(*view)]:
-                del self._views[view]
-            self._supersteps = [step for step in self._supersteps if step.path or not step.taken]
-            _apply_puts(channel.items, puts)
-            if puts:
-                self._supersteps.append(_Superstep(channel.path, channel.prefix, puts))
+                step.settled = step.settled or step.holder.path == path
+
+    def peek(self, channel: SharedValue) -> dict[str, bytes]:
+        """What a conditional edge starts from: what its graph sees, and what the subgraphs of its node wrote."""
+        task, items = _task_path(), dict(channel.items)
+        with self._lock:
+            for step in self._supersteps_of(channel.prefix):
+                if step.holder is not channel and _within(step.holder.path, task):
+                    _apply_puts(items, step.puts)
+        return items
 
     def take(self, channel: SharedValue) -> Any:
         """The writes to store with a checkpoint of the channel's graph, or MISSING."""
+        puts: dict[str, bytes | None] = {}
         with self._lock:
-            own = [s for s in self._supersteps if not s.taken and (s.prefix, s.path) == (channel.prefix, channel.path)]
-            for step in own:
-                step.taken = True
-        puts = {key: text for step in own for key, text in step.puts.items()}
+            for step in self._supersteps:
+                # At exit, a superstep that is not settled is the one that failed.
+                if step.holder is channel and step.keeper is None and (step.settled or not self._at_exit):
+                    step.keeper = channel.path
+                    puts |= step.puts
         return SharedPuts(channel.prefix, puts) if puts else MISSING
 
-    def rest(self) -> list[SharedPuts]:
-        """Writes of finished supersteps that no checkpoint took (of subgraphs without checkpointer that
-        nobody knew of when the graph was loaded)."""
+    def of_task(self, task_id: str) -> list[tuple[str, JsonObject]]:
+        """What a finished task's subgraphs wrote and did not store themselves, as (state key, update): the
+        task's own writes, in case the run is interrupted before the superstep ends."""
         with self._lock:
-            return [SharedPuts(s.prefix, s.puts) for s in self._supersteps if not s.taken]
+            return [
+                (step.holder.key, {key: text and orjson.loads(text) for key, text in step.puts.items()})
+                for step in self._supersteps
+                if (_has_task(step.origin, task_id) or _has_task(step.holder.path, task_id))
+                and (step.keeper is None or not _has_task(step.keeper, task_id))
+                and any(name == step.holder.prefix and not _has_task(at, task_id) for name, at in self._views)
+            ]
+
+    def checkpoints_above(self, configurable: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """(namespace, id) of this run's checkpoints that a subgraph's checkpoint is nested in. If the server
+        dies before they are stored, the subgraph starts anew: it must not have stored anything then."""
+        at_exit = configurable.get("__pregel_durability") == "exit"
+        if at_exit or configurable["thread_id"] != self._sources[0].get("thread_id"):
+            return []
+        own = configurable.get("checkpoint_ns", "")
+        above = configurable.get("checkpoint_map", {}).items()
+        return [(namespace, at) for namespace, at in above if namespace != own and at > self.floor]
+
+    def rest(self) -> list[SharedPuts]:
+        """Writes that no checkpoint took: of subgraphs without checkpointer that nobody knew of when the
+        graph was loaded."""
+        with self._lock:
+            loose = [step for step in self._supersteps if step.keeper is None and step.holder.path]
+            return [SharedPuts(step.holder.prefix, step.puts) for step in loose]
+
+
+class _NoScope(SharedScope):
+    """Shared values are no part of a thread's state, whatever writes the thread has pending."""
+
+    def __init__(self) -> None:
+        super().__init__((), lambda prefix: {})
+
+    def join(self, channel: SharedValue) -> None:
+        channel.run = self
+
+    def record(self, channel: SharedValue, values: Sequence[Any]) -> bool:
+        return False
+
+
+@contextlib.contextmanager
+def without_shared_values() -> Iterator[None]:
+    """While a thread's state is read."""
+    token = RUN_SCOPE.set(_NoScope())
+    try:
+        yield
+    finally:
+        RUN_SCOPE.reset(token)
+
+
+class SuperstepEnd(EphemeralValue[Any]):
+    """The last of a graph's channels: LangGraph updates it once no write of a superstep was refused."""
+
+    __slots__ = ("path", "run")
+    NAME: ClassVar[str] = "__superstep_end__"
+
+    def __init__(self, typ: Any = Any, guard: bool = True) -> None:
+        super().__init__(typ, guard)
+        self.run: SharedScope | None = None
+        self.path: tuple[str, ...] = ()
+
+    def from_checkpoint(self, checkpoint: Any) -> Self:
+        channel = self.__class__()
+        channel.run, channel.path = RUN_SCOPE.get(), _task_path()
+        return channel
+
+    def is_available(self) -> bool:
+        return True
+
+    def update(self, values: Sequence[Any]) -> bool:
+        if self.run:
+            self.run.settle(self.path)
+        return False
 
 
 class MissingScope(ValueError):
@@ -874,6 +998,14 @@ def _task_path() -> tuple[str, ...]:
     config = var_child_runnable_config.get() or {}
     namespace = config.get("configurable", {}).get("checkpoint_ns") or ""
     return tuple(namespace.split("|")) if namespace else ()
+
+
+def _task_attempt() -> int:
+    """How often the task that the graph now starting is in was tried, this time included."""
+    config = var_child_runnable_config.get() or {}
+    runtime = config.get("configurable", {}).get("__pregel_runtime")
+    info = getattr(runtime, "execution_info", None)
+    return info.node_attempt if info else 1
 
 
 ########################################################################################################
@@ -2007,7 +2139,7 @@ class Saver(BaseCheckpointSaver[str]):
 
     def _checkpoint_writer(
         self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
-    ) -> Callable[[sqlite3.Connection], None]:
+    ) -> Callable[[sqlite3.Connection], bool]:
         values = checkpoint["channel_values"]
         shared = [value for value in values.values() if isinstance(value, SharedPuts)]
         if shared:
@@ -2024,8 +2156,14 @@ class Saver(BaseCheckpointSaver[str]):
         )
         scope = RUN_SCOPE.get()
 
-        def write(conn: sqlite3.Connection) -> None:
+        above = scope.checkpoints_above(configurable) if scope and shared else []
+
+        def write(conn: sqlite3.Connection) -> bool:
             _check_run(conn, scope)
+            if not all(self._has(conn, str(configurable["thread_id"]), *place) for place in above):
+                if scope and scope.failed:
+                    raise RunGone("a checkpoint that this one builds on could not be stored")
+                return False
             conn.execute(
                 "INSERT OR REPLACE INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, "
                 "type, checkpoint, metadata) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -2033,8 +2171,14 @@ class Saver(BaseCheckpointSaver[str]):
             )
             for puts in shared:
                 Items(conn).apply(puts)
+            return True
 
         return write
+
+    @staticmethod
+    def _has(conn: sqlite3.Connection, thread_id: str, checkpoint_ns: str, checkpoint_id: str) -> bool:
+        query = "SELECT 1 FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?"
+        return conn.execute(query, (thread_id, checkpoint_ns, checkpoint_id)).fetchone() is not None
 
     @staticmethod
     def _saved(config: RunnableConfig, checkpoint: Checkpoint) -> RunnableConfig:
@@ -2054,7 +2198,10 @@ class Saver(BaseCheckpointSaver[str]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        self.db.write_now(self._checkpoint_writer(config, checkpoint, metadata))
+        with _noting_failure():
+            write = self._checkpoint_writer(config, checkpoint, metadata)
+            while not self.db.write_now(write):
+                time.sleep(0.002)
         return self._saved(config, checkpoint)
 
     async def aput(
@@ -2064,7 +2211,10 @@ class Saver(BaseCheckpointSaver[str]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        await self.db.write(self._checkpoint_writer(config, checkpoint, metadata))
+        with _noting_failure():
+            write = self._checkpoint_writer(config, checkpoint, metadata)
+            while not await self.db.write(write):  # noqa: ASYNC110  it waits for other transactions
+                await asyncio.sleep(0.002)
         return self._saved(config, checkpoint)
 
     def _writes_writer(
@@ -2083,6 +2233,11 @@ class Saver(BaseCheckpointSaver[str]):
         ]
         replace = all(channel in WRITES_IDX_MAP for channel, _ in writes)
         scope = RUN_SCOPE.get()
+        if scope and not {ERROR, INTERRUPT} & {channel for channel, _ in writes}:
+            rows += [
+                (*place, task_path, index, channel, *self.serde.dumps_typed(value))
+                for index, (channel, value) in enumerate(scope.of_task(task_id), start=len(writes))
+            ]
 
         def write(conn: sqlite3.Connection) -> None:
             _check_run(conn, scope)
@@ -2125,6 +2280,17 @@ class Saver(BaseCheckpointSaver[str]):
 
 class RunGone(Exception):
     """The run was deleted or rolled back while its graph went on."""
+
+
+@contextlib.contextmanager
+def _noting_failure() -> Iterator[None]:
+    """While a checkpoint is stored: checkpoints nested in it wait for that."""
+    try:
+        yield
+    except BaseException:
+        if (scope := RUN_SCOPE.get()) is not None:
+            scope.failed = True
+        raise
 
 
 def _check_run(conn: sqlite3.Connection, scope: SharedScope | None) -> None:
@@ -2598,30 +2764,53 @@ def _is_library(filename: str) -> bool:
 
 
 def _subgraphs(graph: Graph) -> list[Graph]:
-    return [sub for _, sub in graph.get_subgraphs() if isinstance(sub, Pregel)]
+    """All graphs that the nodes call, as far as their code tells; LangGraph's own `get_subgraphs` leaves out
+    those compiled with `checkpointer=False`, and all but a node's first."""
+    candidates: list[Any] = [node.bound for node in graph.nodes.values()]
+    found: list[Graph] = []
+    seen: set[int] = set()
+    for candidate in candidates:
+        if id(candidate) in seen:
+            continue
+        seen.add(id(candidate))
+        if isinstance(candidate, Pregel):
+            found.append(candidate)
+        elif isinstance(candidate, RunnableSequence | RunnableSeq):
+            candidates += candidate.steps
+        elif isinstance(candidate, RunnableBindingBase):
+            candidates.append(candidate.bound)
+        elif isinstance(candidate, RunnableLambda):
+            candidates += candidate.deps
+        elif isinstance(candidate, RunnableCallable) and (function := candidate.func or candidate.afunc):
+            candidates += [getattr(value, "__self__", value) for value in get_function_nonlocals(function)]
+    return found
 
 
-def _shared_keys(graph: Graph) -> set[tuple[str, str]]:
+def _shared_keys(graph: Graph, above: tuple[Graph, ...] = ()) -> set[tuple[str, str]]:
     """(scope, state key) of a graph's shared values, those of its subgraphs included."""
     keys = {(c.scope, key) for key, c in graph.channels.items() if isinstance(c, SharedValue)}
-    return keys.union(*map(_shared_keys, _subgraphs(graph)))
+    below = [subgraph for subgraph in _subgraphs(graph) if subgraph not in (graph, *above)]
+    return keys.union(*(_shared_keys(subgraph, (graph, *above)) for subgraph in below))
 
 
-def _share(spec: GraphSpec, graph: Graph, depth: int = 0) -> dict[str, SharedValue]:
+def _share(spec: GraphSpec, graph: Graph, above: tuple[Graph, ...] = ()) -> dict[str, SharedValue]:
     """Hide a graph's shared keys from its outputs, and give it the channels of its subgraphs' shared
     keys, so that it passes them on. Raises StartError for a key that can't be shared."""
     shared = {key: c for key, c in graph.channels.items() if isinstance(c, SharedValue)}
     for key, channel in shared.items():
         _check_shared(spec, key, channel)
         channel.key = key
-    if depth < 20:  # a graph may contain itself
-        for subgraph in _subgraphs(graph):
-            for key, channel in _share(spec, subgraph, depth + 1).items():
-                if key not in graph.channels:
-                    shared[key] = graph.channels[key] = type(channel)(channel.typ, key)
+    for subgraph in _subgraphs(graph):
+        if subgraph in (graph, *above):  # a graph may contain itself
+            continue
+        for key, channel in _share(spec, subgraph, (graph, *above)).items():
+            if key not in graph.channels:
+                shared[key] = graph.channels[key] = type(channel)(channel.typ, key)
     if shared:
+        graph.channels.pop(SuperstepEnd.NAME, None)
         graph.stream_channels = _without(graph, graph.stream_channels_asis, shared)
         graph.output_channels = _without(graph, graph.output_channels, shared) or []
+        graph.channels[SuperstepEnd.NAME] = SuperstepEnd()
     return shared
 
 
@@ -2789,16 +2978,22 @@ class Rest(NamedTuple):
         return cls("interrupted" if snapshot.next else "idle", snapshot.values, interrupts)
 
 
+async def snapshot(graph: Graph, config: RunnableConfig, subgraphs: bool = False) -> langgraph_types.StateSnapshot:
+    with without_shared_values():
+        return await graph.aget_state(config, subgraphs=subgraphs)
+
+
 async def read_state(graph: Graph, config: RunnableConfig, subgraphs: bool) -> JsonObject:
-    return state_value(await graph.aget_state(config, subgraphs=subgraphs))
+    return state_value(await snapshot(graph, config, subgraphs))
 
 
 async def read_history(
     graph: Graph, config: RunnableConfig, limit: int, before: RunnableConfig | None, metadata: JsonObject | None
 ) -> list[JsonObject]:
     """Newest first."""
-    history = graph.aget_state_history(config, filter=metadata, before=before, limit=limit)
-    return [state_value(snapshot) async for snapshot in history]
+    with without_shared_values():
+        history = graph.aget_state_history(config, filter=metadata, before=before, limit=limit)
+        return [state_value(found) async for found in history]
 
 
 def state_updates(body: ThreadSuperstepUpdate) -> list[langgraph_types.StateUpdate]:
@@ -3802,8 +3997,8 @@ class Execution:
             return None
         try:
             async with self._graphs.open(self._run.graph_id, self._run.config(), "threads.read") as graph:
-                snapshot = await graph.aget_state(_thread_place(self._run.thread_id))
-                return Rest.of(snapshot) if snapshot.created_at else None
+                found = await snapshot(graph, _thread_place(self._run.thread_id))
+                return Rest.of(found) if found.created_at else None
         except Exception as error:  # the graph is gone or broken: the run's own error says so
             log.debug("no state after run %s: %s", self._run.run_id, error)
             return None
@@ -3840,6 +4035,7 @@ class Execution:
             (run.config()["configurable"], kwargs["context"] or {}),
             lambda prefix: self._db.look(lambda conn: Items(conn).load(prefix)),
             run.run_id,
+            at_exit=kwargs["durability"] == "exit",
         )
         if run.attempt > 1:
             run = await self._db.write(_resume, run)
@@ -3860,8 +4056,8 @@ class Execution:
             RUN_SCOPE.set(None)
             if run.temporary and not kwargs["webhook"]:
                 return Outcome("success", shared=scope.rest())
-            rest = Rest.of(await graph.aget_state(_thread_place(run.thread_id)))
-            shared = scope.rest() if not rest.interrupts else ()
+            rest = Rest.of(await snapshot(graph, _thread_place(run.thread_id)))
+            shared = scope.rest() if rest.status == "idle" else ()
             return Outcome("success", rest=rest, shared=shared)
 
     def _with_null_answer(self, run: Run) -> Run:
@@ -4823,8 +5019,8 @@ async def change_state(
             raise BadRequest(f"{type(error).__name__}: {error}") from None
         finally:
             RUN_SCOPE.reset(token)
-        snapshot = await graph.aget_state(_thread_place(thread.thread_id))
-        return changed, state_value(snapshot), Rest.of(snapshot)
+        found = await snapshot(graph, _thread_place(thread.thread_id))
+        return changed, state_value(found), Rest.of(found)
 
     changed, state, rest = await server.runner.with_graph(graph_id, thread.config, "threads.update", change)
     await server.db.write(
@@ -5143,11 +5339,8 @@ async def rest_without(server: Server, run: Run) -> Rest | None:
         return Rest("idle", {}, {})
 
     async def read(graph: Graph) -> Rest:
-        return Rest.of(
-            await graph.aget_state(
-                {"configurable": {"thread_id": run.thread_id, "checkpoint_ns": "", "checkpoint_id": place}}
-            )
-        )
+        at: RunnableConfig = {"configurable": {"thread_id": run.thread_id, "checkpoint_ns": "", "checkpoint_id": place}}
+        return Rest.of(await snapshot(graph, at))
 
     return await server.runner.with_graph(run.graph_id, run.config(), "threads.read", read)
 
@@ -5358,16 +5551,21 @@ async def make_cron(server: Server, raw: JsonObject, thread_id: str | None) -> R
         created_at=at,
         updated_at=at,
     )
-    await check_run_body(server, cron_run(cron, server.graphs.shared()).body)
+    new = cron_run(cron, server.graphs.shared())
+    await check_run_body(server, new.body)
 
     def insert(conn: sqlite3.Connection) -> None:
-        if Assistants(conn).get(assistant_id) is None:
+        assistant = Assistants(conn).get(assistant_id)
+        if assistant is None:
             raise NotFound(f"Assistant '{body.assistant_id}' not found")
-        if thread_id and Threads(conn).get(thread_id) is None:
+        thread = Threads(conn).get(thread_id) if thread_id else None
+        if thread_id and thread is None:
             raise NotFound(
                 f"Thread with ID '{thread_id}' not found. Please verify the ID is correct and the thread hasn't been "
                 "deleted or expired."
             )
+        run = _new_run(new, thread_id or new_id(), assistant, thread, new.config(), new.context())
+        check_scopes(run.kwargs, new.shared.get(assistant.graph_id, ()))
         Crons(conn).insert(cron)
 
     await server.db.write(insert)

@@ -518,13 +518,19 @@ STRANGE = [
 ]
 
 
+def filled(path: str, values: dict[str, str]) -> str:
+    for name in re.findall(r"{(\w+)}", path):
+        path = path.replace(f"{{{name}}}", values.get(name, "x"))
+    return path
+
+
 @pytest.mark.parametrize("strange", STRANGE)
 def test_a_strange_id_in_a_path_is_refused(
     http: httpx.Client, ids: dict[str, str], unchanged: None, strange: str
 ) -> None:
     for route in CLASSIC:
         for name in re.findall(r"{(thread_id|run_id|assistant_id)}", route.path):
-            path = re.sub(r"{(\w+)}", lambda m, n=name: strange if m[1] == n else ids.get(m[1], "x"), route.path)
+            path = filled(route.path, {**ids, name: strange})
             answer = http.request(route.method, path, json={**RUN, "checkpoint": {}, "version": 1})
             assert answer.status_code in (404, 422), (route.method, path, answer.text)
             if answer.status_code == 422:
@@ -537,9 +543,7 @@ def test_an_unknown_id_is_not_found(http: httpx.Client, ids: dict[str, str], unc
         if (route.method, route.path.rpartition("/")[2]) in (("GET", "stream"), ("GET", "join"), ("POST", "copy")):
             continue  # they answer in ways of their own
         for name in re.findall(r"{(thread_id|run_id|assistant_id)}", route.path):
-            path = re.sub(
-                r"{(\w+)}", lambda m, n=name: str(uuid.uuid4()) if m[1] == n else ids.get(m[1], "x"), route.path
-            )
+            path = filled(route.path, {**ids, name: str(uuid.uuid4())})
             body = next((b for ending, b in bodies.items() if route.path.endswith(ending)), {"version": 1})
             answer = http.request(route.method, path, json=body)
             assert answer.status_code == 404, (route.method, path, answer.text)
@@ -577,7 +581,7 @@ def test_strange_query_parameters_do_no_harm(
 def test_strange_headers_do_no_harm(http: httpx.Client, ids: dict[str, str], unchanged: None) -> None:
     run = "/threads/{thread_id}/runs/{run_id}".format(**ids)
     for value in ("x", "", "9" * 500, "1-2-3", "-1-1", "\xff"):
-        names = ("last-event-id", "prefer", "x-request-id", "accept")
+        names = (b"last-event-id", b"prefer", b"x-request-id", b"accept")
         headers = {name: value.encode("latin-1") for name in names}
         assert http.get(f"{run}/stream", headers=headers).status_code == 200
         assert http.get(run, headers=headers).status_code == 200

@@ -389,7 +389,8 @@ async def test_subgraphs_are_named_by_their_namespace(client: LangGraphClient) -
     nested = system_id("nested")
     assert set(await client.assistants.get_subgraphs(nested)) == {"child"}
     assert set(await client.assistants.get_subgraphs(nested, recurse=True)) == {"child", "child|grand"}
-    [grand] = (await client.assistants.get_subgraphs(nested, "child|grand", recurse=True)).values()
+    grands: dict[str, Any] = dict(await client.assistants.get_subgraphs(nested, "child|grand", recurse=True))
+    [grand] = grands.values()
     assert "inner" in grand["state_schema"]["properties"]
     assert await client.assistants.get_subgraphs(nested, "child|grand") == {}
     assert await client.assistants.get_subgraphs(system_id("steps")) == {}

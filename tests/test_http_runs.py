@@ -19,7 +19,7 @@ from langgraph_sdk.errors import BadRequestError, NotFoundError, UnprocessableEn
 SERVED = {
     name: f"./basic.py:{name}" for name in ("steps", "failing", "gated", "question", "context", "typed", "workflow")
 }
-DONE = {"text": "!", "trail": ["first", "second", "third"], "total": 111}
+DONE: dict[str, Any] = {"text": "!", "trail": ["first", "second", "third"], "total": 111}
 TABLES = ("threads", "runs", "checkpoints", "writes", "run_writes", "events", "webhooks")
 
 
@@ -85,9 +85,10 @@ def test_headers_name_the_run_and_where_to_join_it(http: httpx.Client, ending: s
 
 async def test_a_run_needs_a_thread_unless_it_may_make_one(client: LangGraphClient) -> None:
     thread_id = str(uuid.uuid4())
+    reject: Any
     for reject in (None, "reject"):
         with pytest.raises(NotFoundError, match="Thread or assistant not found"):
-            await client.runs.create(thread_id, "steps", input={}, if_not_exists=reject)  # type: ignore[arg-type]
+            await client.runs.create(thread_id, "steps", input={}, if_not_exists=reject)
     made = await client.runs.wait(
         thread_id, "steps", input={}, if_not_exists="create", metadata={"mine": 1}, config={"tags": ["t"]}
     )
@@ -147,7 +148,7 @@ async def test_each_input_adds_to_the_state(client: LangGraphClient) -> None:
     await client.runs.wait(thread_id, "steps", input={"text": "a"})
     assert await client.runs.wait(thread_id, "steps", input={"text": "b", "total": 1000}) == {
         "text": "b!",
-        "trail": DONE["trail"] * 2,  # type: ignore[operator]
+        "trail": DONE["trail"] * 2,
         "total": 1222,
     }
 
@@ -286,8 +287,8 @@ async def test_runs_are_listed_newest_first(client: LangGraphClient) -> None:
     assert await ids(status="success") == [made[2], made[0]]
     assert await ids(status="error") == [made[1]]
     assert await ids(status="pending") == []
-    [row] = await client.runs.list(thread_id, limit=1, select=["run_id", "status"])
-    assert row == {"run_id": made[2], "status": "success"}
+    rows: list[Any] = await client.runs.list(thread_id, limit=1, select=["run_id", "status"])
+    assert rows == [{"run_id": made[2], "status": "success"}]
 
 
 def test_a_list_of_runs_refuses_strange_parameters(http: httpx.Client) -> None:
@@ -354,7 +355,7 @@ async def test_runs_of_a_thread_take_turns_in_order(client: LangGraphClient, tmp
 async def test_a_delayed_run_starts_when_it_is_due(client: LangGraphClient) -> None:
     thread_id = await new_thread(client)
     begun = datetime.datetime.now(datetime.UTC)
-    late = await client.runs.create(thread_id, "steps", input={"text": "late"}, after_seconds=1)
+    late: Any = await client.runs.create(thread_id, "steps", input={"text": "late"}, after_seconds=1)
     assert late["created_at"] > (begun + datetime.timedelta(seconds=1)).isoformat()
     assert (await client.threads.get(thread_id))["status"] == "busy"
     await client.runs.wait(thread_id, "steps", input={"text": "early"})
@@ -417,7 +418,7 @@ async def test_a_run_from_an_older_checkpoint_with_input_goes_another_way(client
     done: Any = await client.runs.wait(
         thread_id, "steps", input={"text": "c"}, checkpoint_id=first_end["checkpoint"]["checkpoint_id"]
     )
-    assert done == {"text": "c!", "trail": DONE["trail"] * 2, "total": 222}  # type: ignore[operator]
+    assert done == {"text": "c!", "trail": DONE["trail"] * 2, "total": 222}
     thread: Any = await client.threads.get(thread_id)
     assert thread["values"] == done
 

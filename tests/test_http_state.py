@@ -17,8 +17,8 @@ from langgraph_sdk.errors import BadRequestError, ConflictError, NotFoundError
 SERVED = {
     name: f"./basic.py:{name}" for name in ("steps", "failing", "gated", "question", "nested", "typed", "workflow")
 }
-DONE = {"text": "hi!", "trail": ["first", "second", "third"], "total": 111}
-EMPTY = {
+DONE: dict[str, Any] = {"text": "hi!", "trail": ["first", "second", "third"], "total": 111}
+EMPTY: dict[str, Any] = {
     "values": {},
     "next": [],
     "tasks": [],

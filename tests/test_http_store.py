@@ -30,7 +30,7 @@ async def keys(client: LangGraphClient, *prefix: str, **search: Any) -> list[str
 
 
 async def test_an_item_is_read_as_it_was_put(client: LangGraphClient, space: str) -> None:
-    value = {"text": "zwei\nZeilen ☃", "n": [1, 2.5, None, True, {"deep": {}}]}
+    value: dict[str, Any] = {"text": "zwei\nZeilen ☃", "n": [1, 2.5, None, True, {"deep": {}}]}
     await client.store.put_item([space, "a"], "k", value)
     item: Any = await client.store.get_item([space, "a"], "k")
     assert (item["namespace"], item["key"], item["value"]) == ([space, "a"], "k", value)
@@ -188,7 +188,7 @@ def test_a_search_without_a_prefix_finds_all(http: httpx.Client, space: str, bod
 async def test_a_query_without_an_index_is_no_filter(client: LangGraphClient, space: str) -> None:
     await client.store.put_item([space], "k", {"text": "tea"}, index=["text"])
     found = await client.store.search_items([space], query="coffee")
-    assert [(item["key"], item["score"]) for item in found["items"]] == [("k", None)]  # type: ignore[typeddict-item]
+    assert [(item["key"], item["score"]) for item in found["items"]] == [("k", None)]
 
 
 # Namespaces

@@ -33,7 +33,7 @@ async def streamed(
     client: LangGraphClient, graph_id: str, given: Any, mode: Any, thread_id: str | None = None, **options: Any
 ) -> list[Any]:
     """All the parts of a new run's stream but the first, which tells the run's id."""
-    parts = client.runs.stream(thread_id, graph_id, input=given, stream_mode=mode, **options)  # type: ignore[call-overload]
+    parts = client.runs.stream(thread_id, graph_id, input=given, stream_mode=mode, **options)
     first, *rest = await collect(parts)
     assert first.event == "metadata"
     assert first.data.keys() == {"run_id", "attempt"}
@@ -530,7 +530,7 @@ async def test_a_slow_reader_gets_everything(client: LangGraphClient, server: Li
         httpx.AsyncClient(base_url=server.url, timeout=30) as http,
         http.stream("POST", "/runs/stream", json=body) as answer,
     ):
-        parts = []
+        parts: list[bytes] = []
         async for part in answer.aiter_bytes():
             if not parts:
                 assert (await client.threads.count()) >= 0  # others are served meanwhile
