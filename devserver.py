@@ -17,7 +17,7 @@ Contents
     11  HTTP            a handler per operation
     12  Protocols       event streaming over HTTP and WebSocket, the Model Context Protocol
     13  App             routes, OpenAPI, security, middleware
-    14  CLI             devserver up, devserver cron
+    14  CLI             devserver up
 
 A section uses only earlier ones.
 
@@ -2035,10 +2035,12 @@ class Items(Table):
 
     def load(self, prefix: str) -> dict[str, bytes]:
         """All items of one namespace, as JSON text by key."""
-        query = "SELECT key, value FROM store WHERE prefix = ? ORDER BY rowid"
+        query = (
+            "SELECT key, value FROM store WHERE prefix = ? AND (expires_at IS NULL OR expires_at > ?) ORDER BY rowid"
+        )
         return {
             key: value.encode() if isinstance(value, str) else value
-            for key, value in self.conn.execute(query, (prefix,))
+            for key, value in self.conn.execute(query, (prefix, self._now()))
         }
 
     def apply(self, puts: SharedPuts) -> None:
@@ -3598,10 +3600,14 @@ def fire_crons(conn: sqlite3.Connection, shared: Mapping[str, frozenset[tuple[st
         Crons(conn).update(replace(cron, next_run_date=next_run_date(cron.schedule, cron.timezone)))
         if cron.is_over(datetime.datetime.now(datetime.UTC)):
             continue
+        conn.execute("SAVEPOINT cron")
         try:
             made.append(make_run(conn, cron_run(cron, shared)))
         except (ApiError, ValidationError) as error:
+            conn.execute("ROLLBACK TO cron")
             log.warning("cron %s could not start a run: %s", cron.cron_id, error)
+        finally:
+            conn.execute("RELEASE cron")
     return made
 
 
@@ -4732,6 +4738,9 @@ async def create_thread(server: Server, request: Request) -> Response:
         except MissingGraph as error:
             detail = f"Thread {thread_id} was created, but there were problems updating the state: {error.detail}"
             return reply({"detail": detail}, 201)
+        except ApiError:
+            await server.db.write(delete_thread_rows, thread_id)
+            raise
     return reply(thread.to_dict())
 
 
@@ -5092,10 +5101,12 @@ def _check_webhook_address(host: str, disable_loopback: bool) -> None:
         addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}
     except (OSError, UnicodeError):
         raise Invalid(f"Webhook host blocked: DNS resolution failed for '{host}'") from None
-    for address in map(ipaddress.ip_address, (str(a).partition("%")[0] for a in addresses)):
+    for text in addresses:
+        address = ipaddress.ip_address(str(text).partition("%")[0])
+        address = getattr(address, "ipv4_mapped", None) or address
         if address.is_link_local:
             raise Invalid("Webhook host blocked: blocked IP range")
-        if disable_loopback and address.is_loopback:
+        if disable_loopback and (address.is_loopback or address.is_unspecified):
             raise Invalid("Webhook host blocked: loopback IP range")
 
 

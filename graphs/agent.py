@@ -5,13 +5,14 @@ to openai:gpt-4o-mini, to talk to a real model instead of the rule-based one.
 """
 
 import os
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 from uuid import NAMESPACE_OID, uuid5
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AnyMessage, SystemMessage, ToolCall, ToolMessage
 from langgraph.graph import END, START, StateGraph, add_messages
 from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
 
 from devserver import SharedValue
 from graphs.rule_model import RuleBasedModel

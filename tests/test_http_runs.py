@@ -190,11 +190,12 @@ async def test_an_empty_command_counts_as_none(client: LangGraphClient) -> None:
 
 async def test_a_run_sees_its_config_and_context(client: LangGraphClient) -> None:
     thread_id = await new_thread(client)
+    config: Any = {"tags": ["t"], "recursion_limit": 9, "metadata": {"a": 1}}
     result: Any = await client.runs.wait(
         thread_id,
         "context",
         input={},
-        config={"tags": ["t"], "recursion_limit": 9, "metadata": {"a": 1}},
+        config=config,
         context={"user": "ann", "level": 3, "unknown": 1},
         metadata={"b": 2, "run_id": "reserved"},
     )

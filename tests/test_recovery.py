@@ -311,6 +311,26 @@ def test_an_answer_goes_to_one_question_though_the_run_crashed_before_the_next(m
     assert values(server, thread)["trail"] == ["in", "first one", "second two", "c"]
 
 
+def test_an_answer_goes_to_one_question_though_the_run_crashed_at_the_next(make: Make) -> None:
+    server = make()
+    thread = new_thread(server)
+    ended(server, thread, start(server, thread, body("asks_twice")))
+    answer = {"assistant_id": "asks_twice", "config": USER, "command": {"resume": "one"}}
+    run = start(server, thread, answer)
+    asked_again = (
+        "SELECT (SELECT status FROM runs WHERE run_id = ?) = 'running' AND "
+        "(SELECT count(*) FROM writes WHERE thread_id = ? AND instr(value, CAST('second?' AS BLOB)))"
+    )
+    if not crash_when(server, asked_again, run, thread, seconds=1):
+        server.kill()  # it was faster than we could look
+    server.start()
+    ended(server, thread, run)
+    asked = get(server, f"/threads/{thread}/state")["interrupts"]
+    assert [question["value"] for question in asked] == ["second?"]
+    ended(server, thread, start(server, thread, {**answer, "command": {"resume": "two"}}))
+    assert values(server, thread)["trail"] == ["in", "first one", "second two", "c"]
+
+
 def test_an_answer_inside_a_subgraph_goes_to_one_question_though_the_run_crashed(make: Make) -> None:
     server = make()
     thread = new_thread(server)

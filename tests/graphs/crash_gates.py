@@ -111,6 +111,7 @@ def sleep(state: State) -> dict[str, Any]:
 
 async def block(state: State) -> dict[str, Any]:
     called("block", state)
+    # blocks here
     time.sleep(state["seconds"])
     return {"trail": ["block"]}
 
