@@ -63,6 +63,7 @@ import traceback
 import types
 import typing
 import uuid
+import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -1851,6 +1852,9 @@ class Events(Table):
     """The events of resumable runs, kept for clients that come back."""
 
     def append(self, thread_id: str, run_id: str, events: Iterable[Event]) -> None:
+        """Nothing is kept for a run that was deleted meanwhile."""
+        if self.conn.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone() is None:
+            return
         self.conn.executemany(
             "INSERT INTO events (thread_id, run_id, ms, n, event, data) VALUES (?, ?, ?, ?, ?, ?)",
             [(thread_id, run_id, *event.id, event.name, event.data) for event in events],
@@ -6906,6 +6910,7 @@ def setup_logging(verbose: bool) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    warnings.filterwarnings("ignore", "The v3 streaming protocol on Pregel is experimental")
 
 
 @dataclass(frozen=True)

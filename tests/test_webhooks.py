@@ -220,6 +220,8 @@ async def test_what_was_not_told_before_a_crash_is_told_after_it(
         ("localhost:8000/x", "Webhook host blocked: scheme 'localhost' not allowed"),
         ("http:///x", "Invalid webhook hostname ''"),
         ("http://[::1", "Invalid webhook URL"),
+        ("http://localhost:99999/x", "Invalid webhook URL"),
+        ("http://localhost:x/", "Invalid webhook URL"),
         ("http://a..b/x", "Webhook host blocked: DNS resolution failed"),
         ("http://nobody.invalid/x", "Webhook host blocked: DNS resolution failed"),
         ("http://169.254.169.254/latest/meta-data", "Webhook host blocked: blocked IP range"),
