@@ -1106,7 +1106,11 @@ class _Connection(aiosqlite.Connection):
         self._waiting: deque[_Job] = deque()
 
     async def opened(self) -> Self:
-        await self
+        try:
+            await self
+        except BaseException:
+            await asyncio.to_thread(self._thread.join)  # its last word needs the event loop
+            raise
         return self
 
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
@@ -1246,9 +1250,10 @@ class Db:
         conn.create_function("casefold", 1, lambda text: text and text.casefold(), deterministic=True)
         conn.execute("PRAGMA cache_size = -32000")
         if writer:
+            version = _schema_version(conn, self.path)
             conn.execute("PRAGMA journal_mode = WAL")
             conn.execute(f"PRAGMA synchronous = {'FULL' if self._full_sync else 'NORMAL'}")
-            _migrate(conn, self.path)
+            _migrate(conn, version)
         else:
             conn.execute("PRAGMA query_only = ON")
         return conn
@@ -1258,13 +1263,18 @@ def _contains_text(whole: str | None, part: str) -> bool:
     return contains(orjson.loads(whole) if whole else None, orjson.loads(part))
 
 
-def _migrate(conn: sqlite3.Connection, path: str) -> None:
-    version = conn.execute("PRAGMA user_version").fetchone()[0]
+def _schema_version(conn: sqlite3.Connection, path: str) -> int:
+    """Raises StartError, with the file as it was, if this devserver is too old for it."""
+    version: int = conn.execute("PRAGMA user_version").fetchone()[0]
     if version > len(MIGRATIONS):
         raise StartError(
             f"{path} was written by a newer devserver (schema {version}, this one knows {len(MIGRATIONS)}). "
             "Upgrade devserver, or name another file with --db."
         )
+    return version
+
+
+def _migrate(conn: sqlite3.Connection, version: int) -> None:
     SqliteSaver(conn).setup()
     SqliteStore(conn).setup()
     for number, script in enumerate(MIGRATIONS[version:], start=version + 1):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import uuid
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,14 @@ async def ends(client: LangGraphClient, run: Any) -> str:
 async def thread(client: LangGraphClient, thread_id: str) -> Any:
     found: Any = await client.threads.get(thread_id)
     return found
+
+
+def rows(server: LiveServer, thread_id: str) -> dict[str, list[Any]]:
+    """All rows of a thread but its own."""
+    with closing(sqlite3.connect(server.folder / "devserver.db")) as conn:
+        query = "SELECT * FROM {} WHERE thread_id = ? ORDER BY rowid"
+        tables = ("runs", "checkpoints", "writes", "run_writes", "events")
+        return {table: conn.execute(query.format(table), (thread_id,)).fetchall() for table in tables}
 
 
 # Several runs on a thread
@@ -191,11 +201,12 @@ async def test_an_interrupted_run_keeps_what_it_did(client: LangGraphClient, tmp
 
 @pytest.mark.parametrize("resumable", [True, False])
 async def test_a_rolled_back_run_is_as_if_it_had_not_been(
-    client: LangGraphClient, tmp_path: Path, resumable: bool
+    client: LangGraphClient, server: LiveServer, tmp_path: Path, resumable: bool
 ) -> None:
     thread_id = await new_thread(client)
     await client.runs.wait(thread_id, "gated", input={})
     before, history = await thread(client, thread_id), await client.threads.get_history(thread_id, limit=50)
+    kept = rows(server, thread_id)
     run = await at_the_gate(client, tmp_path / "never", thread_id, stream_resumable=resumable)
     await client.runs.cancel(thread_id, run["run_id"], action="rollback", wait=True)
     assert await ends(client, run) == "gone"
@@ -203,21 +214,34 @@ async def test_a_rolled_back_run_is_as_if_it_had_not_been(
     assert (after["status"], after["values"]) == ("idle", before["values"])
     assert after["error"] == {"error": "UserRollback", "message": f"rollback {CANCEL}"}
     assert await client.threads.get_history(thread_id, limit=50) == history
+    assert rows(server, thread_id) == kept
 
 
-async def test_rolling_back_an_answer_asks_the_question_again(client: LangGraphClient, tmp_path: Path) -> None:
+async def test_rolling_back_an_answer_asks_the_question_again(
+    client: LangGraphClient, server: LiveServer, tmp_path: Path
+) -> None:
     """The answer is written to a checkpoint of an earlier run, and is taken back from there."""
     thread_id = await new_thread(client)
     await client.runs.wait(thread_id, "question", input={"topic": "tea"})
-    asked = await thread(client, thread_id)
-    answer = await client.runs.create(thread_id, "question", command={"resume": "no"}, interrupt_before=["shelve"])
-    await client.runs.join(thread_id, answer["run_id"])
-    assert (await client.threads.get_state(thread_id))["next"] == ["shelve"]
-    await client.runs.delete(thread_id, answer["run_id"])
+    asked, before = await thread(client, thread_id), rows(server, thread_id)
+    command: Any = {"resume": "yes", "update": {"gate": str(tmp_path / "never")}}
+    run = await client.runs.create(thread_id, "question", command=command, stream_resumable=True)
+
+    async def publishes() -> bool:
+        return (await client.threads.get_state(thread_id))["next"] == ["publish"]
+
+    await eventually(publishes)
+    assert rows(server, thread_id) != before
+    await client.runs.cancel(thread_id, run["run_id"], action="rollback", wait=True)
+    assert rows(server, thread_id) == before
     again = await thread(client, thread_id)
-    assert (again["interrupts"], again["values"]) == (asked["interrupts"], asked["values"])
-    done: Any = await client.runs.wait(thread_id, "question", command={"resume": "yes"})
-    assert done["decision"] == "yes"
+    assert (again["interrupts"], again["values"], again["status"]) == (
+        asked["interrupts"],
+        asked["values"],
+        "interrupted",
+    )
+    done: Any = await client.runs.wait(thread_id, "question", command={"resume": "no"})
+    assert done == {"topic": "tea", "draft": "about tea", "decision": "no", "trail": ["draft", "review", "shelve"]}
 
 
 @pytest.mark.parametrize(("action", "status"), [("interrupt", "interrupted"), ("rollback", "gone")])

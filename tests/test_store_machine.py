@@ -9,6 +9,7 @@ import sqlite3
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
@@ -241,12 +242,8 @@ def test_a_file_of_a_newer_server_is_left_alone() -> None:
     try:
         version = conn.execute("PRAGMA user_version").fetchone()[0]
         conn.execute(f"PRAGMA user_version = {version + 1}")
-        try:
-            devserver._migrate(conn, "x.db")
-        except StartError as error:
-            assert "newer devserver" in str(error)
-        else:
-            raise AssertionError("it was opened")
+        with pytest.raises(StartError, match="newer devserver"):
+            devserver._schema_version(conn, "x.db")
     finally:
         conn.close()
 
@@ -255,7 +252,7 @@ def test_a_second_migration_changes_nothing() -> None:
     conn = connect()
     try:
         schema = conn.execute("SELECT * FROM sqlite_master").fetchall()
-        devserver._migrate(conn, "x.db")
+        devserver._migrate(conn, devserver._schema_version(conn, "x.db"))
         assert conn.execute("SELECT * FROM sqlite_master").fetchall() == schema
         assert Assistants(conn).get("x") is None
     finally:

@@ -352,7 +352,7 @@ async def test_a_client_that_leaves_does_not_end_the_run(client: LangGraphClient
 async def waiting_run(client: LangGraphClient, gate: Path, mode: Any, **options: Any) -> tuple[str, str]:
     """A run that has come to its gate: its thread and its id."""
     thread_id = await new_thread(client)
-    given = {"gate": str(gate), "burst": options.pop("burst", 1)}
+    given = {"gate": str(gate), "burst": options.pop("burst", 1), "ticks": options.pop("ticks", False)}
     run = await client.runs.create(thread_id, "gated", input=given, stream_mode=mode, **options)
 
     async def at_the_gate() -> bool:
@@ -586,33 +586,37 @@ def test_a_stream_is_whole_even_if_its_run_ends_before_the_answer_begins(
 
 
 async def test_quiet_streams_show_that_they_live(client: LangGraphClient, server: LiveServer, tmp_path: Path) -> None:
-    """A comment in streams, white space in waits, every five seconds."""
-    thread_id, run_id = await waiting_run(client, tmp_path / "gate", "values")
-    begun = time.monotonic()
-    async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+    """Every five seconds: a comment in streams, white space in waits. Also where a run emits things all the
+    time that this client does not want to see."""
+    gate = tmp_path / "gate"
+    quiet, noisy = [await waiting_run(client, gate, ["values", "custom"], ticks=ticks) for ticks in (False, True)]
+    paths = {
+        "/threads/{}/runs/{}/stream".format(*quiet): ": heartbeat\r\n\r\n",
+        "/threads/{}/runs/{}/join".format(*quiet): "\n",
+        "/threads/{}/runs/{}/stream?stream_mode=values".format(*noisy): ": heartbeat\r\n\r\n",
+        f"/threads/{noisy[0]}/stream?stream_mode=lifecycle": ": heartbeat\r\n\r\n",
+    }
+    begun, came = time.monotonic(), dict[str, float]()
 
-        async def read(path: str, sign: str) -> tuple[float, str]:
-            """When the sign came, and all the text."""
-            text, came = "", 0.0
-            async with http.stream("GET", path) as answer:
-                async for part in answer.aiter_text():
-                    text += part
-                    if sign in text and not came:
-                        came = time.monotonic() - begun
-                        (tmp_path / "gate").touch()
-            return came, text
+    async def read(http: httpx.AsyncClient, path: str, sign: str) -> str:
+        text = ""
+        async with http.stream("GET", path) as answer:
+            async for part in answer.aiter_text():
+                text += part
+                if sign in text and path not in came:
+                    came[path] = time.monotonic() - begun
+                    if len(came) == len(paths):
+                        gate.touch()
+                if "run_done" in text:
+                    break
+        return text
 
-        streams = [
-            asyncio.ensure_future(read(f"/threads/{thread_id}/runs/{run_id}/stream", ": heartbeat\r\n\r\n")),
-            asyncio.ensure_future(read(f"/threads/{thread_id}/runs/{run_id}/join", "\n")),
-        ]
-        whole_thread = asyncio.ensure_future(read(f"/threads/{thread_id}/stream", ": heartbeat\r\n\r\n"))
-        (stream_beat, stream), (join_beat, join) = await asyncio.gather(*streams)
-        whole_thread.cancel()
-    assert 4 < stream_beat < 7
-    assert 4 < join_beat < 7
-    assert [frame.event for frame in frames(stream)] == ["values", "values"]
-    assert json.loads(join)["trail"] == ["before", "waited", "after"]
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as http, asyncio.timeout(9):
+        texts = await asyncio.gather(*(read(http, path, sign) for path, sign in paths.items()))
+    assert [path for path, seconds in came.items() if not 4 < seconds < 8] == []
+    assert [frame.event for frame in frames(texts[0])] == ["custom", "values", "values"]
+    assert json.loads(texts[1])["trail"] == ["before", "waited", "after"]
+    assert [frame.event for frame in frames(texts[2])] == ["values", "values"]
 
 
 # The stream of a thread

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import operator
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -101,12 +101,14 @@ failing = (
 )
 
 
-# Waits in its middle step until a file appears; emits before and after it, `burst` events at once.
+# Waits in its middle step until a file appears; emits before and after it, `burst` events at once, and
+# with `ticks` one every now and then meanwhile.
 
 
 class Gated(TypedDict, total=False):
     gate: str
     burst: int
+    ticks: bool
     trail: Annotated[list[str], operator.add]
 
 
@@ -114,8 +116,13 @@ def before(state: Gated) -> Update:
     return {"trail": ["before"]}
 
 
-def is_open(state: Gated) -> bool:
-    return not state.get("gate") or Path(state["gate"]).exists()
+async def until_open(gate: str | None, tick: Callable[[], None] | None = None) -> None:
+    for n in range(6000):
+        if not gate or Path(gate).exists():
+            return
+        if tick and n % 50 == 49:
+            tick()
+        await asyncio.sleep(0.005)
 
 
 async def wait(state: Gated) -> Update:
@@ -123,10 +130,7 @@ async def wait(state: Gated) -> Update:
     burst = state.get("burst", 1)
     for n in range(burst):
         writer({"n": n})
-    for _ in range(6000):
-        if is_open(state):
-            break
-        await asyncio.sleep(0.005)
+    await until_open(state.get("gate"), (lambda: writer("tick")) if state.get("ticks") else None)
     for n in range(burst, 2 * burst):
         writer({"n": n})
     return {"trail": ["waited"]}
@@ -149,10 +153,11 @@ gated = (
 )
 
 
-# One question; the answer decides the way.
+# One question; the answer decides the way. Publishing waits until a file appears, if one is named.
 
 
 class Question(TypedDict, total=False):
+    gate: str
     topic: str
     draft: str
     decision: Any
@@ -168,7 +173,8 @@ def review(state: Question) -> Update:
     return {"decision": answer, "trail": ["review"]}
 
 
-def publish(state: Question) -> Update:
+async def publish(state: Question) -> Update:
+    await until_open(state.get("gate"))
     return {"trail": ["publish"]}
 
 

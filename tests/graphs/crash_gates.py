@@ -116,6 +116,11 @@ async def block(state: State) -> dict[str, Any]:
     return {"trail": ["block"]}
 
 
+async def wait(state: State) -> dict[str, Any]:
+    await gate("wait", state)
+    return {}
+
+
 async def quick(state: State) -> dict[str, Any]:
     called("quick", state)
     return {"trail": ["quick"]}
@@ -171,11 +176,13 @@ sub_asks = StateGraph(Outer).add_node("inner", inner).add_edge(START, "inner").c
 
 fan = (
     StateGraph(State)
+    .add_node(wait)
     .add_node(a)
     .add_node(b)
     .add_node(quick)
     .add_node(c)
-    .add_edge(START, "a")
+    .add_edge(START, "wait")
+    .add_edge("wait", "a")
     .add_edge("a", "b")
     .add_edge("a", "quick")
     .add_edge(["b", "quick"], "c")
