@@ -41,7 +41,9 @@ import base64
 import concurrent.futures
 import contextlib
 import contextvars
+import dataclasses
 import datetime
+import enum
 import functools
 import hashlib
 import importlib
@@ -56,6 +58,7 @@ import re
 import socket
 import sqlite3
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
@@ -64,6 +67,7 @@ import types
 import typing
 import uuid
 import warnings
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -195,6 +199,7 @@ class Config(Body):
     tags: list[str] = Field(default_factory=list)
     recursion_limit: int = 25
     configurable: JsonObject = Field(default_factory=dict)
+    metadata: JsonObject = Field(default_factory=dict)
 
 
 class CheckpointConfig(Body):
@@ -558,7 +563,11 @@ def to_uuid(text: str, what: str) -> str:
 
 def exception_value(error: BaseException) -> JsonObject:
     """An exception as clients see it, in events, threads and webhooks."""
-    return {"error": type(error).__name__, "message": str(error)}
+    try:
+        message = str(error)
+    except Exception:
+        message = "(its message can't be shown)"
+    return {"error": type(error).__name__, "message": message}
 
 
 def _jsonable(value: Any) -> Any:  # noqa: C901  one branch per type
@@ -582,7 +591,8 @@ def _jsonable(value: Any) -> Any:  # noqa: C901  one branch per type
     for dump in ("model_dump", "dict"):
         method = getattr(value, dump, None)
         if callable(method) and not isinstance(value, type):
-            return method()
+            with contextlib.suppress(Exception):
+                return method()
     return str(value) if isinstance(value, os.PathLike | ipaddress._BaseAddress) else None
 
 
@@ -599,23 +609,29 @@ def to_json(value: Any) -> bytes:
     return _ESCAPED_NUL.sub(rb"\1\\ufffd", text) if b"\\u0000" in text else text
 
 
-def _mend(value: Any, depth: int = 0) -> Any:
-    """A copy that orjson can write: lone surrogates, huge integers, odd keys, endless nesting."""
-    if depth > 200:
-        return None
+def _mend(value: Any, above: frozenset[int] = frozenset()) -> Any:
+    """A copy that orjson can write: lone surrogates, huge integers, odd keys, endless nesting, cycles."""
+    if isinstance(value, enum.Enum):
+        value = value.value
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
-    if isinstance(value, bool) or value is None:
+    if isinstance(value, bool | float | datetime.datetime | datetime.date | uuid.UUID) or value is None:
         return value
     if isinstance(value, int):
         return value if -(2**63) <= value < 2**64 else float(value) if abs(value) < 1e308 else None
+    if id(value) in above or len(above) > 200:
+        return None
+    above |= {id(value)}
     if isinstance(value, Mapping):
-        return {_mend(str(k)): _mend(v, depth + 1) for k, v in value.items()}
+        return {_mend(str(k)): _mend(v, above) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset) and not hasattr(value, "_asdict"):
-        return [_mend(v, depth + 1) for v in value]
-    if isinstance(value, float | datetime.datetime | datetime.date | uuid.UUID):
-        return value
-    return _mend(_jsonable(value), depth + 1)
+        return [_mend(v, above) for v in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        shown = [field.name for field in dataclasses.fields(value) if not field.name.startswith("_")]
+        return {name: _mend(getattr(value, name), above) for name in shown}
+    with contextlib.suppress(TypeError):  # arrays, times
+        return orjson.loads(orjson.dumps(value, option=_JSON_OPTIONS))
+    return _mend(_jsonable(value), above)
 
 
 def from_json(text: bytes | str) -> Any:
@@ -781,11 +797,11 @@ class SharedScope:
         sources: Sequence[Mapping[str, Any]],
         load: Callable[[str], dict[str, bytes]],
         run_id: str | None = None,
-        optional: bool = False,
+        updates: tuple[str, str] | None = None,
         at_exit: bool = False,
     ) -> None:
         self.run_id = run_id
-        self._optional = optional  # a missing scope value is an error only once something is written
+        self.updates = updates  # outside a run: the thread whose state is updated, and since when
         self._at_exit = at_exit  # durability "exit": checkpoints are made when the graph ends
         self.floor = str(uuid6())  # checkpoints of this run have greater ids
         self.failed = False  # a checkpoint could not be stored
@@ -795,6 +811,7 @@ class SharedScope:
         self._views: dict[tuple[str, tuple[str, ...]], SharedValue] = {}
         self._attempts: dict[tuple[str, ...], int] = {}
         self._supersteps: list[_Superstep] = []
+        self._stored: set[str] = set()  # namespaces of graphs that store checkpoints
         self._lock = threading.RLock()  # subgraphs may run in worker threads
 
     def prefix(self, scope: str, key: str) -> str:
@@ -818,7 +835,7 @@ class SharedScope:
         try:
             channel.prefix = self.prefix(channel.scope, channel.key)
         except MissingScope:
-            if not self._optional:
+            if not self.updates:
                 raise
             return
         prefix, path = channel.prefix, channel.path
@@ -924,7 +941,10 @@ class SharedScope:
             return []
         own = configurable.get("checkpoint_ns", "")
         above = configurable.get("checkpoint_map", {}).items()
-        return [(namespace, at) for namespace, at in above if namespace != own and at > self.floor]
+        with self._lock:
+            self._stored.add(own)
+            stored = self._stored - {own}  # a graph compiled with `checkpointer=False` is named, but never stored
+        return [(namespace, at) for namespace, at in above if namespace in stored and at > self.floor]
 
     def rest(self) -> list[SharedPuts]:
         """Writes that no checkpoint took: of subgraphs without checkpointer that nobody knew of when the
@@ -1087,6 +1107,8 @@ def _settle(results: list[tuple[_Job, Any]]) -> None:
     for job, result in results:
         if job.future.done():  # whoever waited was cancelled
             continue
+        if isinstance(result, StopIteration):  # no future takes one
+            result = RuntimeError(repr(result))
         if isinstance(result, BaseException):
             job.future.set_exception(result)
         else:
@@ -1197,7 +1219,7 @@ class Db:
         self._writer: _Connection
         self._readers: list[_Connection] = []
         self._next = 0
-        self._own = threading.local()
+        self._idle: deque[sqlite3.Connection] = deque()
         self._owned: list[sqlite3.Connection] = []
 
     async def open(self) -> None:
@@ -1235,11 +1257,15 @@ class Db:
         return await self._readers[self._next % self.READERS].run(lambda conn: function(conn, *args))
 
     def look(self, function: Callable[..., T], *args: Any) -> T:
-        conn: sqlite3.Connection | None = getattr(self._own, "conn", None)
-        if conn is None:
-            conn = self._own.conn = self._connect(False)
+        try:
+            conn = self._idle.pop()
+        except IndexError:
+            conn = self._connect(False)
             self._owned.append(conn)
-        return function(conn, *args)
+        try:
+            return function(conn, *args)
+        finally:
+            self._idle.append(conn)
 
     def _connect(self, writer: bool) -> sqlite3.Connection:
         conn = sqlite3.connect(
@@ -1288,11 +1314,14 @@ def _lock_file(path: str) -> IO[str] | None:
     except ImportError:  # no flock on Windows: SQLite alone guards the file there
         return None
     try:
-        lock = open(f"{path}.lock", "a+")  # noqa: SIM115  it stays open as long as the server runs
+        lock = open(f"{os.path.realpath(path)}.lock", "a+")  # noqa: SIM115  it stays open as long as the server runs
     except OSError as error:
         raise StartError(f"cannot write beside {path}: {error.strerror}. Name another file with --db.") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.exists(lock.name) or os.stat(lock.name).st_ino != os.fstat(lock.fileno()).st_ino:
+            lock.close()  # its server stopped and took the file away meanwhile
+            return _lock_file(path)
     except OSError:
         lock.seek(0)
         pid = lock.read().strip() or "unknown"
@@ -1611,7 +1640,7 @@ class Threads(Table):
     def search(self, body: ThreadSearchRequest, ids: list[str] | None) -> Page:
         where = self._where(body)
         if ids is not None:
-            where.add(f"thread_id IN ({', '.join('?' * len(ids))})", *ids)
+            where.add("thread_id IN (SELECT value FROM json_each(?))", _json_text(ids))
         by = _THREAD_STATUS if body.sort_by == "status" else body.sort_by
         rows, more = self._page(_THREAD, where, by, body)
         return Page([self._row(row) for row in rows], more)
@@ -1708,7 +1737,10 @@ class Runs(Table):
         return [tuple(row) for row in self.conn.execute(query, wanted)]
 
     def waiting_threads(self) -> list[str]:
-        query = "SELECT thread_id FROM runs WHERE status = 'pending' GROUP BY thread_id ORDER BY min(created_at)"
+        query = (
+            "SELECT thread_id FROM runs WHERE status IN ('pending', 'running') AND status = 'pending' "
+            "GROUP BY thread_id ORDER BY min(created_at)"
+        )
         return [row[0] for row in self.conn.execute(query)]
 
     def claim(self, thread_id: str) -> Run | str | None:
@@ -1728,6 +1760,11 @@ class Runs(Table):
             (run.status, run.attempt, run.started_at, run.updated_at, run.run_id),
         )
         return run
+
+    def has_since(self, thread_id: str, moment: str) -> bool:
+        """Whether the thread has live runs, or any that began since that moment."""
+        query = "SELECT 1 FROM runs WHERE thread_id = ? AND (status IN ('pending', 'running') OR updated_at >= ?)"
+        return self._exists(query, thread_id, moment)
 
     def has_pending(self, thread_id: str) -> bool:
         query = (
@@ -1751,14 +1788,13 @@ class Runs(Table):
     def is_wanted(self, run_id: str) -> bool:
         return self._exists("SELECT 1 FROM runs WHERE run_id = ? AND status = 'running' AND cancel IS NULL", run_id)
 
-    def release(self) -> list[Run]:
-        """Put running runs back to pending; gives those that were to be cancelled, to be ended instead."""
-        query = "SELECT * FROM runs WHERE status IN ('pending', 'running') AND status = 'running'"
-        runs = [self._row(row) for row in self.conn.execute(query)]
-        for run in runs:
-            if not run.cancel:
-                self.set_status(run.run_id, "pending")
-        return [run for run in runs if run.cancel]
+    def release(self) -> None:
+        """Put running runs back to pending."""
+        self.conn.execute(
+            "UPDATE runs SET status = 'pending', updated_at = ? "
+            "WHERE status IN ('pending', 'running') AND status = 'running'",
+            (now(),),
+        )
 
     def last_config(self, thread_id: str) -> JsonObject | None:
         """kwargs of the thread's newest run."""
@@ -1813,6 +1849,14 @@ class Runs(Table):
         ).fetchone()
         return row is not None and row[0] == run.run_id
 
+    def has_nested_checkpoint(self, run: Run) -> bool:
+        """Whether a subgraph has gone on in this run."""
+        query = (
+            "SELECT 1 FROM checkpoints WHERE thread_id = ? AND checkpoint_ns != '' "
+            "AND json_extract(CAST(metadata AS TEXT), '$.run_id') = ?"
+        )
+        return self._exists(query, run.thread_id, run.run_id)
+
     def latest_checkpoint_without(self, run: Run) -> str | None:
         """The id of the checkpoint that is the thread's latest once the run is deleted."""
         row = self.conn.execute(
@@ -1826,7 +1870,8 @@ class Runs(Table):
         """Figures for the metrics."""
         rows = self.conn.execute(
             "SELECT status, created_at, EXISTS (SELECT 1 FROM runs AS r WHERE r.thread_id = runs.thread_id AND "
-            "r.status = 'running') AS blocked FROM runs WHERE status IN ('pending', 'running') ORDER BY created_at"
+            "r.status IN ('pending', 'running') AND r.status = 'running') AS blocked "
+            "FROM runs WHERE status IN ('pending', 'running') ORDER BY created_at"
         ).fetchall()
         at = datetime.datetime.now(datetime.UTC)
 
@@ -1935,6 +1980,9 @@ def next_run_date(schedule: str, timezone: str | None) -> str:
 
 class Crons(Table):
     """The crons. `next_run_date` is always set; those enabled fire then."""
+
+    def has_assistant(self, assistant_id: str) -> bool:
+        return self._exists("SELECT 1 FROM crons WHERE assistant_id = ?", assistant_id)
 
     def get(self, cron_id: str) -> Cron | None:
         row = self.conn.execute("SELECT * FROM crons WHERE cron_id = ?", (cron_id,)).fetchone()
@@ -2086,7 +2134,8 @@ class Items(Table):
         return found[offset : offset + limit]
 
     def namespaces(self) -> list[tuple[str, ...]]:
-        return [tuple(row[0].split(".")) for row in self.conn.execute("SELECT DISTINCT prefix FROM store")]
+        query = "SELECT DISTINCT prefix FROM store WHERE expires_at IS NULL OR expires_at > ?"
+        return [tuple(row[0].split(".")) for row in self.conn.execute(query, (self._now(),))]
 
     @staticmethod
     def _now() -> str:
@@ -2104,6 +2153,8 @@ class Saver(BaseCheckpointSaver[str]):
     Each call is one transaction. A checkpoint takes the shared values of its superstep along; a run that
     was deleted meanwhile can't write any more.
     """
+
+    PATIENCE_SECONDS = 10.0  # for checkpoints that one is nested in
 
     def __init__(self, db: Db) -> None:
         super().__init__(serde=JsonPlusSerializer())
@@ -2155,7 +2206,7 @@ class Saver(BaseCheckpointSaver[str]):
 
     def _checkpoint_writer(
         self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
-    ) -> Callable[[sqlite3.Connection], bool]:
+    ) -> Callable[[sqlite3.Connection, bool], bool]:
         values = checkpoint["channel_values"]
         shared = [value for value in values.values() if isinstance(value, SharedPuts)]
         if shared:
@@ -2172,11 +2223,15 @@ class Saver(BaseCheckpointSaver[str]):
         )
         scope = RUN_SCOPE.get()
 
-        above = scope.checkpoints_above(configurable) if scope and shared else []
+        above = scope.checkpoints_above(configurable) if scope else []
 
-        def write(conn: sqlite3.Connection) -> bool:
+        def write(conn: sqlite3.Connection, patient: bool) -> bool:
             _check_run(conn, scope)
-            if not all(self._has(conn, str(configurable["thread_id"]), *place) for place in above):
+            if (
+                patient
+                and shared
+                and not all(self._has(conn, str(configurable["thread_id"]), *place) for place in above)
+            ):
                 if scope and scope.failed:
                     raise RunGone("a checkpoint that this one builds on could not be stored")
                 return False
@@ -2216,7 +2271,8 @@ class Saver(BaseCheckpointSaver[str]):
     ) -> RunnableConfig:
         with _noting_failure():
             write = self._checkpoint_writer(config, checkpoint, metadata)
-            while not self.db.write_now(write):
+            until = time.monotonic() + self.PATIENCE_SECONDS
+            while not self.db.write_now(write, time.monotonic() < until):
                 time.sleep(0.002)
         return self._saved(config, checkpoint)
 
@@ -2229,7 +2285,8 @@ class Saver(BaseCheckpointSaver[str]):
     ) -> RunnableConfig:
         with _noting_failure():
             write = self._checkpoint_writer(config, checkpoint, metadata)
-            while not await self.db.write(write):  # noqa: ASYNC110  it waits for other transactions
+            until = time.monotonic() + self.PATIENCE_SECONDS
+            while not await self.db.write(write, time.monotonic() < until):  # noqa: ASYNC110  other transactions
                 await asyncio.sleep(0.002)
         return self._saved(config, checkpoint)
 
@@ -2312,6 +2369,10 @@ def _noting_failure() -> Iterator[None]:
 def _check_run(conn: sqlite3.Connection, scope: SharedScope | None) -> None:
     if scope and scope.run_id and not Runs(conn).is_running(scope.run_id):
         raise RunGone(f"run {scope.run_id} was deleted")
+    if scope and scope.updates:
+        Threads(conn).require(scope.updates[0])
+        if Runs(conn).has_since(*scope.updates):
+            raise Conflict(f"Thread {scope.updates[0]} has in-flight runs")
 
 
 class Store(BaseStore):
@@ -2493,6 +2554,10 @@ def read_settings(path: Path) -> Settings:
     if not graphs:
         raise StartError(f'{path}: \'graphs\' names no graph, e.g. {{"graphs": {{"agent": "./agent.py:graph"}}}}')
     http = _setting(path, raw, "http", dict)
+    if raw.get("auth"):
+        raise StartError(
+            f"{path}: 'auth' is not served yet, and without it the server would be open. Remove it to go on."
+        )
     not_served = [key for key in raw if key not in _SERVED_KEYS | _BUILD_KEYS and raw[key]]
     not_served += [f"http.{key}" for key in http if key not in _SERVED_HTTP_KEYS]
     dependencies = [d for d in _setting(path, raw, "dependencies", list) if isinstance(d, str)]
@@ -2500,7 +2565,7 @@ def read_settings(path: Path) -> Settings:
     return Settings(
         path=path,
         graphs=[_graph_spec(path, graph_id, value) for graph_id, value in graphs.items()],
-        roots=[root, *((root / d).resolve() for d in dependencies if d.startswith(("./", "../")))],
+        roots=[root, *((root / d).resolve() for d in dependencies if d.startswith("."))],
         env=_environment(path, raw.get("env")),
         cors=_setting(path, http, "cors", dict),
         allowed_hosts=_setting(path, http, "allowed_hosts", list),
@@ -2537,7 +2602,7 @@ def _environment(path: Path, env: Any) -> dict[str, str]:
     if env is None or env == "":
         return {}
     if isinstance(env, dict):
-        return {str(key): str(value) for key, value in env.items()}
+        return {str(key): str(value) for key, value in env.items() if value is not None}
     if not isinstance(env, str):
         raise StartError(f"{path}: 'env' must be the path of a file, or an object")
     return read_env_file(path.parent / env)
@@ -2548,7 +2613,19 @@ def read_env_file(path: Path) -> dict[str, str]:
 
     if not path.is_file():
         raise StartError(f"environment file {path} not found")
-    return {key: value for key, value in dotenv_values(path).items() if value is not None}
+    try:
+        return {key: value for key, value in dotenv_values(path).items() if value is not None}
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"environment file {path} cannot be read: {error}") from None
+
+
+_LIBRARIES = [Path(path) for name, path in sysconfig.get_paths().items() if name.endswith(("stdlib", "lib"))]
+
+
+def _forget_bytecode(module: types.ModuleType) -> None:
+    """Python takes a file changed twice within a second, to the same length, for unchanged."""
+    with contextlib.suppress(OSError, NotImplementedError, ValueError):
+        os.unlink(importlib.util.cache_from_source(module.__file__ or ""))
 
 
 @dataclass(frozen=True)
@@ -2602,17 +2679,18 @@ class Graphs:
         self._loaded = {spec.graph_id: self._load_one(spec) for spec in self.settings.graphs}
 
     def reload(self) -> None:
-        """Import the project's modules and graphs anew; on StartError the old ones stay."""
+        """Import the project's modules and graphs anew; if that fails, the old ones stay."""
         settings = read_settings(self.settings.path)
         modules = {name: module for name, module in sys.modules.items() if self._is_project_module(name, module)}
         old = self.settings
-        for name in modules:
+        for name, module in modules.items():
             del sys.modules[name]
+            _forget_bytecode(module)
         importlib.invalidate_caches()
         try:
             self.settings = settings
             self.load()
-        except StartError:
+        except BaseException:
             self.settings = old
             sys.modules.update(modules)
             raise
@@ -2620,14 +2698,15 @@ class Graphs:
     def folders(self) -> set[str]:
         """The folders of langgraph.json and of all imported project modules."""
         files = [module.__file__ for name, module in list(sys.modules.items()) if self._is_project_module(name, module)]
-        return {str(self.settings.path.resolve().parent), *(str(Path(file).parent) for file in files if file)}
+        folders = {str(self.settings.path.resolve().parent), *(str(Path(file).parent) for file in files if file)}
+        return {folder for folder in folders if os.path.isdir(folder)}
 
     def _is_project_module(self, name: str, module: types.ModuleType) -> bool:
         file = getattr(module, "__file__", None)
         if not file or name in (__name__, "__main__") or name.partition(".")[0] == "devserver":
             return False
         path = Path(file)
-        return any(
+        return not any(path.is_relative_to(folder) for folder in _LIBRARIES) and any(
             path.is_relative_to(root) and not {"site-packages", "node_modules"} & set(path.relative_to(root).parts)
             for root in self.settings.roots
         )
@@ -2643,21 +2722,19 @@ class Graphs:
             target = getattr(module, spec.variable)
         except AttributeError:
             raise StartError(f"{spec}: there is no '{spec.variable}' in {spec.source}") from None
-        if isinstance(target, StateGraph):
-            target = self._compile(spec, target)
-        if isinstance(target, Pregel):
-            graph = self.prepare(spec, target)
-            return LoadedGraph(spec, graph, None, frozenset(_shared_keys(graph)))
+        try:
+            if isinstance(target, StateGraph):
+                target = target.compile()
+            if isinstance(target, Pregel):
+                graph = self.prepare(spec, target)
+                return LoadedGraph(spec, graph, None, frozenset(_shared_keys(graph)))
+        except StartError:
+            raise
+        except Exception as error:
+            raise StartError(f"{spec} cannot be compiled: {error}") from error
         if not callable(target):
             raise StartError(f"{spec} is a {type(target).__name__}, not a graph nor a function that makes one")
         return LoadedGraph(spec, None, target)
-
-    @staticmethod
-    def _compile(spec: GraphSpec, builder: StateGraph[Any, Any, Any, Any]) -> Graph:
-        try:
-            return builder.compile()
-        except ValueError as error:
-            raise StartError(f"{spec} cannot be compiled: {error}") from error
 
     def prepare(self, spec: GraphSpec, graph: Graph) -> Graph:
         """The graph on the server's checkpointer and store, with its shared keys hidden."""
@@ -2835,7 +2912,8 @@ def _check_shared(spec: GraphSpec, key: str, channel: SharedValue) -> None:
     while typing.get_origin(typ) in (typing.Required, typing.NotRequired):
         typ = typing.get_args(typ)[0]
     origin = typing.get_origin(typ) or typ
-    if not (isinstance(origin, type) and issubclass(dict, origin) and issubclass(origin, Mapping)):
+    is_class = isinstance(origin, type) and not typing.is_typeddict(origin)
+    if not (is_class and issubclass(origin, Mapping) and issubclass(dict, origin)):
         raise StartError(f"{spec}: shared state key '{key}' must be annotated as a dict, not {typ}")
     if not channel.scope:
         raise StartError(f"{spec}: shared state key '{key}' needs a scope: SharedValue.on(\"user_id\")")
@@ -3201,8 +3279,11 @@ class Logs:
 
     def of_run(self, run: Run) -> RunLog:
         """The log of a live run; made by whoever asks first."""
+        return self.open_run(run.run_id, bool(run.kwargs["resumable"]))
+
+    def open_run(self, run_id: str, resumable: bool) -> RunLog:
         with self._lock:
-            return self._runs.setdefault(run.run_id, RunLog(bool(run.kwargs["resumable"])))
+            return self._runs.setdefault(run_id, RunLog(resumable))
 
     def close_run(self, run_id: str) -> None:
         with self._lock:
@@ -3219,7 +3300,8 @@ class Logs:
 
     def live_events(self, run_ids: Iterable[str]) -> list[Event]:
         """What the logs of these runs still hold."""
-        held = [self._runs[run_id] for run_id in run_ids if run_id in self._runs]
+        with self._lock:
+            held = [self._runs[run_id] for run_id in run_ids if run_id in self._runs]
         return [event for each in held if each.resumable for event in list(each._events)]
 
     def follow_thread(self, thread_id: str, follower: Follower) -> RunLog:
@@ -3611,7 +3693,10 @@ def fire_crons(conn: sqlite3.Connection, shared: Mapping[str, frozenset[tuple[st
     """Make the runs of the crons that are due: one each, however often they were missed."""
     made = []
     for cron in Crons(conn).due(now()):
-        Crons(conn).update(replace(cron, next_run_date=next_run_date(cron.schedule, cron.timezone)))
+        try:
+            Crons(conn).update(replace(cron, next_run_date=next_run_date(cron.schedule, cron.timezone)))
+        except Invalid:  # it was its last time
+            Crons(conn).update(replace(cron, enabled=False))
         if cron.is_over(datetime.datetime.now(datetime.UTC)):
             continue
         conn.execute("SAVEPOINT cron")
@@ -3671,6 +3756,9 @@ def cancel_live_run(conn: sqlite3.Connection, run: Run, action: str, reason: str
         Runs(conn).delete(run)
     else:
         Runs(conn).set_status(run.run_id, "interrupted")
+    if url := run.kwargs["webhook"]:
+        status, name = ("rollback", "UserRollback") if action == "rollback" else ("interrupted", "UserInterrupt")
+        Webhooks(conn).insert(url, _webhook_payload(run, status, {"error": name, "message": reason}, None))
     if run.temporary:
         Threads(conn).delete(run.thread_id)
 
@@ -3830,9 +3918,8 @@ def _webhook_payload(run: Run, status: str, error: JsonObject | None, rest: Rest
 
 
 def recover_runs(conn: sqlite3.Connection) -> list[str]:
-    """At start: what was running is pending again, what was to be cancelled is; gives threads to work on."""
-    for run in Runs(conn).release():
-        finish_run(conn, run, Outcome("interrupted"), None)
+    """At start: what was running is pending again; gives the threads to work on."""
+    Runs(conn).release()
     return Runs(conn).waiting_threads()
 
 
@@ -3939,6 +4026,12 @@ class EventKeeper:
         while batch := self.rest():
             await self._db.write(lambda conn, batch=batch: self._append(conn, batch))
 
+    async def flush(self) -> None:
+        """Wait until everything is in the database."""
+        if self._writing is not None:
+            await self._writing
+        await self._write()
+
     def _append(self, conn: sqlite3.Connection, events: list[Event]) -> None:
         Events(conn).append(self._run.thread_id, self._run.run_id, events)
 
@@ -3962,7 +4055,29 @@ def _resume(conn: sqlite3.Connection, run: Run) -> Run:
         kwargs["config"] = {**run.kwargs["config"], "configurable": configurable}
         return replace(run, kwargs=kwargs)
     Runs(conn).take_back(run.run_id, run.thread_id, NULL_TASK_ID)
+    answer = (run.kwargs["command"] or {}).get("resume")
+    if answer is not None and not isinstance(answer, dict) and Runs(conn).has_nested_checkpoint(run):
+        return replace(run, kwargs={**run.kwargs, "input": None, "command": None})  # a subgraph has the answer
     return run
+
+
+async def _is_at_breakpoint(graph: Graph, run: Run) -> bool:
+    """Whether an earlier attempt came to its breakpoint: LangGraph, called again, would go on from there."""
+    before = run.kwargs["interrupt_before"] or graph.interrupt_before_nodes
+    after = run.kwargs["interrupt_after"] or graph.interrupt_after_nodes
+    if not isinstance(graph.checkpointer, Saver) or not (before or after):
+        return False
+    waiting = {name for name in (await snapshot(graph, _thread_place(run.thread_id))).next if not name.startswith("__")}
+    if waiting and (before == "*" or waiting & set(before)):
+        return True
+    latest = await graph.checkpointer.aget_tuple(_thread_place(run.thread_id))
+    if latest is None or latest.parent_config is None or not waiting:
+        return False
+    parent = await graph.checkpointer.aget_tuple(latest.parent_config)
+    known = parent.checkpoint["versions_seen"] if parent else {}
+    seen = latest.checkpoint["versions_seen"]
+    ran = {name for name in seen if seen[name] != known.get(name) and not name.startswith("__")}
+    return bool(ran if after == "*" else ran & set(after))
 
 
 class Execution:
@@ -3997,6 +4112,9 @@ class Execution:
             self._tell("error", value)
             RUN_SCOPE.set(None)
             return Outcome("error", value, await self.rest_after_cancel())
+
+    async def flush(self) -> None:
+        await self._keeper.flush()
 
     async def end(self, outcome: Outcome) -> Run | None:
         """Store how the run ended, then tell those who follow it. Gives the run if it was still there."""
@@ -4067,7 +4185,10 @@ class Execution:
         if entry.shared:
             await asyncio.to_thread(scope.preload, entry.shared)
         async with self._graphs.open(run.graph_id, config, "threads.create_run", kwargs["context"]) as graph:
-            if is_protocol_run(run):
+            applied = run.attempt > 1 and self._db.look(lambda conn: Runs(conn).has_checkpoint(run))
+            if applied and await _is_at_breakpoint(graph, run):
+                log.debug("run %s had come to its breakpoint", run.run_id)
+            elif is_protocol_run(run):
                 async for method, params in protocol_events(graph, run, self.control):
                     self._tell(PROTOCOL + method, params)
             else:
@@ -4093,7 +4214,7 @@ class Execution:
 
 
 class WebhookSender:
-    """Posts what runs left for their webhooks; what was not delivered stays for the next start."""
+    """Posts what runs left for their webhooks; what a stop cuts short is sent after the next start."""
 
     def __init__(self, db: Db) -> None:
         self._db = db
@@ -4113,20 +4234,26 @@ class WebhookSender:
         """POST a webhook, with four tries over some seconds; then its row goes."""
         import httpx
 
-        async with httpx.AsyncClient(timeout=10) as client:
-            for pause in (0.5, 1, 2, 0):
-                try:
-                    answer = await client.post(url, content=payload, headers={"content-type": "application/json"})
-                    if answer.status_code < 500 and answer.status_code != 429:
-                        break
-                    problem = f"answered {answer.status_code}"
-                except (httpx.HTTPError, httpx.InvalidURL) as error:
-                    problem = f"failed: {error or type(error).__name__}"
-                await asyncio.sleep(pause)
-            else:
-                log.warning("webhook %s %s; given up after 4 tries", url, problem)
-        await self._db.write(lambda conn: Webhooks(conn).delete(number))
-        del self._tasks[number]
+        headers = {"content-type": "application/json"}
+        try:
+            async with httpx.AsyncClient(timeout=10) as client:
+                for pause in (0.5, 1, 2, 0):
+                    try:
+                        async with (
+                            asyncio.timeout(30),
+                            client.stream("POST", url, content=payload, headers=headers) as said,
+                        ):
+                            if said.status_code < 500 and said.status_code != 429:
+                                break
+                            problem = f"answered {said.status_code}"
+                    except Exception as error:
+                        problem = f"failed: {error or type(error).__name__}"
+                    await asyncio.sleep(pause)
+                else:
+                    log.warning("webhook %s %s; given up after 4 tries", url, problem)
+            await self._db.write(lambda conn: Webhooks(conn).delete(number))
+        finally:
+            del self._tasks[number]
 
 
 class Worker:
@@ -4189,6 +4316,15 @@ class Runner:
         new.start = not self.stopping and len(self._tasks) < self.max_concurrency
         return await self.db.write(make_run, new)
 
+    async def make_followed(self, new: NewRun) -> tuple[Created, RunLog]:
+        """Make a run with its log open before it can end."""
+        run_log = self.logs.open_run(new.run_id, bool(new.body.stream_resumable))
+        try:
+            return await self.make(new), run_log
+        except BaseException:
+            self.logs.close_run(new.run_id)
+            raise
+
     def begin(self, created: Created) -> None:
         self.end(created.gave_way)
         self.loop.loop.call_soon_threadsafe(self._notice, created.run.thread_id, created.started)
@@ -4213,6 +4349,8 @@ class Runner:
             self.loop.loop.call_soon_threadsafe(self._stop_graph, run.run_id)
             if deleted or run.status == "pending":
                 self.logs.close_run(run.run_id)
+            if run.status == "pending" and run.kwargs["webhook"]:
+                self.loop.loop.call_soon_threadsafe(lambda: self._keep(self._webhooks.send_due()))
 
     async def with_graph(
         self, graph_id: str, config: JsonObject, access: str, use: Callable[[Graph], Coroutine[Any, Any, T]]
@@ -4260,9 +4398,11 @@ class Runner:
             while not self.stopping:
                 worker.noticed.clear()
                 async with self._slots:
+                    if self.stopping:
+                        return
                     claimed = await self._claim(thread_id, worker)
                     if isinstance(claimed, Run):
-                        await self._run(claimed)
+                        await self._run_safely(claimed)
                         continue
                 if claimed is not None:
                     await self._sleep_until(claimed, worker.noticed)
@@ -4293,8 +4433,12 @@ class Runner:
             self._crons_changed.clear()
             due = self.db.look(lambda conn: Crons(conn).next_due())
             if due is not None and due <= now():
-                for created in await self.db.write(fire_crons, self.graphs.shared()):
-                    self.begin(created)
+                try:
+                    for created in await self.db.write(fire_crons, self.graphs.shared()):
+                        self.begin(created)
+                except Exception:
+                    log.exception("crons could not be fired; another try in 10 s")
+                    await asyncio.sleep(10)
             elif due is not None:
                 # Clocks of event loops stand still while a laptop sleeps: look at the real one now and then.
                 soon = moment(datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=60))
@@ -4302,15 +4446,22 @@ class Runner:
             else:
                 await self._crons_changed.wait()
 
+    async def _run_safely(self, run: Run) -> None:
+        """Run it; what can't be stored ends the run, and leaves the thread's others alone."""
+        try:
+            await self._run(run)
+        except Exception as error:
+            log.exception("run %s could not be ended", run.run_id)
+            await self.db.write(finish_run, run, Outcome("error", exception_value(error)), None)
+            self.logs.close_run(run.run_id)
+
     async def _run(self, run: Run) -> None:
         """Execute a claimed run and store how it ended."""
-        if not self.db.look(lambda conn: Runs(conn).is_wanted(run.run_id)):  # cancelled before it began
-            await self.db.write(finish_run, run, Outcome("interrupted"), None)
-            self.logs.close_run(run.run_id)
-            return
         begun = time.monotonic()
         execution = self._executions[run.run_id] = Execution(self.db, self.graphs, self.logs, run)
         task = self._tasks[run.run_id] = asyncio.ensure_future(execution.execute())
+        if not self.db.look(lambda conn: Runs(conn).is_wanted(run.run_id)):
+            task.cancel()  # before it began
         try:
             outcome = await task
         except asyncio.CancelledError:
@@ -4318,6 +4469,7 @@ class Runner:
         finally:
             del self._tasks[run.run_id], self._executions[run.run_id]
         if outcome.status == "pending":  # the server is stopping
+            await execution.flush()
             return
         if outcome.status == "interrupted":
             outcome = Outcome("interrupted", rest=await execution.rest_after_cancel())
@@ -4389,6 +4541,7 @@ class Server:
     store: Store
     graphs: Graphs
     runner: Runner
+    updates: weakref.WeakValueDictionary[str, asyncio.Lock] = field(default_factory=weakref.WeakValueDictionary)
 
 
 B = TypeVar("B", bound=Body)
@@ -4752,9 +4905,6 @@ async def create_thread(server: Server, request: Request) -> Response:
         except MissingGraph as error:
             detail = f"Thread {thread_id} was created, but there were problems updating the state: {error.detail}"
             return reply({"detail": detail}, 201)
-        except ApiError:
-            await server.db.write(delete_thread_rows, thread_id)
-            raise
     return reply(thread.to_dict())
 
 
@@ -5017,6 +5167,15 @@ async def change_state(
     server: Server, thread: Thread, place: RunnableConfig, supersteps: list[list[langgraph_types.StateUpdate]]
 ) -> RunnableConfig:
     """Apply changes to a thread's checkpoints, then show the new state on the thread. Gives its place."""
+    lock = server.updates.setdefault(thread.thread_id, asyncio.Lock())
+    async with lock:  # one after the other: each builds on the one before
+        return await _change_state(server, thread, place, supersteps)
+
+
+async def _change_state(
+    server: Server, thread: Thread, place: RunnableConfig, supersteps: list[list[langgraph_types.StateUpdate]]
+) -> RunnableConfig:
+    began = now()
     graph_id = thread_graph_id(server, thread)
     if graph_id is None:
         raise MissingGraph(NO_GRAPH.format(thread.thread_id))
@@ -5028,7 +5187,7 @@ async def change_state(
     scope = SharedScope(
         (configured, kwargs.get("context") or {}),
         lambda prefix: server.db.look(lambda conn: Items(conn).load(prefix)),
-        optional=True,
+        updates=(thread.thread_id, began),
     )
 
     async def change(graph: Graph) -> tuple[RunnableConfig, JsonObject, Rest]:
@@ -5046,9 +5205,12 @@ async def change_state(
         return changed, state_value(found), Rest.of(found)
 
     changed, state, rest = await server.runner.with_graph(graph_id, thread.config, "threads.update", change)
-    await server.db.write(
-        lambda conn: Threads(conn).set_state(thread.thread_id, rest.status, rest.values, rest.interrupts, thread.error)
-    )
+
+    def show(conn: sqlite3.Connection) -> None:
+        if not Runs(conn).has_since(thread.thread_id, began):  # a run that came in between shows its own
+            Threads(conn).set_state(thread.thread_id, rest.status, rest.values, rest.interrupts, thread.error)
+
+    await server.db.write(show)
     event = Event(
         server.runner.logs.ids.next(), "state_update", to_json({"state": state, "thread_id": thread.thread_id})
     )
@@ -5098,7 +5260,7 @@ def check_webhook(url: str, settings: JsonObject) -> None:
         raise Invalid("Webhook URL too long")
     try:
         parts = urlsplit(url)
-        host = parts.hostname or ""
+        host, _ = parts.hostname or "", parts.port
     except ValueError as error:
         raise Invalid(f"Invalid webhook URL: {error}") from None
     if parts.scheme not in ("http", "https"):
@@ -5173,8 +5335,8 @@ async def stream_stateless_run(server: Server, request: Request) -> Response:
 
 
 async def start_stream(server: Server, new: NewRun, stateless: bool) -> Response:
-    created, follower = await server.runner.make(new), Follower()
-    run, run_log = created.run, server.runner.logs.of_run(created.run)
+    (created, run_log), follower = await server.runner.make_followed(new), Follower()
+    run = created.run
     run_log.join(follower, None)
     server.runner.begin(created)
     headers = run_headers(run, "stream", stateless)
@@ -5247,8 +5409,7 @@ async def wait_stateless_run(server: Server, request: Request) -> Response:
 
 
 async def start_wait(server: Server, new: NewRun) -> Response:
-    created = await server.runner.make(new)
-    run_log = server.runner.logs.of_run(created.run)
+    created, run_log = await server.runner.make_followed(new)
     server.runner.begin(created)
     return wait_reply(server, created.run, run_log, new.body.on_disconnect == "cancel")
 
@@ -5380,6 +5541,7 @@ async def live_log(server: Server, run: Run, follower: Follower | None, after: t
     current = server.db.look(lambda conn: Runs(conn).get(run.thread_id, run.run_id))
     if current is None or current.status not in ("pending", "running"):
         server.runner.logs.close_run(run.run_id)  # it ended before the log was made: nobody else will
+        return None
     return joined
 
 
@@ -5947,7 +6109,8 @@ async def start_run(server: Server, thread: str, params: JsonObject, session: Se
     if not isinstance(params.get("assistant_id"), str) or not params["assistant_id"]:
         raise CommandError("invalid_argument", "run.start requires an assistant_id.")
     config = params.get("config") or {}
-    checkpoint_id = (config.get("configurable") or {}).get("checkpoint_id") if isinstance(config, dict) else None
+    configurable = config.get("configurable") if isinstance(config, dict) else None
+    checkpoint_id = configurable.get("checkpoint_id") if isinstance(configurable, dict) else None
     if checkpoint_id is not None:
         try:
             uuid.UUID(str(checkpoint_id))
@@ -6106,6 +6269,8 @@ class Session:
                 await self._answer(await self._socket.receive_text())
         except WebSocketDisconnect:
             pass
+        except KeyError:  # a binary message
+            await self._socket.close(1003)
         finally:
             for task in (self._watcher, *self._subscriptions.values()):
                 task.cancel()
@@ -6305,11 +6470,12 @@ async def _mcp_call(server: Server, types_: Any, params: JsonObject) -> Any:
     body = validate(
         RunCreateStateless, {"assistant_id": found[0].assistant_id, "input": _mcp_input(arguments), "context": context}
     )
-    created = await server.runner.make(await new_run(server, None, body))
-    run_log = server.runner.logs.of_run(created.run)
+    created, run_log = await server.runner.make_followed(await new_run(server, None, body))
     server.runner.begin(created)
     async for _ in run_log.wait_closed():
         pass
+    if server.runner.stopping and server.db.look(lambda conn: Runs(conn).is_live(created.run.run_id)):
+        raise RpcError(-32603, "The server stopped before the run ended.")
     result = from_json(await run_result(server, created.run, run_log))
     failure = result.get("__error__") if isinstance(result, dict) else None
     text = types_.TextContent(type="text", text=failure["error"] if failure else repr(result))
@@ -6781,7 +6947,8 @@ def create_app(server: Server, host: str = "127.0.0.1", studio: bool = False) ->
 
 
 def sync_system_assistants(conn: sqlite3.Connection, graphs: list[LoadedGraph]) -> None:
-    """One assistant per graph, with an id made from the graph's; those of graphs that are gone go."""
+    """One assistant per graph, with an id made from the graph's. Those of graphs that are gone go, unless a
+    user changed them or has crons on them: the graph may come back."""
     known = Assistants(conn).all_made_by_system()
     for loaded in graphs:
         assistant_id, at = system_assistant_id(loaded.spec.graph_id), now()
@@ -6805,7 +6972,8 @@ def sync_system_assistants(conn: sqlite3.Connection, graphs: list[LoadedGraph]) 
         elif (old.name, old.description) != (loaded.name, loaded.spec.description) and old.version == 1:
             Assistants(conn).rename(assistant_id, **wanted)
     for assistant_id, gone in known.items():
-        if assistant_id == system_assistant_id(gone.graph_id):
+        is_untouched = gone.version == 1 and not Crons(conn).has_assistant(assistant_id)
+        if assistant_id == system_assistant_id(gone.graph_id) and is_untouched:
             Assistants(conn).delete(assistant_id)
 
 
@@ -6866,6 +7034,12 @@ async def reload(server: Server, changed: list[str]) -> None:
     except StartError as error:
         log.error("%s changed, but the last good graphs stay: %s", ", ".join(changed), error)
         return
+    except Exception:
+        log.exception("%s changed, but the last good graphs stay", ", ".join(changed))
+        return
+    new, old = server.graphs.settings, server.settings
+    if (new.env, new.cors, new.allowed_hosts, new.webhooks) != (old.env, old.cors, old.allowed_hosts, old.webhooks):
+        log.warning("changes of env, http and webhooks take effect when the server starts again")
     await server.db.write(sync_system_assistants, server.graphs.all())
     log.info("%s changed: graphs reloaded", ", ".join(changed))
 

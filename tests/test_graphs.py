@@ -356,6 +356,7 @@ MISTAKES: dict[str, tuple[Any, dict[str, str], list[str]]] = {
 # Imports devserver once, and forks for each folder: that saves most of the time.
 DRIVER = """
 import os, signal, sys
+import langgraph.graph, uvicorn
 import devserver
 
 for folder in sys.argv[1:]:

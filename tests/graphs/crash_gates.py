@@ -126,6 +126,11 @@ async def quick(state: State) -> dict[str, Any]:
     return {"trail": ["quick"]}
 
 
+async def last(state: State) -> dict[str, Any]:
+    called("last", state)
+    return {"trail": [f"after {state['trail'][-1]}"]}
+
+
 async def fail(state: State) -> dict[str, Any]:
     raise ValueError("it went wrong")
 
@@ -180,12 +185,12 @@ fan = (
     .add_node(a)
     .add_node(b)
     .add_node(quick)
-    .add_node(c)
+    .add_node(last)
     .add_edge(START, "wait")
     .add_edge("wait", "a")
     .add_edge("a", "b")
     .add_edge("a", "quick")
-    .add_edge(["b", "quick"], "c")
+    .add_edge(["b", "quick"], "last")
     .compile()
 )
 
