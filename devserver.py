@@ -99,7 +99,7 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.base.id import uuid6
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
+from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.errors import EmptyInputError, GraphDrained, InvalidUpdateError
 from langgraph.graph.state import StateGraph
@@ -1715,6 +1715,9 @@ class Run:
         }
 
 
+ANSWERED = -100  # in place of an index in run_writes: the run's answer reached the task
+
+
 class Runs(Table):
     """The runs. Live ones are pending or running; at most one per thread is running."""
 
@@ -1849,13 +1852,16 @@ class Runs(Table):
         ).fetchone()
         return row is not None and row[0] == run.run_id
 
-    def has_nested_checkpoint(self, run: Run) -> bool:
-        """Whether a subgraph has gone on in this run."""
-        query = (
-            "SELECT 1 FROM checkpoints WHERE thread_id = ? AND checkpoint_ns != '' "
-            "AND json_extract(CAST(metadata AS TEXT), '$.run_id') = ?"
+    def has_used_answer(self, run: Run) -> bool:
+        """Whether the answer that the run brought was used: by a task, or by a subgraph that has gone on."""
+        return self._exists(
+            "SELECT 1 FROM run_writes WHERE run_id = ? AND idx = ? UNION ALL SELECT 1 FROM checkpoints "
+            "WHERE thread_id = ? AND checkpoint_ns != '' AND json_extract(CAST(metadata AS TEXT), '$.run_id') = ?",
+            run.run_id,
+            ANSWERED,
+            run.thread_id,
+            run.run_id,
         )
-        return self._exists(query, run.thread_id, run.run_id)
 
     def latest_checkpoint_without(self, run: Run) -> str | None:
         """The id of the checkpoint that is the thread's latest once the run is deleted."""
@@ -2147,6 +2153,9 @@ class Items(Table):
 ########################################################################################################
 
 
+NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"  # LangGraph's task id of a command's own writes
+
+
 class Saver(BaseCheckpointSaver[str]):
     """LangGraph's checkpointer on the server's file, in the official tables and format.
 
@@ -2321,6 +2330,8 @@ class Saver(BaseCheckpointSaver[str]):
                     "(thread_id, checkpoint_ns, checkpoint_id, task_id, idx) = (?, ?, ?, ?, ?))",
                     [(scope.run_id, *place, row[5], *place, row[5]) for row in rows],
                 )
+            if scope and scope.run_id and task_id != NULL_TASK_ID and any(row[6] == RESUME for row in rows):
+                conn.execute("INSERT INTO run_writes VALUES (?, ?, ?, ?, ?, ?)", (scope.run_id, *place, ANSWERED))
             conn.executemany(
                 f"INSERT OR {'REPLACE' if replace else 'IGNORE'} INTO writes (thread_id, checkpoint_ns, "
                 "checkpoint_id, task_id, task_path, idx, channel, type, value) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -3609,7 +3620,6 @@ NOT_TWICE = (
     "Cannot specify both configurable and context. Prefer setting context alone. Context was introduced in "
     "LangGraph 0.6.0 and is the long term planned replacement for configurable."
 )
-NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"  # LangGraph's task id of a command's own writes
 
 
 def without_reserved(values: Mapping[str, Any] | None, reserved: frozenset[str]) -> JsonObject:
@@ -4056,8 +4066,8 @@ def _resume(conn: sqlite3.Connection, run: Run) -> Run:
         return replace(run, kwargs=kwargs)
     Runs(conn).take_back(run.run_id, run.thread_id, NULL_TASK_ID)
     answer = (run.kwargs["command"] or {}).get("resume")
-    if answer is not None and not isinstance(answer, dict) and Runs(conn).has_nested_checkpoint(run):
-        return replace(run, kwargs={**run.kwargs, "input": None, "command": None})  # a subgraph has the answer
+    if answer is not None and not isinstance(answer, dict) and Runs(conn).has_used_answer(run):
+        return replace(run, kwargs={**run.kwargs, "input": None, "command": None})
     return run
 
 

@@ -24,7 +24,7 @@ import pytest
 from conftest import GRAPHS, ROOT, LiveServer, write_project
 
 NAMES = (
-    "gates asks asks_twice sub_asks stays naps sleeps blocks fan steps_then_count fails".split()  # noqa: SIM905
+    "gates asks asks_twice sub_asks stays naps sleeps blocks fan steps_then_count fails spins quicks".split()  # noqa: SIM905
 )
 SERVED = {name: f"./crash_gates.py:{name}" for name in NAMES}
 USER = {"configurable": {"user_id": "u"}}
@@ -446,6 +446,23 @@ def test_pending_runs_keep_their_order(make: Make) -> None:
     for run in runs:
         ended(server, thread, run)
     assert values(server, thread)["trail"] == [*itertools.chain(*([f"run{n}", "a", "b", "c"] for n in range(6)))]
+
+
+def test_runs_begin_in_their_order_though_the_run_loop_is_busy(make: Make) -> None:
+    server = make()
+    thread = new_thread(server)
+    tags = [f"run{n}" for n in range(15)]
+    spinning = {"assistant_id": "spins", "input": {"seconds": 60}, "config": USER}
+    with server.http() as http:
+        http.post("/runs", json=spinning).raise_for_status()
+        for number, tag in enumerate(tags):
+            if number % 3 == 0:  # one run alone, then two as soon as the thread is free again
+                until(lambda: http.get(f"/threads/{thread}").json()["status"] == "idle")
+            http.post(f"/threads/{thread}/runs", json=body("quicks", tag=tag)).raise_for_status()
+            if number % 3 == 0:
+                until(lambda: http.get(f"/threads/{thread}").json()["status"] == "idle")
+        until(lambda: http.get(f"/threads/{thread}").json()["status"] == "idle")
+    assert [entry for entry in values(server, thread)["trail"] if entry != "quick"] == tags
 
 
 def test_a_delayed_run_waits_for_its_moment_across_a_crash(make: Make) -> None:

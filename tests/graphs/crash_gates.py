@@ -126,6 +126,15 @@ async def quick(state: State) -> dict[str, Any]:
     return {"trail": ["quick"]}
 
 
+async def spin(state: State) -> dict[str, Any]:
+    """Keeps the run loop busy."""
+    until = time.monotonic() + state["seconds"]
+    while time.monotonic() < until:
+        time.sleep(0.02)
+        await asyncio.sleep(0)
+    return {}
+
+
 async def last(state: State) -> dict[str, Any]:
     called("last", state)
     return {"trail": [f"after {state['trail'][-1]}"]}
@@ -149,6 +158,8 @@ naps = chain(a, nap, c)
 sleeps = chain(sleep)
 blocks = chain(block)
 fails = chain(a, fail)
+spins = chain(spin)
+quicks = chain(quick)
 
 
 class Inner(TypedDict, total=False):
