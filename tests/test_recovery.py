@@ -451,17 +451,24 @@ def test_pending_runs_keep_their_order(make: Make) -> None:
 def test_runs_begin_in_their_order_though_the_run_loop_is_busy(make: Make) -> None:
     server = make()
     thread = new_thread(server)
-    tags = [f"run{n}" for n in range(15)]
     spinning = {"assistant_id": "spins", "input": {"seconds": 60}, "config": USER}
+    tags = [f"{turn}{name}" for turn in range(4) for name in "abc"]
     with server.http() as http:
-        http.post("/runs", json=spinning).raise_for_status()
-        for number, tag in enumerate(tags):
-            if number % 3 == 0:  # one run alone, then two as soon as the thread is free again
-                until(lambda: http.get(f"/threads/{thread}").json()["status"] == "idle")
+
+        def is_idle() -> bool:
+            return bool(http.get(f"/threads/{thread}").json()["status"] == "idle")
+
+        def enqueue(tag: str) -> None:
             http.post(f"/threads/{thread}/runs", json=body("quicks", tag=tag)).raise_for_status()
-            if number % 3 == 0:
-                until(lambda: http.get(f"/threads/{thread}").json()["status"] == "idle")
-        until(lambda: http.get(f"/threads/{thread}").json()["status"] == "idle")
+
+        http.post("/runs", json=spinning).raise_for_status()
+        for turn in range(4):
+            enqueue(f"{turn}a")
+            until(is_idle)
+            time.sleep(0.006 * turn)  # the first run is over, but its worker does not know yet
+            enqueue(f"{turn}b")
+            enqueue(f"{turn}c")
+            until(is_idle)
     assert [entry for entry in values(server, thread)["trail"] if entry != "quick"] == tags
 
 

@@ -142,7 +142,7 @@ class Tables(RuleBasedStateMachine):
     @rule()
     def crash(self) -> None:
         """After a start, what was running is pending again, in the old order."""
-        assert Runs(self.conn).release() == []
+        Runs(self.conn).release()
         for runs in self.status.values():
             runs.update({run_id: "pending" for run_id, status in runs.items() if status == "running"})
 
