@@ -108,7 +108,7 @@ from langgraph.pregel._utils import get_function_nonlocals
 from langgraph.runtime import RunControl
 from langgraph.store.base import BaseStore, GetOp, Item, ListNamespacesOp, Op, PutOp, Result, SearchItem, SearchOp
 from langgraph.store.sqlite.base import SqliteStore
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette import types as asgi
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -212,13 +212,18 @@ class CheckpointConfig(Body):
     checkpoint_id: str | None = None
     checkpoint_map: JsonObject | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _unwrap(cls, value: Any) -> Any:
+        """A RunnableConfig's configurable is checked like a place."""
+        nested = value.get("configurable") if isinstance(value, dict) else None
+        return (
+            {**{k: v for k, v in value.items() if k != "configurable"}, **nested} if isinstance(nested, dict) else value
+        )
+
     def configurable(self) -> JsonObject:
-        """The keys of a RunnableConfig's configurable; RunnableConfigs are unwrapped."""
-        given = self.given()
-        nested = given.pop("configurable", None)
-        if isinstance(nested, dict):
-            given |= nested
-        return {k: v for k, v in given.items() if k != "thread_id" and v is not None}
+        """The keys of a RunnableConfig's configurable."""
+        return {k: v for k, v in self.given().items() if k not in ("thread_id", "configurable") and v is not None}
 
 
 class Send(Body):
@@ -277,7 +282,7 @@ class AssistantVersionsSearchRequest(Body):
 
 
 class AssistantVersionChange(Body):
-    version: int | None = None
+    version: Annotated[int, Field(ge=-SAFE_INTEGER, le=SAFE_INTEGER)] | None = None
 
 
 class ThreadTtl(Body):
@@ -374,7 +379,7 @@ class RunCreate(Body):
     feedback_keys: list[str] | None = None
     multitask_strategy: MultitaskStrategy | None = None
     if_not_exists: IfNotExists | None = None
-    after_seconds: Annotated[float, Field(ge=-1e9, le=1e9, strict=False)] | None = None
+    after_seconds: Annotated[float, Field(ge=-1e9, le=1e9)] | None = None
     checkpoint_during: bool | None = None
     durability: Durability | None = None
     strict_resume: bool | None = None
@@ -468,7 +473,7 @@ class StorePutRequest(Body):
     key: str
     value: JsonObject
     index: Literal[False] | list[str] | None = None
-    ttl: Annotated[float, Field(gt=0, le=1e9, strict=False)] | None = None
+    ttl: Annotated[float, Field(gt=0, le=1e9)] | None = None
 
 
 class StoreDeleteRequest(Body):
@@ -4572,9 +4577,18 @@ async def read_body(request: Request) -> bytes:
 
 async def read_json(request: Request) -> Any:
     try:
-        return from_json(await read_body(request))
+        value = from_json(await read_body(request))
     except ValueError:
         raise Invalid("Invalid JSON in request body") from None
+    try:
+        orjson.dumps(functools.reduce(lambda inner, _: [inner], range(NESTING_TO_SPARE), value))
+    except TypeError as error:
+        if "Recursion" in str(error):  # it could be kept, but not shown
+            raise Invalid("The request body is nested too deeply") from None
+    return value
+
+
+NESTING_TO_SPARE = 60  # of the 254 levels that orjson writes: what a client sends is kept inside of other objects
 
 
 async def parse(request: Request, model: type[B]) -> B:
@@ -4615,6 +4629,18 @@ def empty(status: int = 204) -> Response:
 
 def path_id(request: Request, what: str) -> str:
     return to_uuid(request.path_params[f"{what}_id"], what)
+
+
+def query_list(request: Request, *names: str) -> list[str]:
+    """A list as clients write it: the key repeated (JS SDK 1.15), or a JSON list (JS SDK 2.0)."""
+    found: list[str] = []
+    for name, text in request.query_params.multi_items():
+        if name in names:
+            try:
+                found += map(str, from_json(text)) if text.startswith("[") else [text] if text else []
+            except ValueError:
+                raise Invalid(f"{name}: not a JSON list") from None
+    return found
 
 
 def query_number(request: Request, name: str, default: int) -> int:
@@ -4850,7 +4876,7 @@ def to_xray(text: str | None) -> int | bool:
         return False
     if text in ("true", "True"):
         return True
-    if text.isascii() and text.isdigit() and 0 < int(text) < 100_000:
+    if text.isascii() and text.isdigit() and len(text) < 6 and int(text) > 0:
         return int(text)
     raise Invalid("Invalid xray value")
 
@@ -5481,7 +5507,7 @@ async def list_runs(server: Server, request: Request) -> Response:
     """A thread's runs, newest first."""
     thread = await find_thread(server, request)
     limit, offset = query_number(request, "limit", 10), query_number(request, "offset", 0)
-    select = request.query_params.getlist("select")
+    select = query_list(request, "select")
     known = typing.get_args(RunField)
     if unknown := [name for name in select if name not in known]:
         raise Invalid(f"Invalid select columns: {unknown}. Expected: {set(known)}")
@@ -5570,14 +5596,8 @@ async def join_run(server: Server, request: Request) -> Response:
 
 
 def wanted_modes(request: Request) -> list[str]:
-    """The stream modes that a client who joins wants: any number of parameters, each a mode or a JSON list."""
-    modes: list[str] = []
-    for text in request.query_params.getlist("stream_mode"):
-        try:
-            modes += from_json(text) if text.startswith("[") else [text] if text else []
-        except ValueError:
-            raise Invalid("stream_mode: not a stream mode, nor a JSON list of them") from None
-    return [str(mode) for mode in modes]
+    """The stream modes that a client who joins wants."""
+    return query_list(request, "stream_mode")
 
 
 async def join_run_stream(server: Server, request: Request) -> Response:
@@ -5632,8 +5652,7 @@ async def join_thread_stream(server: Server, request: Request) -> Response:
 
 
 def thread_stream_modes(request: Request) -> list[str]:
-    given = [*request.query_params.getlist("stream_modes"), *request.query_params.getlist("stream_mode")]
-    return [text for text in given if text] or ["run_modes"]
+    return query_list(request, "stream_modes", "stream_mode") or ["run_modes"]
 
 
 async def kept_thread_events(server: Server, thread_id: str, last: str) -> list[Event]:

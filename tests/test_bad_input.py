@@ -98,6 +98,7 @@ RUN_FIELDS: dict[str, list[Any]] = {
         {"recursion_limit": 1.5},
         {"metadata": "x"},
         {"metadata": []},
+        {"metadata": None},
     ],
     "context": OBJECT,
     "metadata": OBJECT,
@@ -308,7 +309,7 @@ def test_a_missing_field_is_named(
 
 def test_null_counts_as_absent_for_the_options_of_a_run(http: httpx.Client) -> None:
     options = {field: None for field in RUN_FIELDS if field not in ("assistant_id", "on_disconnect")}
-    answer = http.post("/runs/wait", json={**RUN, **options, "config": {"metadata": None}})
+    answer = http.post("/runs/wait", json={**RUN, **options})
     assert answer.json() == {"text": "a!", "trail": ["first", "second", "third"], "total": 111}
 
 

@@ -210,13 +210,15 @@ def test_settings_are_served_or_named(tmp_path: Path) -> None:
     server = LiveServer(tmp_path).start()
     server.kill()
     assert "not served" not in server.log
-    others = {"auth": {"path": "./auth.py:auth"}, "http": {"app": "./app.py:app"}}
-    write_project(tmp_path, {"g": "./g.py:graph"}, {"g.py": GRAPH}, **others)
+    write_project(tmp_path, {"g": "./g.py:graph"}, {"g.py": GRAPH}, http={"app": "./app.py:app"})
     server.start()
     server.kill()
     (warning,) = [line for line in server.log.splitlines() if "not served yet" in line]
-    assert "auth" in warning
     assert "http.app" in warning
+    assert "`http.app`, are named in a warning" in README
+    write_project(tmp_path, {"g": "./g.py:graph"}, {"g.py": GRAPH}, auth={"path": "./auth.py:auth"})
+    with pytest.raises(AssertionError, match="'auth' is not served yet"):
+        server.start()
 
 
 # What the README calls the parts of the API that may be missing, by the beginning of their paths.
@@ -224,7 +226,7 @@ PARTS = {"/mcp": "MCP", "/a2a": "A2A", "/.well-known": "A2A", "/ui": "generative
 
 
 def test_what_is_not_served_yet_says_so(example: LiveServer) -> None:
-    (sentence,) = re.findall(r"\*\*Not yet\*\*:(.*?) answer 501", README, re.S)
+    (sentence,) = re.findall(r"\*\*Not yet\*\*:(.*?) answer\s+501", README, re.S)
     missing = [(methods[0], path) for methods, path in devserver.NOT_SERVED]
     named = {part for start, part in PARTS.items() for _, path in missing if path.startswith(start)}
     assert set(re.findall(r"MCP|A2A|generative UI|crons?|event streaming", sentence)) == named
