@@ -1836,16 +1836,17 @@ class Runs(Table):
         self.conn.execute("DELETE FROM events WHERE run_id = ?", (run.run_id,))
         self.conn.execute("DELETE FROM runs WHERE run_id = ?", (run.run_id,))
 
-    def take_back(self, run_id: str, thread_id: str, task_id: str | None) -> None:
+    def take_back(self, run_id: str, thread_id: str, task_id: str | None, index: int | None = None) -> None:
         """Delete what the run (or one task of it) wrote to checkpoints that are not its own."""
         self.conn.execute(
             "DELETE FROM writes WHERE thread_id = ?1 AND (checkpoint_ns, checkpoint_id, task_id, idx) IN "
             "(SELECT checkpoint_ns, checkpoint_id, task_id, idx FROM run_writes "
-            "WHERE run_id = ?2 AND (?3 IS NULL OR task_id = ?3))",
-            (thread_id, run_id, task_id),
+            "WHERE run_id = ?2 AND (?3 IS NULL OR task_id = ?3) AND (?4 IS NULL OR idx = ?4))",
+            (thread_id, run_id, task_id, index),
         )
         self.conn.execute(
-            "DELETE FROM run_writes WHERE run_id = ?1 AND (?2 IS NULL OR task_id = ?2)", (run_id, task_id)
+            "DELETE FROM run_writes WHERE run_id = ?1 AND (?2 IS NULL OR task_id = ?2) AND (?3 IS NULL OR idx = ?3)",
+            (run_id, task_id, index),
         )
 
     def has_checkpoint(self, run: Run) -> bool:
@@ -4069,10 +4070,11 @@ def _resume(conn: sqlite3.Connection, run: Run) -> Run:
         kwargs = {**run.kwargs, "input": None, "command": None}
         kwargs["config"] = {**run.kwargs["config"], "configurable": configurable}
         return replace(run, kwargs=kwargs)
-    Runs(conn).take_back(run.run_id, run.thread_id, NULL_TASK_ID)
     answer = (run.kwargs["command"] or {}).get("resume")
     if answer is not None and not isinstance(answer, dict) and Runs(conn).has_used_answer(run):
-        return replace(run, kwargs={**run.kwargs, "input": None, "command": None})
+        Runs(conn).take_back(run.run_id, run.thread_id, NULL_TASK_ID, WRITES_IDX_MAP[RESUME])
+        return replace(run, kwargs={**run.kwargs, "input": None, "command": None})  # its update is pending
+    Runs(conn).take_back(run.run_id, run.thread_id, NULL_TASK_ID)
     return run
 
 
