@@ -4333,9 +4333,11 @@ class Runner:
         new.start = not self.stopping and len(self._tasks) < self.max_concurrency
         return await self.db.write(make_run, new)
 
-    async def make_followed(self, new: NewRun) -> tuple[Created, RunLog]:
-        """Make a run with its log open before it can end."""
+    async def make_followed(self, new: NewRun, follower: Follower | None = None) -> tuple[Created, RunLog]:
+        """Make a run with its log open, and followed, before it can begin: a busy thread's worker may claim it."""
         run_log = self.logs.open_run(new.run_id, bool(new.body.stream_resumable))
+        if follower:
+            run_log.join(follower, None)
         try:
             return await self.make(new), run_log
         except BaseException:
@@ -5373,9 +5375,9 @@ async def stream_stateless_run(server: Server, request: Request) -> Response:
 
 
 async def start_stream(server: Server, new: NewRun, stateless: bool) -> Response:
-    (created, run_log), follower = await server.runner.make_followed(new), Follower()
+    follower = Follower()
+    created, run_log = await server.runner.make_followed(new, follower)
     run = created.run
-    run_log.join(follower, None)
     server.runner.begin(created)
     headers = run_headers(run, "stream", stateless)
     cancel = new.body.on_disconnect == "cancel"
@@ -5386,11 +5388,20 @@ async def run_frames(
     run_log: RunLog, follower: Follower, modes: Sequence[str], after: tuple[int, int] = (0, -1)
 ) -> AsyncIterator[bytes]:
     """A live run's events as server-sent events, those of some stream modes only if any are named."""
-    async for batch in run_log.follow(follower):
-        if not batch:
-            yield SSE_HEARTBEAT
-        if frames := run_frame_texts(batch, modes, after, run_log.resumable):
-            yield b"".join(frames)
+    batches = run_log.follow(follower)
+    async for part in with_heartbeats(
+        run_frame_texts(batch, modes, after, run_log.resumable) async for batch in batches
+    ):
+        yield part
+
+
+async def with_heartbeats(batches: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
+    """The frames, or a heartbeat if there were none for some seconds: what is filtered out is silence, too."""
+    sent = time.monotonic()
+    async for frames in batches:
+        if frames or time.monotonic() - sent >= HEARTBEAT_SECONDS:
+            yield b"".join(frames) or SSE_HEARTBEAT
+            sent = time.monotonic()
 
 
 def run_frame_texts(
@@ -5544,7 +5555,9 @@ async def delete_run(server: Server, request: Request) -> Response:
         if current is None:
             raise NotFound("Run not found")
         Runs(conn).delete(current)
-        if rest:
+        if current.temporary:
+            Threads(conn).delete(run.thread_id)
+        elif rest:
             Threads(conn).set_state(run.thread_id, rest.status, rest.values, rest.interrupts, None)
         return [current]
 
@@ -5678,11 +5691,11 @@ async def thread_frames(
         if frames := run_frame_texts(filter(wanted, replay), (), (0, -1), True):
             yield b"".join(frames)
         seen = replay[-1].id if replay else (0, -1)
-        async for batch in joined.follow(follower):
-            if not batch:
-                yield SSE_HEARTBEAT
-            if frames := run_frame_texts(filter(wanted, batch), (), seen, True):
-                yield b"".join(frames)
+        batches = joined.follow(follower)
+        async for part in with_heartbeats(
+            run_frame_texts(filter(wanted, batch), (), seen, True) async for batch in batches
+        ):
+            yield part
     finally:
         server.runner.logs.leave_thread(thread_id, follower)
 
@@ -6863,7 +6876,7 @@ async def on_error(request: Request, error: Exception) -> Response:
         return reply({"detail": error.detail}, error.status_code, error.headers)
     if isinstance(error, MissingScope):
         return reply({"detail": str(error)}, 422)
-    if isinstance(error, ValueError | InvalidUpdateError | EmptyInputError):
+    if isinstance(error, ValueError | OverflowError | InvalidUpdateError | EmptyInputError):
         return reply({"detail": str(error)}, 400)
     if isinstance(error, ClientDisconnect):
         return empty(400)
@@ -6960,6 +6973,7 @@ def create_app(server: Server, host: str = "127.0.0.1", studio: bool = False) ->
         ApiError,
         HTTPException,
         ValueError,
+        OverflowError,  # an integer that SQLite can't hold
         InvalidUpdateError,
         EmptyInputError,
         ClientDisconnect,
