@@ -2582,7 +2582,7 @@ def read_settings(path: Path) -> Settings:
     return Settings(
         path=path,
         graphs=[_graph_spec(path, graph_id, value) for graph_id, value in graphs.items()],
-        roots=[root, *((root / d).resolve() for d in dependencies if d.startswith("."))],
+        roots=[root, *((root / d).resolve() for d in dependencies if (root / d).is_dir())],
         env=_environment(path, raw.get("env")),
         cors=_setting(path, http, "cors", dict),
         allowed_hosts=_setting(path, http, "allowed_hosts", list),
