@@ -87,6 +87,7 @@ from langgraph import types as langgraph_types
 from langgraph._internal._runnable import RunnableCallable, RunnableSeq
 from langgraph.channels.base import MISSING, BaseChannel  # type: ignore[attr-defined]
 from langgraph.channels.ephemeral_value import EphemeralValue
+from langgraph.channels.named_barrier_value import NamedBarrierValue
 from langgraph.checkpoint.base import (
     WRITES_IDX_MAP,
     BaseCheckpointSaver,
@@ -2760,6 +2761,7 @@ class Graphs:
             self._warned.add(spec.graph_id)
             log.warning("%s has its own %s: devserver uses its own instead", spec, " and ".join(own))
         _share(spec, graph)
+        _copy_barriers(graph)
         name = graph.name if graph.name not in ("LangGraph", "") else spec.graph_id
         return graph.copy({"checkpointer": self._saver, "store": self._store, "name": name})
 
@@ -2922,6 +2924,23 @@ def _share(spec: GraphSpec, graph: Graph, above: tuple[Graph, ...] = ()) -> dict
         graph.output_channels = _without(graph, graph.output_channels, shared) or []
         graph.channels[SuperstepEnd.NAME] = SuperstepEnd()
     return shared
+
+
+class CopiedBarrier(NamedBarrierValue[Any]):
+    """A barrier whose checkpoints do not change with it: they may be written only after the next superstep."""
+
+    __slots__ = ()
+
+    def checkpoint(self) -> set[Any]:
+        return set(self.seen)
+
+
+def _copy_barriers(graph: Graph) -> None:
+    for subgraph in [graph, *_subgraphs(graph)]:
+        for key, channel in subgraph.channels.items():
+            if type(channel) is NamedBarrierValue:
+                subgraph.channels[key] = copied = CopiedBarrier(channel.typ, channel.names)
+                copied.key = key
 
 
 def _check_shared(spec: GraphSpec, key: str, channel: SharedValue) -> None:

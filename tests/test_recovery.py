@@ -268,6 +268,24 @@ def test_a_subgraph_does_not_store_shared_values_before_its_parent_has_come_so_f
     assert count(server) == 1
 
 
+def test_a_subgraph_that_starts_again_does_not_write_back_what_it_was_given_before(make: Make) -> None:
+    """Its input holds all shared items that its parent saw, and by now other runs may have changed them."""
+    server = make()
+    thread = new_thread(server)
+    item = {"namespace": ["scoped", "user_id", "info", "u"], "key": "other", "value": {"n": 1}}
+    with server.http() as http:
+        http.put("/store/items", json=item).raise_for_status()
+    run = start(server, thread, body("steps_then_count"))
+    if not crash_when(server, "SELECT count(*) = 1 FROM checkpoints WHERE checkpoint_ns != ''", seconds=2):
+        server.kill()  # it was faster than we could look
+    with contextlib.closing(sqlite3.connect(database(server))) as conn, conn:
+        conn.execute("UPDATE store SET value = ? WHERE key = 'other'", ('{"n": 2}',))  # another run's write
+    server.start()
+    ended(server, thread, run)
+    assert rows_of(server, "SELECT value FROM store WHERE key = 'other'") == [('{"n": 2}',)]
+    assert count(server) == 1
+
+
 def test_the_stream_of_a_resumed_run_says_which_attempt_it_is(make: Make) -> None:
     server = make()
     thread = new_thread(server)
