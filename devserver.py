@@ -1754,6 +1754,9 @@ class Runs(Table):
 
     def claim(self, thread_id: str) -> Run | str | None:
         """Start the thread's next run: the run, or the moment when the next one is due, or None."""
+        query = "SELECT 1 FROM runs WHERE thread_id = ? AND status IN ('pending', 'running') AND status = 'running'"
+        if self._exists(query, thread_id):  # started when it was made, and on its way to its worker
+            return None
         row = self.conn.execute(
             "SELECT * FROM runs WHERE thread_id = ? AND status IN ('pending', 'running') AND status = 'pending' "
             "ORDER BY created_at, rowid LIMIT 1",
