@@ -84,6 +84,7 @@ from langchain_core.runnables import RunnableConfig, RunnableLambda, RunnableSeq
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph import types as langgraph_types
+from langgraph._internal._fields import get_cached_annotated_keys, get_update_as_tuples
 from langgraph._internal._runnable import RunnableCallable, RunnableSeq
 from langgraph.channels.base import MISSING, BaseChannel  # type: ignore[attr-defined]
 from langgraph.channels.ephemeral_value import EphemeralValue
@@ -102,6 +103,7 @@ from langgraph.checkpoint.base.id import uuid6
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.constants import START
 from langgraph.errors import EmptyInputError, GraphDrained, InvalidUpdateError
 from langgraph.graph.state import StateGraph
 from langgraph.pregel import Pregel
@@ -670,7 +672,7 @@ class SharedValue(BaseChannel[Any, Any, Any]):
     same rules. Items are kept as JSON text, so what a node reads is always a copy.
     """
 
-    __slots__ = ("is_passed_on", "items", "path", "prefix", "run")
+    __slots__ = ("items", "path", "prefix", "run")
     scope: ClassVar[str] = ""
 
     def __init__(self, typ: Any, key: str = "") -> None:
@@ -679,7 +681,6 @@ class SharedValue(BaseChannel[Any, Any, Any]):
         self.run: SharedScope | None = None
         self.path: tuple[str, ...] = ()
         self.prefix = ""
-        self.is_passed_on = False
 
     @classmethod
     @functools.cache
@@ -744,6 +745,10 @@ class SharedValue(BaseChannel[Any, Any, Any]):
                     )
                 puts[key] = None if item is None else self._text(key, item)
         return puts
+
+    def differing(self, items: Mapping[str, Any]) -> JsonObject:
+        """Those of these items that are not here already. Raises InvalidUpdateError."""
+        return {key: items[key] for key, text in self.puts([items]).items() if self.items.get(key) != text}
 
     def _text(self, key: str, item: Mapping[str, Any]) -> bytes:
         try:
@@ -837,7 +842,6 @@ class SharedScope:
     def join(self, channel: SharedValue) -> None:
         """Give a graph's new channel what that graph is to see."""
         channel.run, channel.path = self, _task_path()
-        channel.is_passed_on = bool(channel.path)
         try:
             channel.prefix = self.prefix(channel.scope, channel.key)
         except MissingScope:
@@ -877,9 +881,6 @@ class SharedScope:
         puts = channel.puts(values)
         if puts and not channel.prefix:
             self.prefix(channel.scope, channel.key)  # says what is missing
-        if channel.is_passed_on:  # a subgraph's input: its parent's whole state is no update of every item
-            channel.is_passed_on = False
-            puts = {key: text for key, text in puts.items() if channel.items.get(key) != text}
         with self._lock:
             below = [s for s in self._supersteps_of(channel.prefix) if self._is_below(s.holder.path, channel)]
             for step in below:
@@ -900,6 +901,15 @@ class SharedScope:
     @staticmethod
     def _is_below(path: tuple[str, ...], channel: SharedValue) -> bool:
         return len(path) > len(channel.path) and _within(path, channel.path)
+
+    def differing(self, path: tuple[str, ...], state: Mapping[str, Any]) -> JsonObject:
+        """A state whose shared keys hold only the items that the graph at this path does not see already."""
+        with self._lock:
+            views = {view.key: view for (_, at), view in self._views.items() if at == path}
+        return {
+            key: views[key].differing(value) if key in views and isinstance(value, Mapping) else value
+            for key, value in state.items()
+        }
 
     def settle(self, path: tuple[str, ...]) -> None:
         """A superstep of the graph at this path is done: none of its writes was refused."""
@@ -983,6 +993,28 @@ def without_shared_values() -> Iterator[None]:
         RUN_SCOPE.reset(token)
 
 
+class SharedInput(EphemeralValue[Any]):
+    """What a graph with shared keys is given. A subgraph that is given its parent's whole state does not
+    update every item: of the shared keys only changes are kept, since what is stored of the input is applied
+    after a crash, when other runs may have changed the rest."""
+
+    __slots__ = ()
+
+    def update(self, values: Sequence[Any]) -> bool:
+        run, path = RUN_SCOPE.get(), _task_path()
+        if run and path:
+            values = [run.differing(path, fields) if (fields := _fields(value)) else value for value in values]
+        return super().update(values)
+
+
+def _fields(state: Any) -> JsonObject | None:
+    """A state as a dict; a model or a dataclass by the fields that were set. None for anything else."""
+    if isinstance(state, Mapping):
+        return dict(state)
+    keys = get_cached_annotated_keys(type(state))
+    return dict(get_update_as_tuples(state, keys)) if keys else None
+
+
 class SuperstepEnd(EphemeralValue[Any]):
     """The last of a graph's channels: LangGraph updates it once no write of a superstep was refused."""
 
@@ -1054,12 +1086,14 @@ MIGRATIONS = [
         description TEXT, config TEXT NOT NULL, context TEXT NOT NULL, metadata TEXT NOT NULL,
         created_at TEXT NOT NULL, PRIMARY KEY (assistant_id, version)
     );
-    -- `rest` is the status while no run is pending or running; then the thread is busy.
+    -- `rest` is the status while no run is pending or running; then the thread is busy. `unshown` tells that
+    -- an update has changed the checkpoints, and that `state` does not show it yet.
     CREATE TABLE threads (
         thread_id TEXT PRIMARY KEY, created_at TEXT NOT NULL, updated_at TEXT NOT NULL,
         state_updated_at TEXT NOT NULL, metadata TEXT NOT NULL, config TEXT NOT NULL,
-        rest TEXT NOT NULL, state TEXT, interrupts TEXT, error TEXT, ttl TEXT
+        rest TEXT NOT NULL, state TEXT, interrupts TEXT, error TEXT, ttl TEXT, unshown INTEGER NOT NULL DEFAULT 0
     );
+    CREATE INDEX threads_unshown ON threads (thread_id) WHERE unshown;
     CREATE INDEX threads_created ON threads (created_at);
     CREATE INDEX threads_updated ON threads (updated_at);
     CREATE INDEX threads_state_updated ON threads (state_updated_at);
@@ -1599,7 +1633,7 @@ class Threads(Table):
     def set_state(self, thread_id: str, rest: str, values: Any, interrupts: JsonObject, error: Any) -> None:
         at = now()
         self.conn.execute(
-            "UPDATE threads SET rest = ?, state = ?, interrupts = ?, error = ?, updated_at = ?, "
+            "UPDATE threads SET rest = ?, state = ?, interrupts = ?, error = ?, unshown = 0, updated_at = ?, "
             "state_updated_at = ? WHERE thread_id = ?",
             (rest, _json_text(values), _json_text(interrupts), _json_text(error) if error else None, at, at, thread_id),
         )
@@ -1612,6 +1646,15 @@ class Threads(Table):
             (rest, _json_text(error) if error else None, now(), thread_id),
         )
 
+    def set_unshown(self, thread_id: str) -> None:
+        """An update changes the thread's checkpoints; `set_state` has to follow. Raises NotFound."""
+        if not self.conn.execute("UPDATE threads SET unshown = 1 WHERE thread_id = ?", (thread_id,)).rowcount:
+            raise NotFound(f"Thread with ID {thread_id} not found")
+
+    def unshown(self) -> list[Thread]:
+        """Threads without live runs whose state was changed, but not shown before the server died."""
+        return [self._row(row) for row in self.conn.execute(f"{_THREAD} WHERE unshown AND NOT EXISTS {_LIVE}")]
+
     def delete(self, thread_id: str) -> bool:
         """The thread with everything that belongs to it."""
         for table in ("checkpoints", "writes", "runs", "run_writes", "events", "crons"):
@@ -1622,7 +1665,7 @@ class Threads(Table):
         """A new thread with the same metadata, state and history, under the same checkpoint ids."""
         at = now()
         self.conn.execute(
-            "INSERT INTO threads SELECT ?, ?, ?, ?, metadata, '{}', rest, state, interrupts, NULL, ttl "
+            "INSERT INTO threads SELECT ?, ?, ?, ?, metadata, '{}', rest, state, interrupts, NULL, ttl, unshown "
             "FROM threads WHERE thread_id = ?",
             (copy_id, at, at, at, thread_id),
         )
@@ -2391,9 +2434,9 @@ def _check_run(conn: sqlite3.Connection, scope: SharedScope | None) -> None:
     if scope and scope.run_id and not Runs(conn).is_running(scope.run_id):
         raise RunGone(f"run {scope.run_id} was deleted")
     if scope and scope.updates:
-        Threads(conn).require(scope.updates[0])
         if Runs(conn).has_since(*scope.updates):
             raise Conflict(f"Thread {scope.updates[0]} has in-flight runs")
+        Threads(conn).set_unshown(scope.updates[0])
 
 
 class Store(BaseStore):
@@ -2926,6 +2969,9 @@ def _share(spec: GraphSpec, graph: Graph, above: tuple[Graph, ...] = ()) -> dict
         graph.stream_channels = _without(graph, graph.stream_channels_asis, shared)
         graph.output_channels = _without(graph, graph.output_channels, shared) or []
         graph.channels[SuperstepEnd.NAME] = SuperstepEnd()
+        if type(given := graph.channels.get(START)) is EphemeralValue:
+            graph.channels[START] = start = SharedInput(given.typ, given.guard)
+            start.key = START
     return shared
 
 
@@ -4295,6 +4341,14 @@ class WebhookSender:
             del self._tasks[number]
 
 
+async def _sleep_until(due: str, noticed: asyncio.Event) -> None:
+    """Until a moment has come, or something was noticed."""
+    left = datetime.datetime.fromisoformat(due) - datetime.datetime.now(datetime.UTC)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(max(0.001, left.total_seconds())):
+            await noticed.wait()
+
+
 class Worker:
     """Works on the runs of one thread: those that were started for it, and those it claims."""
 
@@ -4330,6 +4384,8 @@ class Runner:
         """Start the run loop, and everything that was left unfinished."""
         self.loop.start()
         self._slots = asyncio.Semaphore(self.max_concurrency)
+        for thread in await self.db.read(lambda conn: Threads(conn).unshown()):
+            await show_state(self, thread)
         for thread_id in await self.db.write(recover_runs):
             self.loop.loop.call_soon_threadsafe(self._notice, thread_id)
         self.loop.loop.call_soon_threadsafe(lambda: self._keep(self._webhooks.send_due()))
@@ -4446,7 +4502,7 @@ class Runner:
                         await self._run_safely(claimed)
                         continue
                 if claimed is not None:
-                    await self._sleep_until(claimed, worker.noticed)
+                    await _sleep_until(claimed, worker.noticed)
                 elif not worker.noticed.is_set():
                     return
         except Exception:  # the database failed; what is pending starts again with the server
@@ -4460,13 +4516,6 @@ class Runner:
         if not self.db.look(lambda conn: Runs(conn).has_pending(thread_id)):
             return None
         return await self.db.write(lambda conn: Runs(conn).claim(thread_id))
-
-    @staticmethod
-    async def _sleep_until(due: str, noticed: asyncio.Event) -> None:
-        left = datetime.datetime.fromisoformat(due) - datetime.datetime.now(datetime.UTC)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.001, left.total_seconds())):
-                await noticed.wait()
 
     async def _fire_crons(self) -> None:
         """Sleep until the next cron is due, and fire it."""
@@ -4483,7 +4532,7 @@ class Runner:
             elif due is not None:
                 # Clocks of event loops stand still while a laptop sleeps: look at the real one now and then.
                 soon = moment(datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=60))
-                await self._sleep_until(min(due, soon), self._crons_changed)
+                await _sleep_until(min(due, soon), self._crons_changed)
             else:
                 await self._crons_changed.wait()
 
@@ -4552,6 +4601,23 @@ class Runner:
             task.cancel()
         if self._background:
             await asyncio.wait(self._background, timeout=1)
+
+
+async def show_state(runner: Runner, thread: Thread) -> None:
+    """Let a thread show the state that its checkpoints hold."""
+
+    async def look(graph: Graph) -> Rest:
+        return Rest.of(await snapshot(graph, _thread_place(thread.thread_id)))
+
+    def show(conn: sqlite3.Connection) -> None:
+        Threads(conn).set_state(thread.thread_id, rest.status, rest.values, rest.interrupts, thread.error)
+
+    try:
+        rest = await runner.with_graph(thread.metadata["graph_id"], thread.config, "threads.read", look)
+    except Exception as error:  # the graph is gone or broken: the next run or update shows the state
+        log.warning("thread %s shows an old state: %s", thread.thread_id, error)
+        return
+    await runner.db.write(show)
 
 
 ########################################################################################################

@@ -24,7 +24,8 @@ import pytest
 from conftest import GRAPHS, ROOT, LiveServer, write_project
 
 NAMES = (
-    "gates asks asks_twice sub_asks stays naps sleeps blocks fan steps_then_count fails spins quicks".split()  # noqa: SIM905
+    *("gates", "asks", "asks_twice", "sub_asks", "stays", "naps", "sleeps", "blocks", "fan", "steps_then_count"),
+    *("looks_inside", "fails", "spins", "quicks"),
 )
 SERVED = {name: f"./crash_gates.py:{name}" for name in NAMES}
 USER = {"configurable": {"user_id": "u"}}
@@ -219,7 +220,8 @@ def test_nodes_that_finished_beside_the_one_that_crashed_are_not_called_again(ma
     thread = new_thread(server)
     run = start(server, thread, body("fan", "b"))
     reached(server, "b")
-    until(lambda: rows_of(server, "SELECT 1 FROM writes WHERE instr(value, CAST('quick' AS BLOB))"))
+    stored = "SELECT 1 FROM writes JOIN checkpoints USING (checkpoint_id) WHERE instr(value, CAST('quick' AS BLOB))"
+    until(lambda: rows_of(server, stored))
     restart(server, "b")
     ended(server, thread, run)
     assert values(server, thread)["trail"] == ["in", "a", "b", "quick", "after quick"]
@@ -280,6 +282,30 @@ def test_a_subgraph_that_starts_again_does_not_write_back_what_it_was_given_befo
         server.kill()  # it was faster than we could look
     with contextlib.closing(sqlite3.connect(database(server))) as conn, conn:
         conn.execute("UPDATE store SET value = ? WHERE key = 'other'", ('{"n":2}',))  # another run's write
+    server.start()
+    ended(server, thread, run)
+    assert rows_of(server, "SELECT value FROM store WHERE key = 'other'") == [('{"n":2}',)]
+    assert count(server) == 1
+
+
+def test_a_subgraph_that_had_its_input_does_not_write_it_back(make: Make) -> None:
+    """The same for one that goes on: what is stored of its input is applied after the crash."""
+    server = make()
+    thread = new_thread(server)
+    item = {"namespace": ["scoped", "user_id", "info", "u"], "key": "other", "value": {"n": 1}}
+    with server.http() as http:
+        http.put("/store/items", json=item).raise_for_status()
+    with contextlib.closing(sqlite3.connect(database(server), isolation_level=None)) as slow:
+        run = start(server, thread, body("looks_inside", "inside", durability="sync"))
+        until(lambda: rows_of(server, "SELECT count(*) FROM checkpoints WHERE checkpoint_ns != ''")[0][0])
+        slow.execute("BEGIN IMMEDIATE")
+        server.kill()
+        slow.execute("DELETE FROM checkpoints WHERE checkpoint_ns != '' AND CAST(metadata AS TEXT) NOT LIKE '%input%'")
+        slow.execute("DELETE FROM writes WHERE checkpoint_ns != ''")
+        slow.execute("UPDATE store SET value = ? WHERE key = 'other'", ('{"n":2}',))  # another run's write
+        slow.execute("COMMIT")
+    assert rows_of(server, "SELECT count(*) FROM checkpoints WHERE checkpoint_ns != ''") == [(1,)]
+    open_gate(server, "inside")
     server.start()
     ended(server, thread, run)
     assert rows_of(server, "SELECT value FROM store WHERE key = 'other'") == [('{"n":2}',)]

@@ -228,3 +228,5 @@ steps_then_count = (
     .add_edge("step11", "counting")
     .compile()
 )
+looking = StateGraph(Inner).add_sequence([look_inside, count_inside]).add_edge(START, "look_inside").compile()
+looks_inside = StateGraph(State).add_node("looking", looking).add_edge(START, "looking").compile()
