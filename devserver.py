@@ -2716,6 +2716,7 @@ class Graphs:
         self._store = store
         self._loaded: dict[str, LoadedGraph] = {}
         self._warned: set[str] = set()
+        self._broken: set[str] = set()  # files that the last reload failed in
 
     def ids(self) -> list[str]:
         return sorted(self._loaded)
@@ -2751,18 +2752,21 @@ class Graphs:
             del sys.modules[name]
             _forget_bytecode(module)
         importlib.invalidate_caches()
+        self._broken = set()
         try:
             self.settings = settings
             self.load()
-        except BaseException:
-            self.settings = old
+        except BaseException as error:
+            self.settings, self._broken = old, set(_files_of(error))
             sys.modules.update(modules)
             raise
 
     def folders(self) -> set[str]:
-        """The folders of langgraph.json and of all imported project modules."""
-        files = [module.__file__ for name, module in list(sys.modules.items()) if self._is_project_module(name, module)]
-        folders = {str(self.settings.path.resolve().parent), *(str(Path(file).parent) for file in files if file)}
+        """The folders of langgraph.json, of all imported project modules, and of those that can't be imported."""
+        modules = list(sys.modules.items())
+        files = [module.__file__ for name, module in modules if self._is_project_module(name, module)]
+        folders = {str(self.settings.path.resolve().parent)}
+        folders |= {str(Path(file).parent) for file in [*files, *self._broken] if file}
         return {folder for folder in folders if os.path.isdir(folder)}
 
     def _is_project_module(self, name: str, module: types.ModuleType) -> bool:
@@ -2915,6 +2919,15 @@ def _import_problem(error: BaseException) -> str:
     if frames and not isinstance(error, SyntaxError):
         text += f" (at {frames[-1].filename}:{frames[-1].lineno})"
     return text
+
+
+def _files_of(error: BaseException | None) -> Iterator[str]:
+    """The user's files that an error, or its cause, came through."""
+    while error is not None:
+        names = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        names += [error.filename or ""] if isinstance(error, SyntaxError) else []
+        yield from (name for name in names if name and not _is_library(name))
+        error = error.__cause__
 
 
 def _is_library(filename: str) -> bool:
@@ -4019,6 +4032,7 @@ class RunLoop:
 
     WORKERS = 256
     BLOCKED_SECONDS = 1.0
+    PATIENCE_SECONDS = 0.2
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -4045,6 +4059,23 @@ class RunLoop:
     async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run something here for a caller on another loop."""
         return await asyncio.wrap_future(self.spawn(coroutine))
+
+    async def run_or_elsewhere(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run something here, or on a loop of its own if a node blocks this one."""
+        begun = asyncio.Event()
+        caller = asyncio.get_running_loop()
+
+        async def run() -> T:
+            caller.call_soon_threadsafe(begun.set)
+            return await make()
+
+        future = self.spawn(run())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.PATIENCE_SECONDS):
+                await begun.wait()
+        if not begun.is_set() and future.cancel():
+            return await asyncio.to_thread(asyncio.run, make())
+        return await asyncio.wrap_future(future)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -4458,8 +4489,10 @@ class Runner:
             async with self.graphs.open(graph_id, config, access) as graph:
                 return await use(graph)
 
-        if self.graphs.get(graph_id).factory is not None or access == "threads.update":
+        if access == "threads.update":
             return await self.loop.run(opened())
+        if self.graphs.get(graph_id).factory is not None:
+            return await self.loop.run_or_elsewhere(opened)
         return await opened()
 
     def notice_crons(self) -> None:
