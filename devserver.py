@@ -3281,7 +3281,7 @@ class RunLog:
     def __init__(self, resumable: bool) -> None:
         self.resumable = resumable
         self.closed = False
-        self.last_values: bytes | None = None
+        self.last_values: Any = MISSING
         self.interrupts: list[Any] = []
         self.error: bytes | None = None
         self._events: list[Event] = []
@@ -3290,9 +3290,14 @@ class RunLog:
         self._waiters: set[Follower] = set()
         self._lock = threading.Lock()
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody will read what is told now."""
+        return self.resumable or bool(self._followers)
+
     def append(self, event: Event) -> None:
         with self._lock:
-            if self.resumable or self._followers:
+            if self.is_heard:
                 self._events.append(event)
             followers = list(self._followers)
         for follower in followers:
@@ -3414,6 +3419,9 @@ class Logs:
                 left.leave(follower)
                 if not left._followers:
                     del self._threads[thread_id]
+
+    def is_thread_followed(self, thread_id: str) -> bool:
+        return thread_id in self._threads
 
     def tell_thread(self, thread_id: str, event: Event) -> None:
         if (told := self._threads.get(thread_id)) is not None:
@@ -4262,16 +4270,17 @@ class Execution:
         return finish_run(conn, self._run, outcome, outcome.error)
 
     def _tell(self, name: str, data: Any) -> None:
-        event = Event(self._logs.ids.next(), name, to_json(data))
         if name == f"{PROTOCOL}input.requested":
             self._run_log.interrupts.append(data["data"])
         if name == "values":
-            self._run_log.last_values = event.data
+            self._run_log.last_values = data
             if isinstance(data, dict):
                 self._run_log.interrupts += data.get("__interrupt__", ())
-        self._run_log.append(event)
-        self._keeper.add(event)
-        self._logs.tell_thread(self._run.thread_id, event)
+        if self._run_log.is_heard or self._logs.is_thread_followed(self._run.thread_id):
+            event = Event(self._logs.ids.next(), name, to_json(data))
+            self._run_log.append(event)
+            self._keeper.add(event)
+            self._logs.tell_thread(self._run.thread_id, event)
 
     def _lifecycle(self, event: str, error: JsonObject | None = None) -> JsonObject:
         """The beginning or the end of a run's own graph, in the event streaming protocol."""
@@ -5616,10 +5625,9 @@ async def run_result(server: Server, run: Run, run_log: RunLog) -> bytes:
     """What a run that was waited for comes to: its error, its last values, or its thread's."""
     if run_log.error is not None:
         return b'{"__error__":' + run_log.error + b"}"
-    if run_log.last_values is not None and not run_log.interrupts:
-        return run_log.last_values
-    if run_log.last_values is not None:
-        return to_json({**from_json(run_log.last_values), "__interrupt__": run_log.interrupts})
+    values = run_log.last_values
+    if values is not MISSING:
+        return to_json({**values, "__interrupt__": run_log.interrupts} if run_log.interrupts else values)
     thread = server.db.look(lambda conn: Threads(conn).get(run.thread_id))
     return to_json(thread_result(thread, with_values=True))
 
