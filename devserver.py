@@ -1570,7 +1570,8 @@ class Assistants(Table):
 
 @dataclass(frozen=True)
 class Thread:
-    """A conversation. `values`, `interrupts` and `error` are those after its latest run or update."""
+    """A conversation. `values` (`state` is their JSON), `interrupts` and `error` are those after its latest run
+    or update."""
 
     thread_id: str
     created_at: str
@@ -1579,24 +1580,28 @@ class Thread:
     metadata: JsonObject
     config: JsonObject
     status: str
-    values: Any
+    state: str | None
     interrupts: dict[str, list[JsonObject]] | None
     error: JsonObject | None
     ttl: JsonObject | None
 
     def to_dict(self) -> JsonObject:
         """`error` and `interrupts` appear once a state was written; `ttl` only when asked for."""
-        thread = vars(self).copy()
-        del thread["ttl"]
+        thread = {**vars(self), "values": self.state and orjson.Fragment(self.state)}
+        del thread["ttl"], thread["state"]
         if self.interrupts is None:
             del thread["interrupts"], thread["error"]
         return thread
+
+    @property
+    def values(self) -> Any:
+        return orjson.loads(self.state) if self.state else None
 
 
 _LIVE = "(SELECT 1 FROM runs WHERE runs.thread_id = threads.thread_id AND runs.status IN ('pending', 'running'))"
 _THREAD_STATUS = f"CASE WHEN EXISTS {_LIVE} THEN 'busy' ELSE rest END"
 _THREAD = (
-    "SELECT thread_id, created_at, updated_at, state_updated_at, metadata, config, state AS 'values', interrupts, "
+    "SELECT thread_id, created_at, updated_at, state_updated_at, metadata, config, state, interrupts, "
     f"error, ttl, {_THREAD_STATUS} AS status FROM threads"
 )
 
@@ -1709,7 +1714,7 @@ class Threads(Table):
 
     @staticmethod
     def _row(row: sqlite3.Row) -> Thread:
-        return Thread(**_parsed(row, "metadata", "config", "values", "interrupts", "error", "ttl"))
+        return Thread(**_parsed(row, "metadata", "config", "interrupts", "error", "ttl"))
 
 
 @dataclass(frozen=True)
@@ -5145,7 +5150,8 @@ async def search_threads(server: Server, request: Request) -> Response:
     for thread in page.rows:
         row = selected(thread.to_dict(), body.select)
         if body.extract:
-            row["extracted"] = {name: extract(vars(thread), path) for name, path in body.extract.items()}
+            whole = {**vars(thread), "values": thread.values}
+            row["extracted"] = {name: extract(whole, path) for name, path in body.extract.items()}
         rows.append(row)
     return paged(rows, page.more, body.offset, body.limit)
 
@@ -5639,7 +5645,7 @@ def thread_result(thread: Thread | None, with_values: bool) -> JsonObject:
     if thread.status == "error":
         return {"__error__": thread.error}
     questions = [question for asked in (thread.interrupts or {}).values() for question in asked]
-    values = thread.values if thread.values is not None else {}
+    values = thread.values if thread.state else {}
     if thread.status == "interrupted" and questions:
         return {**(values if with_values and isinstance(values, dict) else {}), "__interrupt__": questions}
     return cast(JsonObject, values)
