@@ -816,6 +816,7 @@ class SharedScope:
         self._at_exit = at_exit  # durability "exit": checkpoints are made when the graph ends
         self.floor = str(uuid6())  # checkpoints of this run have greater ids
         self.failed = False  # a checkpoint could not be stored
+        self.latest: tuple[tuple[str, bytes], Any] | None = None  # checkpoint of the run's own graph, and its bytes
         self._sources = sources
         self._load = load
         self._loaded: dict[str, dict[str, bytes]] = {}
@@ -1445,6 +1446,10 @@ class Where:
         self.parameters.extend(parameters)
 
     def contains(self, column: str, part: JsonObject) -> None:
+        """A JSON column contains the part. Most rows fail by the text of a member, long before they are parsed."""
+        for key, value in part.items():
+            if isinstance(value, str):
+                self.add(f"instr({column}, ?)", _json_text({key: value})[1:-1])
         if part:
             self.add(f"contains({column}, ?)", _json_text(part))
 
@@ -2214,6 +2219,21 @@ class Items(Table):
 NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"  # LangGraph's task id of a command's own writes
 
 
+class Recall(JsonPlusSerializer):
+    """Knows one checkpoint without reading its bytes: the one that a run has just stored."""
+
+    def __init__(self, stored: tuple[str, bytes], checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self._stored = stored
+        self._checkpoint = checkpoint
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+        return self._checkpoint if data == self._stored else super().loads_typed(data)
+
+
+RECALL: contextvars.ContextVar[Recall | None] = contextvars.ContextVar("recall", default=None)
+
+
 class Saver(BaseCheckpointSaver[str]):
     """LangGraph's checkpointer on the server's file, in the official tables and format.
 
@@ -2231,7 +2251,7 @@ class Saver(BaseCheckpointSaver[str]):
         return SqliteSaver.get_next_version(cast(SqliteSaver, self), current, channel)
 
     def _official(self, conn: sqlite3.Connection) -> SqliteSaver:
-        saver = SqliteSaver(conn, serde=self.serde)
+        saver = SqliteSaver(conn, serde=RECALL.get() or self.serde)
         saver.is_setup = True
         return saver
 
@@ -2280,16 +2300,18 @@ class Saver(BaseCheckpointSaver[str]):
             kept = {key: value for key, value in values.items() if not isinstance(value, SharedPuts)}
             checkpoint = {**checkpoint, "channel_values": kept}
         configurable = config["configurable"]
+        typed = self.serde.dumps_typed(checkpoint)
         row = (
             str(configurable["thread_id"]),
             configurable.get("checkpoint_ns", ""),
             checkpoint["id"],
             configurable.get("checkpoint_id"),
-            *self.serde.dumps_typed(checkpoint),
+            *typed,
             to_json(get_checkpoint_metadata(config, metadata)),
         )
         scope = RUN_SCOPE.get()
-
+        if scope and not configurable.get("checkpoint_ns"):
+            scope.latest = (typed, checkpoint)
         above = scope.checkpoints_above(configurable) if scope else []
 
         def write(conn: sqlite3.Connection, patient: bool) -> bool:
@@ -4327,6 +4349,7 @@ class Execution:
             RUN_SCOPE.set(None)
             if run.temporary and not kwargs["webhook"]:
                 return Outcome("success", shared=scope.rest())
+            RECALL.set(Recall(*scope.latest) if scope.latest else None)
             rest = Rest.of(await snapshot(graph, _thread_place(run.thread_id)))
             shared = scope.rest() if rest.status == "idle" else ()
             return Outcome("success", rest=rest, shared=shared)

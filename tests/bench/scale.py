@@ -91,7 +91,7 @@ def threads(side: ServerSide) -> Samples:
 
         async def work(client: Connection) -> None:
             for n in numbers:
-                made = await client.post("/threads", {"metadata": {"n": n, "owner": f"user{n % 1000}"}})
+                made = await client.post("/threads", {"metadata": {"n": n, "owner": f"user{n}"}})
                 if n % (total // 200 or 1) == 0:
                     await client.wait_run(made["thread_id"], "one", {"steps": 0, "count": n})
 
@@ -108,7 +108,7 @@ def threads(side: ServerSide) -> Samples:
         sort: Any = {"sort_by": "created_at", "sort_order": "asc"}
         last = max(0, total - 10)
         return {
-            "metadata_ms": await several(lambda: found(1, metadata={"n": total // 2 + 1})),
+            "metadata_ms": await several(lambda: found(1, metadata={"owner": f"user{total // 2}"})),
             "status_ms": await several(lambda: found(10, status="idle")),
             "values_ms": [] if side.who == "peer" else await several(lambda: found(1, values={"count": 0})),
             "page_ms": await several(lambda: found(10, **sort)),
