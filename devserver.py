@@ -2641,7 +2641,10 @@ class Cors(SettingsPart):
     @field_validator("allow_origin_regex")
     @classmethod
     def _is_regex(cls, pattern: str) -> str:
-        re.compile(f"|{pattern}")  # it becomes one of several alternatives
+        try:
+            re.compile(f"|{pattern}")  # it becomes one of several alternatives
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
         return pattern
 
 
@@ -7245,7 +7248,7 @@ def _routes(http: HttpSettings) -> list[BaseRoute]:
             routes.append(Route(operation.path, _endpoint(operation.handler), methods=[operation.method]))
     routes.append(Route("/mcp", _mcp_endpoint, methods=["GET", "POST", "DELETE"]))
     routes.append(Route("/ui/{assistant_id}", _endpoint(get_ui), methods=["POST"]))
-    return [route for route in routes if not http.disables(getattr(route, "path", ""))]
+    return [route for route in routes if not http.disables(getattr(route, "path", "").rstrip("/") or "/")]
 
 
 async def on_error(request: Request, error: Exception) -> Response:
@@ -7652,7 +7655,8 @@ async def serve(options: UpOptions) -> None:
     if options.open_browser:
         click.launch(f"{address}/docs")
     try:
-        await http.serve(sockets=[listener])
+        with contextlib.suppress(SystemExit):  # uvicorn's, after it has shown why there was no start
+            await http.serve(sockets=[listener])
         if not http.started:
             await server.runner.stop()
             raise StartError("http.app failed to start: see above")
@@ -7720,6 +7724,9 @@ def cron() -> None:
     """List crons, and fire them."""
 
 
+CRONS_AT_ONCE = 1000
+
+
 def cron_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that say whose crons are meant."""
     for option in (
@@ -7740,7 +7747,7 @@ def list_crons(config: Path, db: str | None, url: str | None, headers: Sequence[
     address = url or server_address(path)
     found: list[JsonObject] = []
     while True:
-        asked = CronSearch(limit=1000, offset=len(found))
+        asked = CronSearch(limit=CRONS_AT_ONCE, offset=len(found))
         page = post(f"{address}/runs/crons/search", headers, asked) if address else stored_crons(path, asked)
         found += page
         if len(page) < asked.limit:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class Receiver(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.got: list[tuple[str, str, Any]] = []
+        self.headers: list[Message] = []
         self.times: list[float] = []
         self.statuses: list[int] = []
 
@@ -49,6 +51,7 @@ class Handler(BaseHTTPRequestHandler):
         assert isinstance(receiver, Receiver)
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         receiver.times.append(time.monotonic())
+        receiver.headers.append(self.headers)
         receiver.got.append((self.path, self.headers["content-type"], body))
         self.send_response(receiver.statuses.pop(0) if receiver.statuses else 200)
         self.send_header("content-length", "0")
