@@ -1274,7 +1274,10 @@ class Db:
             self._readers = [
                 await _Connection(lambda: self._connect(False), "BEGIN").opened() for _ in range(self.READERS)
             ]
-        except sqlite3.Error as error:
+        except (sqlite3.Error, StartError) as error:
+            self._unlock()
+            if isinstance(error, StartError):
+                raise
             raise StartError(f"{self.path}: {error}. Is it a devserver database, and can it be written?") from None
 
     def announce(self, address: str) -> None:
@@ -1289,12 +1292,15 @@ class Db:
         for conn in self._owned:
             conn.close()
         await self._writer.close()
+        self._unlock()
+        if self._temporary:
+            self._temporary.cleanup()
+
+    def _unlock(self) -> None:
         if self._lock:
             with contextlib.suppress(OSError):
                 os.unlink(self._lock.name)
             self._lock.close()
-        if self._temporary:
-            self._temporary.cleanup()
 
     async def write(self, function: Callable[..., T], *args: Any) -> T:
         return await self._writer.run(lambda conn: function(conn, *args))
@@ -7382,9 +7388,11 @@ class HeadersToConfigurable:
         self._patterns = patterns
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
-        if scope["type"] in ("http", "websocket"):
-            CONFIGURABLE_HEADERS.set(self._patterns.select(scope["headers"]))
+        CONFIGURABLE_HEADERS.set(self._patterns.select(scope["headers"]))
         await self.app(scope, receive, send)
+
+
+# -- the user's app --
 
 
 class ApiRoute(BaseRoute):
@@ -7421,12 +7429,15 @@ def load_app(settings: Settings) -> Starlette | None:
 
 def around_api(app: Starlette, api: Starlette) -> Starlette:
     """The user's app with the API behind it: its middleware runs for both, its routes go first."""
+    # FastAPI's documents go: ours include what they have, and need nothing from elsewhere
     documents = {getattr(app, "openapi_url", None), getattr(app, "docs_url", None)} & {*META_PATHS}
-    # FastAPI's documents: ours include what they have, and need nothing from elsewhere
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") not in documents]
     app.router.routes.append(ApiRoute(api))
     app.exception_handlers.setdefault(HTTPException, cast(Any, on_error))
     return app
+
+
+# -- the whole --
 
 
 def _starlette(server: Server, routes: list[BaseRoute], **options: Any) -> Starlette:
