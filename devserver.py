@@ -38,18 +38,21 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import bisect
 import concurrent.futures
 import contextlib
 import contextvars
 import dataclasses
 import datetime
 import enum
+import fnmatch
 import functools
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import ipaddress
+import itertools
 import json
 import linecache
 import logging
@@ -68,7 +71,7 @@ import typing
 import uuid
 import warnings
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
@@ -111,15 +114,16 @@ from langgraph.pregel._utils import get_function_nonlocals
 from langgraph.runtime import RunControl
 from langgraph.store.base import BaseStore, GetOp, Item, ListNamespacesOp, Op, PutOp, Result, SearchItem, SearchOp
 from langgraph.store.sqlite.base import SqliteStore
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from starlette import types as asgi
 from starlette.applications import Starlette
+from starlette.datastructures import URLPath
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 if typing.TYPE_CHECKING:
@@ -1271,8 +1275,17 @@ class Db:
             self._readers = [
                 await _Connection(lambda: self._connect(False), "BEGIN").opened() for _ in range(self.READERS)
             ]
-        except sqlite3.Error as error:
+        except (sqlite3.Error, StartError) as error:
+            self._unlock()
+            if isinstance(error, StartError):
+                raise
             raise StartError(f"{self.path}: {error}. Is it a devserver database, and can it be written?") from None
+
+    def announce(self, address: str) -> None:
+        """Write where the server listens beside its pid, for commands that look for it."""
+        if self._lock:
+            self._lock.write(f"\n{address}")
+            self._lock.flush()
 
     async def close(self) -> None:
         for reader in self._readers:
@@ -1280,12 +1293,15 @@ class Db:
         for conn in self._owned:
             conn.close()
         await self._writer.close()
+        self._unlock()
+        if self._temporary:
+            self._temporary.cleanup()
+
+    def _unlock(self) -> None:
         if self._lock:
             with contextlib.suppress(OSError):
                 os.unlink(self._lock.name)
             self._lock.close()
-        if self._temporary:
-            self._temporary.cleanup()
 
     async def write(self, function: Callable[..., T], *args: Any) -> T:
         return await self._writer.run(lambda conn: function(conn, *args))
@@ -1365,7 +1381,7 @@ def _lock_file(path: str) -> IO[str] | None:
             return _lock_file(path)
     except OSError:
         lock.seek(0)
-        pid = lock.read().strip() or "unknown"
+        pid = (lock.read().split() or ["unknown"])[0]
         lock.close()
         raise StartError(
             f"{path} is in use by another devserver (pid {pid}). Stop it, or name another file with --db."
@@ -1374,6 +1390,22 @@ def _lock_file(path: str) -> IO[str] | None:
     lock.write(str(os.getpid()))
     lock.flush()
     return lock
+
+
+def server_address(path: str) -> str | None:
+    """Where the server that has a database listens; None if none has it, or that can't be told."""
+    try:
+        import fcntl
+
+        with open(f"{os.path.realpath(path)}.lock") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                _, *address = lock.read().split()
+                return address[0] if address else None
+    except (ImportError, OSError):
+        pass
+    return None
 
 
 ########################################################################################################
@@ -1952,10 +1984,10 @@ class Runs(Table):
         return {
             "n_pending": len(pending),
             "n_running": len(rows) - len(pending),
-            "pending_runs_wait_time_max_secs": waits[-1] if waits else 0,
-            "pending_runs_wait_time_med_secs": waits[len(waits) // 2] if waits else 0,
+            "pending_runs_wait_time_max_secs": waits[-1] if waits else None,
+            "pending_runs_wait_time_med_secs": waits[len(waits) // 2] if waits else None,
             "pending_unblocked_runs_wait_time_max_secs": max(
-                (waited(row) for row in pending if not row["blocked"]), default=0
+                (waited(row) for row in pending if not row["blocked"]), default=None
             ),
         }
 
@@ -2600,7 +2632,155 @@ _BUILD_KEYS = {
     "source",
 }
 _SERVED_KEYS = {"graphs", "dependencies", "env", "http", "webhooks"}
-_SERVED_HTTP_KEYS = {"cors", "allowed_hosts"}
+# What would leave things more open than their user believes, were it ignored.
+_UNSAFE_TO_IGNORE = {
+    "auth": "without it the server would be open",
+    "encryption": "without it everything would be stored in plain text",
+}
+
+
+class SettingsPart(BaseModel):
+    """An object in langgraph.json: types are strict, null is as good as absent, unknown keys are not refused."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, raw: Any) -> Any:
+        return {key: value for key, value in raw.items() if value is not None} if isinstance(raw, dict) else raw
+
+    def unknown(self, raw: JsonObject, name: str) -> list[str]:
+        """The names of keys that this version does not know."""
+        found = [f"{name}.{key}" for key, value in raw.items() if key not in type(self).model_fields and value]
+        parts = {key: part for key, part in self if isinstance(part, SettingsPart)}
+        return found + [
+            key for place, part in parts.items() for key in part.unknown(raw.get(place) or {}, f"{name}.{place}")
+        ]
+
+
+class Cors(SettingsPart):
+    """Which web pages may use the server, besides those of this machine."""
+
+    allow_origins: list[str] = Field(default_factory=list)
+    allow_origin_regex: str | None = None
+    allow_methods: list[str] = Field(default_factory=lambda: ["*"])
+    allow_headers: list[str] = Field(default_factory=lambda: ["*"])
+    allow_credentials: bool = False
+    expose_headers: list[str] = Field(
+        default_factory=lambda: ["x-pagination-total", "x-pagination-next", "content-location"]
+    )
+    max_age: int = 600
+
+    @field_validator("allow_origin_regex")
+    @classmethod
+    def _is_regex(cls, pattern: str) -> str:
+        try:
+            re.compile(f"|{pattern}")  # it becomes one of several alternatives
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return pattern
+
+
+class HeaderPatterns(SettingsPart):
+    """Which request headers enter a run's configurable; `*` stands for any characters."""
+
+    SECRET: ClassVar = ("x-api-key", "x-tenant-id", "x-service-key")
+
+    includes: list[str] = Field(default_factory=list)
+    excludes: list[str] = Field(default_factory=list)
+
+    def select(self, headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+        def matches(name: str, patterns: Iterable[str]) -> bool:
+            return any(fnmatch.fnmatchcase(name, pattern.lower()) for pattern in patterns)
+
+        named = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
+        excludes = (*self.excludes, *self.SECRET, *RESERVED_CONFIGURABLE, "checkpoint*", "__*")
+        return {
+            name: value for name, value in named.items() if matches(name, self.includes) and not matches(name, excludes)
+        }
+
+
+class HttpSettings(SettingsPart):
+    """How the server shows itself over HTTP: `http` in langgraph.json."""
+
+    app: str | None = None
+    middleware_order: Literal["middleware_first", "auth_first"] = "middleware_first"
+    enable_custom_route_auth: bool = False
+    allowed_hosts: list[str] = Field(default_factory=list)
+    cors: Cors = Field(default_factory=Cors)
+    configurable_headers: HeaderPatterns = Field(default_factory=HeaderPatterns)
+    mount_prefix: str = ""
+    disable_assistants: bool = False
+    disable_threads: bool = False
+    disable_runs: bool = False
+    disable_store: bool = False
+    disable_mcp: bool = False
+    disable_a2a: bool = False
+    disable_meta: bool = False
+    disable_ui: bool = False
+    disable_webhooks: bool = False
+
+    @field_validator("mount_prefix")
+    @classmethod
+    def _is_path(cls, prefix: str) -> str:
+        if not re.fullmatch(r"((/[\w.~-]+)+)?", prefix):
+            raise ValueError("it must look like '/api', without a slash at its end")
+        return prefix
+
+    def disables(self, path: str) -> bool:
+        """Whether the routes of a path are taken away."""
+        first, _, rest = path[1:].partition("/")
+        if path in META_PATHS:
+            group = "meta"
+        elif first == "threads" and rest.partition("/")[2].startswith(("runs", "commands", "stream/events")):
+            group = "runs"
+        else:
+            group = "a2a" if first == ".well-known" else first
+        return bool(getattr(self, f"disable_{group}", False))
+
+
+META_PATHS = ("/", "/info", "/metrics", "/docs", "/openapi.json")
+
+
+class WebhookUrls(SettingsPart):
+    """Where webhooks may go. By default also to this machine: our neighbours live here."""
+
+    require_https: bool = True
+    allowed_domains: list[str] = Field(default_factory=list)
+    allowed_ports: list[int] = Field(default_factory=list)
+    max_url_length: int = 4096
+    disable_loopback: bool = False
+
+
+class WebhookSettings(SettingsPart):
+    """What is sent to webhooks, and where they may be: `webhooks` in langgraph.json."""
+
+    env_prefix: str = "LG_WEBHOOK_"
+    url: WebhookUrls = Field(default_factory=lambda: WebhookUrls(require_https=False))
+    headers: dict[str, str] = Field(default_factory=dict)
+
+    def filled_headers(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """The headers with `${{ env.NAME }}` filled in. Raises StartError naming what is missing, never a value."""
+
+        def fill(found: re.Match[str]) -> str:
+            name = found[1]
+            if not name.startswith(self.env_prefix):
+                raise StartError(f"webhooks.headers: the name of {name} does not begin with '{self.env_prefix}'")
+            if name not in environment:
+                raise StartError(f"webhooks.headers: {name} is not set in the environment")
+            return environment[name]
+
+        filled = {}
+        for key, text in self.headers.items():
+            if "${{" in _ENV_TEMPLATE.sub("", text):
+                raise StartError(f"webhooks.headers: {key} has a template that is not like ${{{{ env.NAME }}}}")
+            filled[key.lower()] = value = _ENV_TEMPLATE.sub(fill, text)
+            if not re.fullmatch(r"[\t\x20-\x7e\x80-\xff]*", value):
+                raise StartError(f"webhooks.headers: the value of {key} cannot be sent in a header")
+        return filled
+
+
+_ENV_TEMPLATE = re.compile(r"\${{\s*env\.(\w+)\s*}}")
 
 
 class GraphSpec(NamedTuple):
@@ -2623,9 +2803,9 @@ class Settings:
     graphs: list[GraphSpec]
     roots: list[Path]
     env: dict[str, str]
-    cors: JsonObject
-    allowed_hosts: list[str]
-    webhooks: JsonObject
+    http: HttpSettings
+    webhooks: WebhookSettings
+    ui: list[str]  # the graphs that have components of their own
     not_served: list[str]
 
 
@@ -2644,13 +2824,14 @@ def read_settings(path: Path) -> Settings:
     graphs = _setting(path, raw, "graphs", dict)
     if not graphs:
         raise StartError(f'{path}: \'graphs\' names no graph, e.g. {{"graphs": {{"agent": "./agent.py:graph"}}}}')
-    http = _setting(path, raw, "http", dict)
-    if raw.get("auth"):
-        raise StartError(
-            f"{path}: 'auth' is not served yet, and without it the server would be open. Remove it to go on."
-        )
+    for key, why in _UNSAFE_TO_IGNORE.items():
+        if raw.get(key):
+            raise StartError(f"{path}: '{key}' is not served yet, and {why}. Remove it to go on.")
+    http, webhooks = _part(path, raw, "http", HttpSettings), _part(path, raw, "webhooks", WebhookSettings)
+    if http.enable_custom_route_auth or http.middleware_order == "auth_first":
+        raise StartError(f"{path}: http.enable_custom_route_auth and auth_first need 'auth', which is not served yet.")
     not_served = [key for key in raw if key not in _SERVED_KEYS | _BUILD_KEYS and raw[key]]
-    not_served += [f"http.{key}" for key in http if key not in _SERVED_HTTP_KEYS]
+    not_served += http.unknown(raw.get("http") or {}, "http") + webhooks.unknown(raw.get("webhooks") or {}, "webhooks")
     dependencies = [d for d in _setting(path, raw, "dependencies", list) if isinstance(d, str)]
     root = path.resolve().parent
     return Settings(
@@ -2658,11 +2839,23 @@ def read_settings(path: Path) -> Settings:
         graphs=[_graph_spec(path, graph_id, value) for graph_id, value in graphs.items()],
         roots=[root, *((root / d).resolve() for d in dependencies if (root / d).is_dir())],
         env=_environment(path, raw.get("env")),
-        cors=_setting(path, http, "cors", dict),
-        allowed_hosts=_setting(path, http, "allowed_hosts", list),
-        webhooks=_setting(path, raw, "webhooks", dict),
+        http=http,
+        webhooks=webhooks,
+        ui=list(_setting(path, raw, "ui", dict)),
         not_served=not_served,
     )
+
+
+P = TypeVar("P", bound=SettingsPart)
+
+
+def _part(path: Path, raw: JsonObject, key: str, part: type[P]) -> P:
+    try:
+        return part.model_validate(_setting(path, raw, key, dict))
+    except ValidationError as error:
+        [problem, *_] = error.errors()
+        place = ".".join([key, *map(str, problem["loc"])])
+        raise StartError(f"{path}: '{place}': {problem['msg']}") from None
 
 
 def _setting(path: Path, raw: JsonObject, key: str, kind: type[T]) -> T:
@@ -2674,6 +2867,9 @@ def _setting(path: Path, raw: JsonObject, key: str, kind: type[T]) -> T:
     return value
 
 
+JAVASCRIPT = (".js", ".jsx", ".mjs", ".cjs", ".ts", ".tsx", ".mts", ".cts")
+
+
 def _graph_spec(path: Path, graph_id: str, value: Any) -> GraphSpec:
     description = None
     if isinstance(value, dict):
@@ -2683,7 +2879,7 @@ def _graph_spec(path: Path, graph_id: str, value: Any) -> GraphSpec:
             f"{path}: graphs.{graph_id} must be 'file.py:variable' or 'module:variable' (or an object with 'path')"
         )
     source, _, variable = value.rpartition(":")
-    if Path(source).suffix in (".js", ".jsx", ".mjs", ".cjs", ".ts", ".tsx", ".mts", ".cts"):
+    if Path(source).suffix in JAVASCRIPT:
         raise StartError(f"{path}: graphs.{graph_id}: {source} is JavaScript; devserver serves Python graphs only")
     return GraphSpec(graph_id, source, variable, description)
 
@@ -2807,16 +3003,7 @@ class Graphs:
         )
 
     def _load_one(self, spec: GraphSpec) -> LoadedGraph:
-        try:
-            module = _import_source(spec.source, self.settings.path.resolve().parent)
-        except BaseException as error:  # whatever the user's code raises while it is imported
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            raise StartError(f"{spec} cannot be imported: {_import_problem(error)}") from error
-        try:
-            target = getattr(module, spec.variable)
-        except AttributeError:
-            raise StartError(f"{spec}: there is no '{spec.variable}' in {spec.source}") from None
+        target = import_object(str(spec), spec.source, spec.variable, self.settings.path)
         try:
             if isinstance(target, StateGraph):
                 target = target.compile()
@@ -2929,6 +3116,20 @@ def _import_source(source: str, root: Path) -> types.ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def import_object(what: str, source: str, variable: str, path: Path) -> Any:
+    """A variable of the user's code that langgraph.json, at `path`, names. Raises StartError."""
+    try:
+        module = _import_source(source, path.resolve().parent)
+    except BaseException as error:  # whatever the user's code raises while it is imported
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise StartError(f"{what} cannot be imported: {_import_problem(error)}") from error
+    try:
+        return getattr(module, variable)
+    except AttributeError:
+        raise StartError(f"{what}: there is no '{variable}' in {source}") from None
 
 
 def _names_file(name: str, file: Path) -> bool:
@@ -3748,6 +3949,12 @@ def without_reserved(values: Mapping[str, Any] | None, reserved: frozenset[str])
     return {key: value for key, value in (values or {}).items() if key not in reserved}
 
 
+# What of the request's headers enters the configurable (http.configurable_headers).
+CONFIGURABLE_HEADERS: contextvars.ContextVar[Mapping[str, str]] = contextvars.ContextVar(
+    "configurable_headers", default=types.MappingProxyType({})
+)
+
+
 @dataclass
 class NewRun:
     """A run as a client asked for it. Without `thread_id` it gets a thread of its own."""
@@ -3757,6 +3964,7 @@ class NewRun:
     shared: Mapping[str, frozenset[tuple[str, str]]]  # (scope, state key) of each graph's shared values
     start: bool = True  # at once, if nothing is in the way
     cron_id: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)  # those that enter the configurable
     protocol: bool = False  # started by a command of the event streaming protocol
     run_id: str = field(default_factory=new_id)
 
@@ -3943,6 +4151,7 @@ def _configurable(
         **assistant.config.get("configurable", {}),
         **(thread.config.get("configurable", {}) if thread else {}),
         **given,
+        **new.headers,
         **new.place(),
         "run_id": new.run_id,
         "thread_id": thread_id,
@@ -4369,8 +4578,12 @@ class Execution:
 class WebhookSender:
     """Posts what runs left for their webhooks; what a stop cuts short is sent after the next start."""
 
-    def __init__(self, db: Db) -> None:
+    def __init__(self, db: Db, settings: Settings, address: str) -> None:
+        """Raises StartError if the headers of langgraph.json can't be filled in."""
         self._db = db
+        self._disabled = settings.http.disable_webhooks
+        self._headers = {**settings.webhooks.filled_headers(os.environ), "content-type": "application/json"}
+        self._address = address  # where URLs that are only a path lead: to this server
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     async def send_due(self) -> None:
@@ -4384,29 +4597,28 @@ class WebhookSender:
             task.cancel()
 
     async def _deliver(self, number: int, url: str, payload: bytes) -> None:
-        """POST a webhook, with four tries over some seconds; then its row goes."""
-        import httpx
-
-        headers = {"content-type": "application/json"}
         try:
-            async with httpx.AsyncClient(timeout=10) as client:
-                for pause in (0.5, 1, 2, 0):
-                    try:
-                        async with (
-                            asyncio.timeout(30),
-                            client.stream("POST", url, content=payload, headers=headers) as said,
-                        ):
-                            if said.status_code < 500 and said.status_code != 429:
-                                break
-                            problem = f"answered {said.status_code}"
-                    except Exception as error:
-                        problem = f"failed: {error or type(error).__name__}"
-                    await asyncio.sleep(pause)
-                else:
-                    log.warning("webhook %s %s; given up after 4 tries", url, problem)
+            if not self._disabled:
+                await self._post(f"{self._address}{url}" if url.startswith("/") else url, payload)
             await self._db.write(lambda conn: Webhooks(conn).delete(number))
         finally:
             del self._tasks[number]
+
+    async def _post(self, url: str, payload: bytes) -> None:
+        """POST a webhook, with four tries over some seconds."""
+        import httpx
+
+        async with httpx.AsyncClient(timeout=10, headers=self._headers) as client:
+            for pause in (0.5, 1, 2, 0):
+                try:
+                    async with asyncio.timeout(30), client.stream("POST", url, content=payload) as said:
+                        if said.status_code < 500 and said.status_code != 429:
+                            return
+                        problem = f"answered {said.status_code}"
+                except Exception as error:
+                    problem = f"failed: {error or type(error).__name__}"
+                await asyncio.sleep(pause)
+            log.warning("webhook %s %s; given up after 4 tries", url, problem)
 
 
 async def _sleep_until(due: str, noticed: asyncio.Event) -> None:
@@ -4430,7 +4642,7 @@ class Runner:
 
     GRACE_SECONDS = 5.0
 
-    def __init__(self, db: Db, graphs: Graphs, saver: Saver, max_concurrency: int) -> None:
+    def __init__(self, db: Db, graphs: Graphs, saver: Saver, webhooks: WebhookSender, max_concurrency: int) -> None:
         self.db = db
         self.graphs = graphs
         self.saver = saver
@@ -4441,7 +4653,7 @@ class Runner:
         self._workers: dict[str, Worker] = {}
         self._tasks: dict[str, asyncio.Task[Outcome]] = {}
         self._executions: dict[str, Execution] = {}
-        self._webhooks = WebhookSender(db)
+        self._webhooks = webhooks
         self._crons_changed = asyncio.Event()
         self._background: set[asyncio.Future[None]] = set()
         self.stopping = False
@@ -4521,6 +4733,7 @@ class Runner:
         self, graph_id: str, config: JsonObject, access: str, use: Callable[[Graph], Coroutine[Any, Any, T]]
     ) -> T:
         """Use a graph for something other than a run. What may call user code happens on the run loop."""
+        config = {**config, "configurable": {**(config.get("configurable") or {}), **CONFIGURABLE_HEADERS.get()}}
 
         async def opened() -> T:
             async with self.graphs.open(graph_id, config, access) as graph:
@@ -4708,6 +4921,49 @@ NO_GRAPH = (
 )
 
 
+class RequestFigures:
+    """How many requests were answered, by method, route and status, and within which time each route did so."""
+
+    BOUNDS = (10, 100, 500, 1000, 5000, 15000, 30000, 60000, 120000, 300000, 600000, 1800000, 3600000)  # ms
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str, int]] = Counter()
+        self._within: dict[tuple[str, str], list[int]] = {}  # how many answers between two bounds
+        self._sums: Counter[tuple[str, str]] = Counter()
+
+    def add(self, method: str, path: str, status: int, milliseconds: float) -> None:
+        self._counts[method, path, status] += 1
+        within = self._within.setdefault((method, path), [0] * (len(self.BOUNDS) + 1))
+        within[bisect.bisect_left(self.BOUNDS, milliseconds)] += 1
+        self._sums[method, path] += round(milliseconds)
+
+    def to_json(self) -> list[JsonObject]:
+        return [
+            {"method": method, "path": path, "status": status, "count": count}
+            for (method, path, status), count in self._counts.items()
+        ]
+
+    def to_prometheus(self) -> str:
+        name = "lg_api_http_requests_total"
+        lines = [f"# TYPE {name} counter"]
+        for (method, path, status), count in self._counts.items():
+            lines.append(f"{name}{_labels(method=method, path=path, status=status)} {count}")
+        name = "lg_api_http_requests_latency"  # in milliseconds
+        lines.append(f"# TYPE {name} histogram")
+        for (method, path), within in self._within.items():
+            for bound, count in zip((*self.BOUNDS, "+Inf"), itertools.accumulate(within), strict=True):
+                lines.append(f"{name}_bucket{_labels(method=method, path=path, le=bound)} {count}")
+            lines.append(f"{name}_count{_labels(method=method, path=path)} {sum(within)}")
+            lines.append(f"{name}_sum{_labels(method=method, path=path)} {self._sums[method, path]}")
+        return "".join(f"{line}\n" for line in lines)
+
+
+def _labels(**labels: Any) -> str:
+    """Labels as Prometheus writes them; it escapes as JSON does."""
+    pairs = ",".join(f"{name}={json.dumps(str(value), ensure_ascii=False)}" for name, value in labels.items())
+    return f"{{{pairs}}}"
+
+
 @dataclass
 class Server:
     """What handlers work with."""
@@ -4718,6 +4974,8 @@ class Server:
     store: Store
     graphs: Graphs
     runner: Runner
+    app: Starlette | None = None  # of the user's: http.app
+    requests: RequestFigures = field(default_factory=RequestFigures)
     updates: weakref.WeakValueDictionary[str, asyncio.Lock] = field(default_factory=weakref.WeakValueDictionary)
 
 
@@ -4839,6 +5097,8 @@ def selected(row: JsonObject, select: Sequence[str] | None) -> JsonObject:
 
 async def ok(server: Server, request: Request) -> Response:
     """Health check."""
+    if server.settings.http.disable_meta:
+        return reply({"ok": True})
     if "check_db" in request.query_params and query_number(request, "check_db", 0):
         await server.db.read(lambda conn: Threads(conn).get(""))
     return reply({"ok": True, "services": {}})
@@ -4871,20 +5131,27 @@ async def info(server: Server, request: Request) -> Response:
 
 
 async def metrics(server: Server, request: Request) -> Response:
-    """Queue and workers, as Prometheus text or JSON (`format=json`)."""
+    """Queue, workers and requests, as Prometheus text or JSON (`format=json`)."""
     queue = await server.db.read(lambda conn: Runs(conn).queue())
     workers = server.runner.load()
     if request.query_params.get("format") == "json":
-        return reply({"queue": queue, "api": {}, "workers": workers})
+        return reply({"queue": queue, "api": {"http_requests_total": server.requests.to_json()}, "workers": workers})
     gauges = {
         "lg_api_num_pending_runs": queue["n_pending"],
         "lg_api_num_running_runs": queue["n_running"],
-        "lg_api_pending_runs_wait_time_max_seconds": queue["pending_runs_wait_time_max_secs"],
-        "lg_api_pending_runs_wait_time_med_seconds": queue["pending_runs_wait_time_med_secs"],
         **{f"lg_api_workers_{name}": value for name, value in workers.items()},
     }
     text = "".join(f"# TYPE {name} gauge\n{name} {value}\n" for name, value in gauges.items())
+    text += server.requests.to_prometheus()
     return Response(text, headers={"content-type": "text/plain; version=1.0.0; charset=utf-8"})
+
+
+async def get_ui(server: Server, request: Request) -> Response:
+    """The components that langgraph.json names for a graph. They are written in TSX."""
+    name = request.path_params["assistant_id"]
+    if name not in server.settings.ui:
+        return Response(f"UI not found for graph '{name}'", 404)
+    raise NotServed(f"The components of '{name}' need a JavaScript bundler, which devserver does not have")
 
 
 # -- assistants --
@@ -5435,7 +5702,8 @@ async def new_run(server: Server, thread_id: str | None, body: RunCreate) -> New
     await check_run_body(server, body)
     if thread_id is None and body.command and body.command.resume is not None:
         raise BadRequest("You must provide a thread_id when resuming.")
-    return NewRun(thread_id, body.model_copy(update={"assistant_id": assistant_id}), server.graphs.shared())
+    body = body.model_copy(update={"assistant_id": assistant_id})
+    return NewRun(thread_id, body, server.graphs.shared(), headers=CONFIGURABLE_HEADERS.get())
 
 
 async def check_run_body(server: Server, body: RunCreate) -> None:
@@ -5447,28 +5715,38 @@ async def check_run_body(server: Server, body: RunCreate) -> None:
         except ValueError:
             raise Invalid("Invalid checkpoint ID") from None
     if body.webhook:
-        await asyncio.to_thread(check_webhook, body.webhook, server.settings.webhooks)
+        await asyncio.to_thread(check_webhook, body.webhook, server.settings.webhooks.url)
 
 
-def check_webhook(url: str, settings: JsonObject) -> None:
-    """Refuse webhooks that can't be meant. Those to this machine are fine: our neighbours live here."""
+def check_webhook(url: str, allowed: WebhookUrls) -> None:
+    """Refuse webhooks that can't be meant, or may not be. One that is only a path leads to this server."""
     from urllib.parse import urlsplit
 
-    rules = settings.get("url") or {}
-    if len(url) > 4096:
+    if len(url) > allowed.max_url_length:
         raise Invalid("Webhook URL too long")
+    if url.startswith("/") and not url.startswith("//"):
+        if allowed.disable_loopback:
+            raise Invalid("Webhook host blocked: webhooks.url.disable_loopback forbids relative URLs")
+        return
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
+        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError as error:
         raise Invalid(f"Invalid webhook URL: {error}") from None
-    if parts.scheme not in ("http", "https"):
+    if parts.scheme not in ("http", "https") or (allowed.require_https and parts.scheme != "https"):
         raise Invalid(f"Webhook host blocked: scheme '{parts.scheme}' not allowed")
-    if rules and rules.get("require_https", True) and parts.scheme != "https":
-        raise Invalid("Webhook host blocked: scheme 'http' not allowed")
     if not host:
         raise Invalid("Invalid webhook hostname ''")
-    _check_webhook_address(host, bool(rules.get("disable_loopback", False)))
+    if allowed.allowed_domains and not any(_is_in_domain(host, domain.lower()) for domain in allowed.allowed_domains):
+        raise Invalid("Webhook domain not allowed")
+    if allowed.allowed_ports and port not in allowed.allowed_ports:
+        raise Invalid(f"Webhook port {port} not allowed")
+    _check_webhook_address(host, allowed.disable_loopback)
+
+
+def _is_in_domain(host: str, domain: str) -> bool:
+    """`*.example.com` is every subdomain, without example.com itself."""
+    return host.endswith(domain[1:]) if domain.startswith("*.") else host == domain
 
 
 def _check_webhook_address(host: str, disable_loopback: bool) -> None:
@@ -6024,6 +6302,16 @@ async def delete_cron(server: Server, request: Request) -> Response:
     if not await server.db.write(lambda conn: Crons(conn).delete(cron_id)):
         raise NotFound()
     return empty()
+
+
+async def fire_cron(server: Server, request: Request) -> Response:
+    """Make the run of a cron now, even if the cron is disabled; its next date stays as it is."""
+    cron_id = path_id(request, "cron")
+    cron = server.db.look(lambda conn: Crons(conn).get(cron_id))
+    if cron is None:
+        raise NotFound(f"Cron '{cron_id}' not found")
+    run = await server.runner.create(cron_run(cron, server.graphs.shared()))
+    return reply(run.to_dict(), headers=run_headers(run, None))
 
 
 async def search_crons(server: Server, request: Request) -> Response:
@@ -6803,6 +7091,7 @@ ROUTES = [
     Operation("GET", "/runs/crons/{cron_id}", get_cron, None, "Cron"),
     Operation("PATCH", "/runs/crons/{cron_id}", update_cron, CronPatch, "Cron"),
     Operation("DELETE", "/runs/crons/{cron_id}", delete_cron, status=204),
+    Operation("POST", "/runs/crons/{cron_id}/fire", fire_cron, None, "Run"),
     Operation("POST", "/threads/{thread_id}/runs/crons", create_cron_for_thread, ThreadCronCreate, "Cron"),
     Operation("POST", "/mcp/", call_mcp, None, "object"),
     Operation("GET", "/mcp/", get_mcp, status=405),
@@ -6819,7 +7108,6 @@ NOT_SERVED = [
     (("GET", "POST", "DELETE"), "/a2a/{assistant_id}"),
     (("GET",), "/a2a/{assistant_id}/.well-known/agent-card.json"),
     (("GET",), "/.well-known/agent-card.json"),
-    (("POST",), "/ui/{assistant_id}"),
 ]
 ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -6950,33 +7238,47 @@ def openapi() -> JsonObject:
 
 async def get_openapi(server: Server, request: Request) -> Response:
     """The OpenAPI document."""
-    return reply(openapi())
+    return reply(served_openapi(server))
+
+
+def served_openapi(server: Server) -> JsonObject:
+    """The OpenAPI document, without what langgraph.json takes away, with what a FastAPI app in http.app adds."""
+    document, http = openapi(), server.settings.http
+    paths = {path: operations for path, operations in document["paths"].items() if not http.disables(path)}
+    schemas = document["components"]["schemas"]
+    custom = server.app.openapi() if server.app and hasattr(server.app, "openapi") else {}
+    return {
+        **document,
+        **({"servers": [{"url": http.mount_prefix}]} if http.mount_prefix else {}),
+        "paths": {**paths, **custom.get("paths", {})},
+        "components": {"schemas": {**schemas, **custom.get("components", {}).get("schemas", {})}},
+    }
 
 
 async def get_docs(server: Server, request: Request) -> Response:
     """The API for people: one page without anything from elsewhere."""
     from html import escape
 
-    rows = []
-    for path, methods in openapi()["paths"].items():
+    document, rows = served_openapi(server), []
+    for path, methods in document["paths"].items():
         for method, operation in methods.items():
             body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
             model = body.get("$ref", "").rpartition("/")[2]
             link = f'<a href="#{model}">{model}</a>' if model else ""
             rows.append(
                 f"<tr><td><b>{method.upper()}</b><td><code>{escape(path)}</code>"
-                f"<td>{escape(operation['summary'])}<td>{link}"
+                f"<td>{escape(operation.get('summary', ''))}<td>{link}"
             )
     schemas = "".join(
         f'<details id="{name}"><summary>{name}</summary><pre>{escape(json.dumps(schema, indent=2))}</pre></details>'
-        for name, schema in openapi()["components"]["schemas"].items()
+        for name, schema in document["components"]["schemas"].items()
     )
     return HTMLResponse(
         "<!doctype html><html lang=en><meta charset=utf-8><title>devserver</title>"
         "<style>body{font:15px/1.5 system-ui;margin:2rem auto;max-width:70rem;padding:0 1rem}"
         "td{padding:.2rem .8rem .2rem 0;vertical-align:top}pre{background:#f6f6f6;padding:1rem}"
         "summary{cursor:pointer}</style>"
-        f"<h1>devserver {__version__}</h1><p>The LangGraph Server API. <a href=/openapi.json>openapi.json</a>"
+        f"<h1>devserver {__version__}</h1><p>The LangGraph Server API. <a href=openapi.json>openapi.json</a>"
         f"<h2>Operations</h2><table>{''.join(rows)}</table><h2>Schemas</h2>{schemas}"
     )
 
@@ -7001,7 +7303,7 @@ async def _mcp_endpoint(request: Request) -> Response:
     return await handler(request.app.state.server, request)
 
 
-def _routes() -> list[BaseRoute]:
+def _routes(http: HttpSettings) -> list[BaseRoute]:
     single: list[tuple[str, Handler]] = [
         ("/", ok),
         ("/ok", ok),
@@ -7021,7 +7323,8 @@ def _routes() -> list[BaseRoute]:
         if operation.path not in dict(single) and not operation.path.startswith("/mcp"):
             routes.append(Route(operation.path, _endpoint(operation.handler), methods=[operation.method]))
     routes.append(Route("/mcp", _mcp_endpoint, methods=["GET", "POST", "DELETE"]))
-    return routes
+    routes.append(Route("/ui/{assistant_id}", _endpoint(get_ui), methods=["POST"]))
+    return [route for route in routes if not http.disables(getattr(route, "path", "").rstrip("/") or "/")]
 
 
 async def on_error(request: Request, error: Exception) -> Response:
@@ -7111,22 +7414,103 @@ def _is_loopback(host: str) -> bool:
 
 def cors_settings(settings: Settings, studio: bool) -> JsonObject:
     """Loopback origins on any port, and what langgraph.json allows besides."""
-    cors = settings.cors
-    pattern = cors.get("allow_origin_regex")
+    cors = settings.http.cors
+    pattern = cors.allow_origin_regex
     return {
-        "allow_origins": [*cors.get("allow_origins", []), *([STUDIO_ORIGIN] if studio else [])],
+        **cors.model_dump(),
+        "allow_origins": [*cors.allow_origins, *([STUDIO_ORIGIN] if studio else [])],
         "allow_origin_regex": f"{_LOOPBACK_ORIGIN}|{pattern}" if pattern else _LOOPBACK_ORIGIN,
-        "allow_methods": cors.get("allow_methods", ["*"]),
-        "allow_headers": cors.get("allow_headers", ["*"]),
-        "allow_credentials": bool(cors.get("allow_credentials", False)),
-        "expose_headers": cors.get("expose_headers", ["x-pagination-total", "x-pagination-next", "content-location"]),
-        "max_age": cors.get("max_age", 600),
     }
 
 
-def create_app(server: Server, host: str = "127.0.0.1", studio: bool = False) -> Starlette:
-    """The ASGI application of a server that was started."""
-    cors = cors_settings(server.settings, studio)
+class Metered:
+    """Counts every request once it is answered, but those that only look after the server."""
+
+    def __init__(self, app: asgi.ASGIApp, figures: RequestFigures) -> None:
+        self.app = app
+        self._figures = figures
+
+    async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 500
+
+        async def send_noticing(message: asgi.Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_noticing)
+        finally:
+            path = getattr(scope.get("route"), "path", "")  # as a template
+            if path not in (*META_PATHS, "/ok"):
+                self._figures.add(scope["method"], path, status, (time.perf_counter() - began) * 1000)
+
+
+class HeadersToConfigurable:
+    """Takes from each request's headers what langgraph.json wants in the configurable of its runs."""
+
+    def __init__(self, app: asgi.ASGIApp, patterns: HeaderPatterns) -> None:
+        self.app = app
+        self._patterns = patterns
+
+    async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+        CONFIGURABLE_HEADERS.set(self._patterns.select(scope["headers"]))
+        await self.app(scope, receive, send)
+
+
+# -- the user's app --
+
+
+class ApiRoute(BaseRoute):
+    """The whole API as the last route of the user's app: it matches what the API serves, and nothing else."""
+
+    def __init__(self, api: Starlette) -> None:
+        self.api = api
+
+    def matches(self, scope: asgi.Scope) -> tuple[Match, asgi.Scope]:
+        return max((route.matches(scope)[0] for route in self.api.routes), key=lambda match: match.value), {}
+
+    async def handle(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+        inner = dict(scope)  # in which the API is the app
+        await self.api(inner, receive, send)
+        scope["route"] = inner.get("route")
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
+        return self.api.url_path_for(name, **path_params)
+
+
+def load_app(settings: Settings) -> Starlette | None:
+    """The app that http.app names. Raises StartError."""
+    target = settings.http.app
+    if not target:
+        return None
+    source, _, variable = target.rpartition(":")
+    if not source or Path(source).suffix in JAVASCRIPT:
+        raise StartError(f"{settings.path}: http.app must be 'file.py:variable' or 'module:variable', not '{target}'")
+    app = import_object(f"http.app ({target})", source, variable, settings.path)
+    if not isinstance(app, Starlette):
+        raise StartError(f"http.app ({target}) is a {type(app).__name__}, not a Starlette or FastAPI application")
+    return app
+
+
+def around_api(app: Starlette, api: Starlette) -> Starlette:
+    """The user's app with the API behind it: its middleware runs for both, its routes go first."""
+    # FastAPI's documents go: ours include what they have, and need nothing from elsewhere
+    documents = {getattr(app, "openapi_url", None), getattr(app, "docs_url", None)} & {*META_PATHS}
+    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") not in documents]
+    app.router.routes.append(ApiRoute(api))
+    app.exception_handlers.setdefault(HTTPException, cast(Any, on_error))
+    return app
+
+
+# -- the whole --
+
+
+def _starlette(server: Server, routes: list[BaseRoute], **options: Any) -> Starlette:
     handled: list[type[Exception]] = [
         ApiError,
         HTTPException,
@@ -7137,16 +7521,26 @@ def create_app(server: Server, host: str = "127.0.0.1", studio: bool = False) ->
         ClientDisconnect,
         Exception,
     ]
-    app = Starlette(
-        routes=_routes(),
-        exception_handlers={kind: cast(Any, on_error) for kind in handled},
-        middleware=[
-            Middleware(Guard, host=host, allowed_hosts=server.settings.allowed_hosts, cors=cors),
-            Middleware(CORSMiddleware, **cors),
-        ],
-    )
+    app = Starlette(routes=routes, exception_handlers={kind: cast(Any, on_error) for kind in handled}, **options)
     app.state.server = server
     return app
+
+
+def create_app(server: Server, host: str = "127.0.0.1", studio: bool = False) -> asgi.ASGIApp:
+    """The ASGI application of a server that was started, from the inside out."""
+    http, cors = server.settings.http, cors_settings(server.settings, studio)
+    headers = Middleware(HeadersToConfigurable, patterns=http.configurable_headers)
+    app = _starlette(server, _routes(http), middleware=[headers] if http.configurable_headers.includes else [])
+    if server.app:
+        app = around_api(server.app, app)
+    if http.mount_prefix:
+        served = app
+        health: list[tuple[str, Handler]] = [("/ok", ok), ("/", ok), ("/metrics", metrics)]
+        outside = [Route(path, _endpoint(handler)) for path, handler in health if not http.disables(path)]
+        routes = [Mount(http.mount_prefix, served), *outside]
+        app = _starlette(server, routes, lifespan=lambda _: served.router.lifespan_context(served))
+    guarded_app = Guard(CORSMiddleware(app, **cors), host, http.allowed_hosts, cors)
+    return Metered(guarded_app, server.requests)
 
 
 def sync_system_assistants(conn: sqlite3.Connection, graphs: list[LoadedGraph]) -> None:
@@ -7180,20 +7574,22 @@ def sync_system_assistants(conn: sqlite3.Connection, graphs: list[LoadedGraph]) 
             Assistants(conn).delete(assistant_id)
 
 
-async def start_server(settings: Settings, db: Db, max_concurrency: int) -> Server:
+async def start_server(settings: Settings, db: Db, max_concurrency: int, address: str) -> Server:
     """Open the database, load the graphs, go on with what was left. Raises StartError."""
     await db.open()
     try:
         saver, store = Saver(db), Store(db)
         graphs = Graphs(settings, saver, store)
         graphs.load()
+        app = load_app(settings)
         await db.write(sync_system_assistants, graphs.all())
-        runner = Runner(db, graphs, saver, max_concurrency)
+        runner = Runner(db, graphs, saver, WebhookSender(db, settings, address), max_concurrency)
         await runner.start()
+        db.announce(f"{address}{settings.http.mount_prefix}")
     except BaseException:
         await db.close()
         raise
-    return Server(settings, db, saver, store, graphs, runner)
+    return Server(settings, db, saver, store, graphs, runner, app)
 
 
 async def stop_server(server: Server) -> None:
@@ -7241,10 +7637,10 @@ async def reload(server: Server, changed: list[str]) -> None:
         log.exception("%s changed, but the last good graphs stay", ", ".join(changed))
         return
     new, old = server.graphs.settings, server.settings
-    if (new.env, new.cors, new.allowed_hosts, new.webhooks) != (old.env, old.cors, old.allowed_hosts, old.webhooks):
-        log.warning("changes of env, http and webhooks take effect when the server starts again")
+    if (new.env, new.http, new.webhooks, new.ui) != (old.env, old.http, old.webhooks, old.ui):
+        log.warning("changes of env, http, ui and webhooks take effect when the server starts again")
     await server.db.write(sync_system_assistants, server.graphs.all())
-    log.info("%s changed: graphs reloaded", ", ".join(changed))
+    log.info("%s changed: graphs reloaded%s", ", ".join(changed), ", http.app not" if server.app else "")
 
 
 ########################################################################################################
@@ -7280,7 +7676,7 @@ def bind(host: str, port: int | None) -> socket.socket:
 def banner(server: Server, address: str, port: int | None, reload: bool) -> str:
     """What a person wants to know at the start."""
     lines = [f"devserver {__version__}", f"  API       {address}", f"  Docs      {address}/docs"]
-    if port is None and not address.endswith(f":{DEFAULT_PORT}"):
+    if port is None and f":{DEFAULT_PORT}" not in address:
         lines.append(f"            PORT {DEFAULT_PORT} IS TAKEN: point your clients at {address}")
     kept = "kept between starts" if server.db.persistent else "gone when the server stops"
     lines.append(f"  Database  {server.db.path} ({kept})")
@@ -7328,18 +7724,23 @@ async def serve(options: UpOptions) -> None:
         log.warning("%s: not served yet, ignored: %s", settings.path, ", ".join(settings.not_served))
     listener = bind(options.host, options.port)
     path = options.db or str(settings.path.parent / "devserver.db")
-    server = await start_server(settings, Db(path, options.full_sync), options.max_concurrency)
-    app = create_app(server, options.host, options.studio)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
-    http = _http_server(config, server)
     host = f"[{options.host}]" if ":" in options.host else options.host
     address = f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{listener.getsockname()[1]}"
+    server = await start_server(settings, Db(path, options.full_sync), options.max_concurrency, address)
+    app = create_app(server, options.host, options.studio)
+    lifespan: Literal["on", "off"] = "on" if server.app else "off"
+    http = _http_server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan=lifespan), server)
+    address += settings.http.mount_prefix
     click.echo(banner(server, address, options.port, options.reload))
     watcher = asyncio.ensure_future(reload_on_change(server)) if options.reload else None
     if options.open_browser:
         click.launch(f"{address}/docs")
     try:
-        await http.serve(sockets=[listener])
+        with contextlib.suppress(SystemExit):  # uvicorn's, after it has shown why there was no start
+            await http.serve(sockets=[listener])
+        if not http.started:
+            await server.runner.stop()
+            raise StartError("http.app failed to start: see above")
     finally:
         if watcher:
             watcher.cancel()
@@ -7397,6 +7798,94 @@ def up(verbose: bool, no_reload: bool, **options: Any) -> None:
         time.sleep(0.2)
         if any(thread.name.startswith(NODE_THREADS) and thread.is_alive() for thread in threading.enumerate()):
             os._exit(0)  # a node that still blocks its thread keeps nobody waiting
+
+
+@main.group()
+def cron() -> None:
+    """List crons, and fire them."""
+
+
+CRONS_AT_ONCE = 1000
+
+
+def cron_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say whose crons are meant."""
+    for option in (
+        click.option("--header", "headers", multiple=True, help="To send along: 'authorization: Bearer ...'"),
+        click.option("--url", help="Address of the server  [default: that of the one that has the database]"),
+        click.option("--db", help="Database file  [default: devserver.db beside langgraph.json]"),
+        click.option("--config", type=click.Path(path_type=Path), default=Path("langgraph.json"), show_default=True),
+    ):
+        command = option(command)
+    return command
+
+
+@cron.command("list")
+@cron_options
+def list_crons(config: Path, db: str | None, url: str | None, headers: Sequence[str]) -> None:
+    """List all crons: those of the running server, or else of the database file."""
+    path = db or str(config.parent / "devserver.db")
+    address = url or server_address(path)
+    found: list[JsonObject] = []
+    while True:
+        asked = CronSearch(limit=CRONS_AT_ONCE, offset=len(found))
+        page = post(f"{address}/runs/crons/search", headers, asked) if address else stored_crons(path, asked)
+        found += page
+        if len(page) < asked.limit:
+            break
+    for each in found:
+        click.echo(
+            f"{each['cron_id']}  {each['schedule']} ({each['timezone'] or 'UTC'})  "
+            f"{'next ' + each['next_run_date'] if each['enabled'] else 'disabled'}  assistant {each['assistant_id']}  "
+            f"{'thread ' + each['thread_id'] if each['thread_id'] else 'new threads'}"
+        )
+
+
+@cron.command("fire")
+@click.argument("cron_id")
+@cron_options
+def fire_now(cron_id: str, config: Path, db: str | None, url: str | None, headers: Sequence[str]) -> None:
+    """Make the run of a cron now. Its server must be running."""
+    path = db or str(config.parent / "devserver.db")
+    address = url or server_address(path)
+    if not address:
+        raise click.ClickException(f"no running server has {path}. Start it, or name one with --url.")
+    run = post(f"{address}/runs/crons/{cron_id}/fire", headers)
+    click.echo(f"run {run['run_id']} on thread {run['thread_id']}")
+
+
+def post(url: str, headers: Sequence[str], body: Body | None = None) -> Any:
+    """What a server answers. Raises ClickException with its refusal."""
+    import httpx
+
+    try:
+        sent = {name.strip(): value.strip() for name, _, value in (header.partition(":") for header in headers)}
+        answer = httpx.post(url, json=body.model_dump() if body else {}, headers=sent, timeout=30, trust_env=False)
+        answer.raise_for_status()
+        return answer.json()
+    except httpx.HTTPStatusError:
+        raise click.ClickException(f"{url} answered {answer.status_code}: {answer.text}") from None
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        raise click.ClickException(f"{url} cannot be reached: {error}") from None
+
+
+def stored_crons(path: str, asked: CronSearch) -> list[JsonObject]:
+    """Crons from a database that no server has."""
+
+    async def read() -> list[JsonObject]:
+        db = Db(path)
+        await db.open()
+        try:
+            return [cron.to_dict() for cron in (await db.read(lambda conn: Crons(conn).search(asked))).rows]
+        finally:
+            await db.close()
+
+    if not Path(path).is_file():
+        raise click.ClickException(f"there is no database {path}. Name one with --db, or a server with --url.")
+    try:
+        return asyncio.run(read())
+    except StartError as error:
+        raise click.ClickException(str(error)) from None
 
 
 if __name__ == "__main__":
