@@ -2078,12 +2078,12 @@ class Cron:
         return self.end_time is not None and at > parse_moment(self.end_time)
 
 
-def parse_moment(text: str) -> datetime.datetime:
+def parse_moment(text: str, what: str = "end_time") -> datetime.datetime:
     """Raises Invalid for what is no ISO 8601 moment; without a zone it is UTC."""
     try:
         at = datetime.datetime.fromisoformat(text)
     except ValueError:
-        raise Invalid(f"end_time: '{text}' is not an ISO 8601 date and time") from None
+        raise Invalid(f"{what}: '{text}' is not an ISO 8601 date and time") from None
     return at if at.tzinfo else at.replace(tzinfo=datetime.UTC)
 
 
@@ -6777,12 +6777,22 @@ async def delete_mcp(server: Server, request: Request) -> Response:
     return empty(404)
 
 
-# -- the Agent2Agent protocol: every assistant is an agent, a task is a run --
+# -- the Agent2Agent protocol: every assistant is an agent; a task is a run, with those that answer its questions --
 
 A2A_PAGE = 100
-A2A_SCOPES = ("context", "task")
-A2A_SCOPE_HEADER = "LangGraph-A2A-History-Scope"
+A2A_SCOPE_HEADER, A2A_SCOPES = "LangGraph-A2A-History-Scope", ("context", "task")
 FINAL_STATES = ("completed", "failed", "canceled")
+FILE_WORDS = {"bytes": "raw", "uri": "url", "name": "filename", "mimeType": "mediaType"}  # in versions 0.3 and 1.0
+# fmt: off
+HISTORY_EXTENSION = {
+    "uri": "https://langchain.com/a2a/extensions/history-scope/v1", "required": False,
+    "description": "Choose task-only or full-context response history",
+    "params": {
+        "header": A2A_SCOPE_HEADER, "values": list(A2A_SCOPES), "default": A2A_SCOPES[0],
+        "methods": ["SendMessage", "GetTask", "ListTasks"],
+    },
+}
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -6813,14 +6823,191 @@ class AgentCall:
         answer = {"jsonrpc": "2.0", "id": self.rpc_id, name: value}
         return sse_frame(Event((0, 0), "message", to_json(answer)), False)
 
-    def text(self, name: str, required: bool = False) -> str | None:
-        """A parameter that is a text. Raises RpcError."""
-        value = self.params.get(name)
-        if value is None and required:
-            raise RpcError(-32602, f"Missing required parameter: {name} (task_id)")
-        if value is not None and not isinstance(value, str):
-            raise RpcError(-32602, f"{name} must be a string")
-        return value
+    def text(self, name: str) -> str:
+        """A parameter that is a text, empty if it is not given. Raises RpcError."""
+        value = self.params.get(name) or ""
+        rpc_check(isinstance(value, str), f"{name} must be a string")
+        return str(value)
+
+    def task_id(self) -> str:
+        rpc_check(name := self.text("id"), "Missing required parameter: id (task_id)")
+        return name
+
+    def length(self, options: JsonObject) -> int | None:
+        """How many messages of a task's history to show, and of the scope to show them in. Raises RpcError."""
+        length: int | None = options.get("historyLength")
+        is_count = isinstance(length, int) and not isinstance(length, bool) and length >= 0
+        rpc_check(length is None or is_count, "historyLength must be a non-negative integer")
+        rpc_check(self.scope() in A2A_SCOPES, f"{A2A_SCOPE_HEADER} must be one of {A2A_SCOPES}")
+        return length
+
+    def scope(self) -> str:
+        return self.request.headers.get(A2A_SCOPE_HEADER, A2A_SCOPES[0])
+
+
+def rpc_check(condition: Any, problem: str, code: int = -32602) -> None:
+    """Raises RpcError unless the condition holds."""
+    if not condition:
+        raise RpcError(code, problem)
+
+
+def rpc_error(error: RpcError | ApiError) -> JsonObject:
+    return error.value() if isinstance(error, RpcError) else RpcError(-32602, error.detail).value()
+
+
+async def call_agent(server: Server, request: Request) -> Response:
+    """The Agent2Agent protocol: a JSON-RPC call of one of an agent's methods."""
+    types_ = needs_extra("a2a", "a2a.compat.v0_3.types")
+    rpc_id = None
+    try:
+        message = await _rpc_message(request)
+        rpc_id = message.get("id")
+        if "result" in message and "method" not in message:
+            return empty(202)
+        method, params = _rpc_method(message), message.get("params", {})
+        wanted = "text/event-stream" if method in STREAMING_METHODS else "application/json"
+        accept = request.headers.get("accept") or "*/*"
+        if not any(each in accept for each in (wanted, f"{wanted.partition('/')[0]}/*", "*/*")):
+            return reply({"error": f"Accept header must include {wanted}"}, 400)
+        rpc_check(isinstance(params, dict), "Invalid params: must be an object")
+        assistant = await find_agent(server, request.path_params["assistant_id"])
+        modern = "/" not in message["method"]
+        result = await method(AgentCall(server, request, types_, assistant, message["id"], params, modern))
+    except (RpcError, ApiError) as error:
+        return reply({"jsonrpc": "2.0", "id": rpc_id, "error": rpc_error(error)})
+    return result if isinstance(result, Response) else reply({"jsonrpc": "2.0", "id": rpc_id, "result": result})
+
+
+async def _rpc_message(request: Request) -> JsonObject:
+    """A JSON-RPC message; its id, if it has any, is one. Raises RpcError."""
+    try:
+        message = await read_json(request)
+    except Invalid as error:
+        raise RpcError(-32700, error.detail) from None
+    rpc_check(isinstance(message, dict), "Invalid request: must be an object", -32600)
+    rpc_id = message.get("id")
+    is_id = isinstance(rpc_id, str | int) and not isinstance(rpc_id, bool)
+    rpc_check(is_id, "Invalid request: id must be a string or an integer", -32600)
+    return cast(JsonObject, message)
+
+
+def _rpc_method(message: JsonObject) -> AgentMethod:
+    rpc_check(message.get("jsonrpc") == "2.0", "Invalid request: jsonrpc must be '2.0'", -32600)
+    name = message.get("method")
+    rpc_check(name and isinstance(name, str), "Invalid request: method must be a string", -32600)
+    rpc_check("pushnotificationconfig" not in str(name).lower(), "Push notifications are not supported", -32003)
+    rpc_check(name in AGENT_METHODS, f"Method not found: {name}", -32601)
+    return AGENT_METHODS[str(name)]
+
+
+async def find_agent(server: Server, assistant_id: str) -> Assistant:
+    try:
+        return await find_assistant(server, to_uuid(assistant_id, "assistant"))
+    except (Invalid, NotFound):
+        raise RpcError(-32602, f"Assistant not found: '{assistant_id}'") from None
+
+
+# what a client says
+
+
+def sent_message(call: AgentCall) -> Any:
+    """The message of a call, checked. Raises RpcError."""
+    raw = call.params.get("message")
+    rpc_check(isinstance(raw, dict), "Missing or invalid 'message' in params")
+    raw = cast(JsonObject, raw)
+    parts = raw.get("parts", [])
+    rpc_check(isinstance(parts, list), "Invalid params: 'parts' must be an array")
+    rpc_check(parts, "Message must contain at least one part")
+    for name in ("messageId", "role"):
+        rpc_check(raw.get(name), f"Missing required '{name}' in message")
+    for name in ("contextId", "taskId"):
+        rpc_check(isinstance(raw.get(name) or "", str), f"{name} must be a string")
+    role = str(raw["role"]).removeprefix("ROLE_").lower()
+    raw = {**raw, "role": role, "parts": [_sent_part(part) for part in parts]}
+    try:
+        return call.types.Message.model_validate(raw)
+    except ValidationError as error:
+        raise RpcError(-32602, f"Invalid message: {_validation_detail(error, raw)}") from None
+
+
+def _sent_part(part: Any) -> JsonObject:
+    """A part that a client sent, of either version, in the form of 0.3. Raises RpcError if it is of no known kind."""
+    given = part if isinstance(part, dict) else {}
+    if "kind" not in given and ("raw" in given or "url" in given):
+        return {"kind": "file", "file": {old: given[new] for old, new in FILE_WORDS.items() if new in given}}
+    kind = given.get("kind") or next((kind for kind in ("text", "data") if kind in given), None)
+    known = "Unsupported part type. A2A agents support 'text', 'data', and 'file' parts only."
+    rpc_check(kind in ("text", "data", "file"), known, -32005)
+    return {**given, "kind": kind}
+
+
+def read_parts(message: Any) -> tuple[JsonObject, str | list[JsonObject] | None]:
+    """What a message brings for a graph: its data parts as one object, and its texts and files as the content of
+    a message of the conversation, if there are any."""
+    data: JsonObject = {}
+    blocks = []
+    for part in (part.root for part in message.parts):
+        if part.kind == "data":
+            data |= part.data
+        else:
+            blocks.append({"type": "text", "text": part.text} if part.kind == "text" else _file_block(part.file))
+    if blocks and all(block["type"] == "text" for block in blocks):
+        return data, "\n".join(block["text"] for block in blocks)
+    return data, blocks or None
+
+
+def _file_block(file: Any) -> JsonObject:
+    """A file as a content block of LangChain's messages."""
+    kind = (file.mime_type or "").partition("/")[0]
+    source = {"base64": file.bytes} if hasattr(file, "bytes") else {"url": file.uri}
+    mime_type = {"mime_type": file.mime_type} if file.mime_type else {}
+    name = {"extras": {"filename": file.name}} if file.name else {}
+    return {"type": kind if kind in ("image", "audio", "video") else "file", **source, **mime_type, **name}
+
+
+def graph_input(message: Any, task_id: str) -> JsonObject:
+    """The data parts merged, and what is text or file as one more message."""
+    data, content = read_parts(message)
+    if content is None:
+        return data
+    known = data.get("messages", [])
+    new = {
+        "role": "human" if message.role == "user" else "ai",
+        "content": content,
+        "id": message.message_id,
+        "additional_kwargs": {"a2a": {"task_start_id": task_id}},
+    }
+    return {**data, "messages": [*(known if isinstance(known, list) else [known]), new]}
+
+
+def task_answer(message: Any, task_id: str, asked: list[str]) -> JsonObject:
+    """The command that answers a task's questions (their ids): with `resume` of the data, or the text, or all the
+    data; what is left changes the state. Raises RpcError if it can't be told which question is answered."""
+    data, content = read_parts(message)
+    update: JsonObject = {}
+    if "resume" in data:
+        update = graph_input(message, task_id)
+        resume = update.pop("resume")
+    elif content is not None:
+        resume, update = content, data
+    else:
+        resume = data
+    is_told = len(asked) < 2 or (isinstance(resume, dict) and resume and set(resume) <= set(asked))
+    rpc_check(is_told, f"Several inputs are required: send {{'resume': {{id: answer}}}} with ids of {asked}")
+    return {"resume": resume, "update": update} if update else {"resume": resume}
+
+
+async def check_takes_messages(call: AgentCall) -> None:
+    fields = list((await input_schema(call.server, call.assistant)).get("properties", {}))
+    rpc_check(
+        "messages" in fields,
+        f"Assistant '{call.assistant.assistant_id}' (graph '{call.assistant.graph_id}') does not support A2A "
+        "conversational messages. Graph input schema must include a 'messages' field to accept text or file "
+        f"parts. Available input fields: {fields}",
+    )
+
+
+# what an agent shows
 
 
 def modern_words(value: JsonObject) -> JsonObject:
@@ -6833,223 +7020,15 @@ def modern_words(value: JsonObject) -> JsonObject:
     for message in messages:
         message["role"] = f"ROLE_{message['role'].upper()}"
     for each in (*messages, *artifacts):
-        each["parts"] = [_modern_part(part) for part in each["parts"]]
+        each["parts"] = [
+            {FILE_WORDS[key]: value for key, value in part["file"].items()} if part["kind"] == "file" else part
+            for part in each["parts"]
+        ]
     return value
 
 
-_FILE_WORDS = {"bytes": "raw", "uri": "url", "name": "filename", "mimeType": "mediaType"}
-
-
-def _modern_part(part: JsonObject) -> JsonObject:
-    return {_FILE_WORDS[key]: value for key, value in part["file"].items()} if part["kind"] == "file" else part
-
-
-def _part_of_0_3(part: Any) -> JsonObject:
-    """A part of a message that a client sent, in either version. Raises RpcError if it is of no known kind."""
-    if isinstance(part, dict):
-        if "kind" not in part and ("raw" in part or "url" in part):
-            return {"kind": "file", "file": {old: part[new] for old, new in _FILE_WORDS.items() if new in part}}
-        kind = part.get("kind") or ("text" if "text" in part else "data" if "data" in part else None)
-        if kind in ("text", "data", "file"):
-            return {**part, "kind": kind}
-    raise RpcError(-32005, "Unsupported part type. A2A agents support 'text', 'data', and 'file' parts only.")
-
-
-async def call_agent(server: Server, request: Request) -> Response:
-    """The Agent2Agent protocol: a JSON-RPC call of one of an agent's methods."""
-    types_ = needs_extra("a2a", "a2a.compat.v0_3.types")
-    rpc_id = None
-    try:
-        message = await _rpc_message(request)
-        rpc_id = _rpc_id(message)
-        if "result" in message and "method" not in message:
-            return empty(202)
-        method, modern = _rpc_method(message)
-        wanted = "text/event-stream" if method in STREAMING_METHODS else "application/json"
-        if not _accepts(request, wanted):
-            return reply({"error": f"Accept header must include {wanted}"}, 400)
-        params = message.get("params", {})
-        if not isinstance(params, dict):
-            raise RpcError(-32602, "Invalid params: must be an object")
-        assistant = await find_agent(server, request.path_params["assistant_id"])
-        result = await method(AgentCall(server, request, types_, assistant, message["id"], params, modern))
-    except RpcError as error:
-        return reply({"jsonrpc": "2.0", "id": rpc_id, "error": error.value()})
-    return result if isinstance(result, Response) else reply({"jsonrpc": "2.0", "id": rpc_id, "result": result})
-
-
-async def _rpc_message(request: Request) -> JsonObject:
-    try:
-        message = await read_json(request)
-    except Invalid as error:
-        raise RpcError(-32700, error.detail) from None
-    if not isinstance(message, dict):
-        raise RpcError(-32600, "Invalid request: must be an object")
-    return message
-
-
-def _rpc_id(message: JsonObject) -> str | int | None:
-    rpc_id = message.get("id")
-    return rpc_id if isinstance(rpc_id, str | int) and not isinstance(rpc_id, bool) else None
-
-
-def _rpc_method(message: JsonObject) -> tuple[AgentMethod, bool]:
-    """The method that is called, and whether by its name of version 1.0. Raises RpcError."""
-    if message.get("jsonrpc") != "2.0":
-        raise RpcError(-32600, "Invalid request: jsonrpc must be '2.0'")
-    if _rpc_id(message) is None:
-        raise RpcError(-32600, "Invalid request: id must be a string or an integer")
-    name = message.get("method")
-    if not isinstance(name, str) or not name:
-        raise RpcError(-32600, "Invalid request: method must be a string")
-    if "pushnotificationconfig" in name.lower():
-        raise RpcError(-32003, "Push notifications are not supported")
-    if name not in AGENT_METHODS:
-        raise RpcError(-32601, f"Method not found: {name}")
-    return AGENT_METHODS[name], "/" not in name
-
-
-def _accepts(request: Request, media: str) -> bool:
-    accept = request.headers.get("accept") or "*/*"
-    return any(each in accept for each in (media, f"{media.partition('/')[0]}/*", "*/*"))
-
-
-async def find_agent(server: Server, assistant_id: str) -> Assistant:
-    try:
-        return await find_assistant(server, to_uuid(assistant_id, "assistant"))
-    except (Invalid, NotFound):
-        raise RpcError(-32602, f"Assistant not found: '{assistant_id}'") from None
-
-
-async def agent_schema(server: Server, assistant: Assistant) -> JsonObject:
-    """The JSON schema of what an agent takes. Raises RpcError if its graph is gone."""
-    try:
-        return await input_schema(server, assistant)
-    except NotFound as error:
-        raise RpcError(-32602, error.detail) from None
-
-
-# what a client says
-
-
-class Said(NamedTuple):
-    """What a message brings for a graph: its data parts as one object, and its texts and files as the content of
-    a message of the conversation, if there are any."""
-
-    data: JsonObject
-    content: str | list[JsonObject] | None
-
-
-def sent_message(call: AgentCall) -> Any:
-    """The message of a call, checked. Raises RpcError."""
-    raw = call.params.get("message")
-    if not isinstance(raw, dict):
-        raise RpcError(-32602, "Missing or invalid 'message' in params")
-    parts = raw.get("parts") or []
-    if not isinstance(parts, list):
-        raise RpcError(-32602, "Invalid params: 'parts' must be an array")
-    if not parts:
-        raise RpcError(-32602, "Message must contain at least one part")
-    for name in ("messageId", "role"):
-        if not raw.get(name):
-            raise RpcError(-32602, f"Missing required '{name}' in message")
-    for name in ("contextId", "taskId"):
-        if not isinstance(raw.get(name) or "", str):
-            raise RpcError(-32602, f"{name} must be a string")
-    role = str(raw["role"]).removeprefix("ROLE_").lower()
-    raw = {**raw, "role": role, "parts": [_part_of_0_3(part) for part in parts]}
-    try:
-        return call.types.Message.model_validate(raw)
-    except ValidationError as error:
-        raise RpcError(-32602, f"Invalid message: {_validation_detail(error, raw)}") from None
-
-
-def read_parts(message: Any) -> Said:
-    data: JsonObject = {}
-    blocks = []
-    for part in (part.root for part in message.parts):
-        if part.kind == "data":
-            data |= part.data
-        else:
-            blocks.append({"type": "text", "text": part.text} if part.kind == "text" else _file_block(part.file))
-    if all(block["type"] == "text" for block in blocks):
-        return Said(data, "\n".join(block["text"] for block in blocks) if blocks else None)
-    return Said(data, blocks)
-
-
-def _file_block(file: Any) -> JsonObject:
-    """A file as a content block of LangChain's messages."""
-    kind = (file.mime_type or "").partition("/")[0]
-    block = {
-        "type": kind if kind in ("image", "audio", "video") else "file",
-        "base64": getattr(file, "bytes", None),
-        "url": getattr(file, "uri", None),
-        "mime_type": file.mime_type,
-        "extras": {"filename": file.name} if file.name else None,
-    }
-    return {key: value for key, value in block.items() if value is not None}
-
-
-def graph_input(message: Any, said: Said, task_id: str) -> JsonObject:
-    """The data parts merged, and what is text or file as one more message."""
-    if said.content is None:
-        return said.data
-    known = said.data.get("messages", [])
-    new = {
-        "role": "human" if message.role == "user" else "ai",
-        "content": said.content,
-        "id": message.message_id,
-        "additional_kwargs": {"a2a": {"task_start_id": task_id}},
-    }
-    return {**said.data, "messages": [*(known if isinstance(known, list) else [known]), new]}
-
-
-def task_answer(message: Any, said: Said, task_id: str, asked: list[str]) -> JsonObject:
-    """The command that answers a task's questions (their ids): with `resume` of the data, or the text, or all the
-    data; what is left changes the state. Raises RpcError if it can't be told which question is answered."""
-    update: JsonObject = {}
-    if "resume" in said.data:
-        update = graph_input(message, said, task_id)
-        resume = update.pop("resume")
-    elif said.content is not None:
-        resume, update = said.content, said.data
-    else:
-        resume = said.data
-    if len(asked) > 1 and not (isinstance(resume, dict) and resume and set(resume) <= set(asked)):
-        raise RpcError(-32602, f"Several inputs are required: send {{'resume': {{id: answer}}}} with ids of {asked}")
-    return {"resume": resume, "update": update} if update else {"resume": resume}
-
-
-async def check_takes_messages(call: AgentCall) -> None:
-    fields = list((await agent_schema(call.server, call.assistant)).get("properties", {}))
-    if "messages" not in fields:
-        raise RpcError(
-            -32602,
-            f"Assistant '{call.assistant.assistant_id}' (graph '{call.assistant.graph_id}') does not support A2A "
-            "conversational messages. Graph input schema must include a 'messages' field to accept text or file "
-            f"parts. Available input fields: {fields}",
-        )
-
-
-# what a task shows
-
-
-def history_length(options: JsonObject) -> int | None:
-    length = options.get("historyLength")
-    if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 0):
-        raise RpcError(-32602, "historyLength must be a non-negative integer")
-    return length
-
-
-def history_scope(call: AgentCall) -> str:
-    scope = call.request.headers.get(A2A_SCOPE_HEADER, A2A_SCOPES[0])
-    if scope not in A2A_SCOPES:
-        raise RpcError(-32602, f"{A2A_SCOPE_HEADER} must be one of {A2A_SCOPES}")
-    return scope
-
-
 def message_parts(message: JsonObject) -> list[JsonObject]:
-    """What a message of a conversation holds, as A2A parts: its texts and files, or a tool's result."""
+    """What a message of a thread holds, as A2A parts: its texts and files, or a tool's result."""
     content = message.get("content")
     if message.get("type") == "tool":
         result = {key: message.get(key) for key in ("content", "name", "status")}
@@ -7059,16 +7038,14 @@ def message_parts(message: JsonObject) -> list[JsonObject]:
 
 
 def _block_part(block: Any) -> JsonObject | None:
-    if isinstance(block, str):
-        block = {"type": "text", "text": block}
-    if not isinstance(block, dict):
+    text = block.get("text") if isinstance(block, dict) else block
+    if isinstance(text, str):
+        return {"kind": "text", "text": text} if text else None
+    if not isinstance(block, dict) or not (block.get("base64") or block.get("url")):
         return None
-    if block.get("type") == "text":
-        return {"kind": "text", "text": block["text"]} if block.get("text") else None
     name = (block.get("extras") or {}).get("filename")
     file = {"bytes": block.get("base64"), "uri": block.get("url"), "mimeType": block.get("mime_type"), "name": name}
-    file = {key: value for key, value in file.items() if value is not None}
-    return {"kind": "file", "file": file} if "bytes" in file or "uri" in file else None
+    return {"kind": "file", "file": {key: value for key, value in file.items() if value is not None}}
 
 
 def conversation(types_: Any, thread: Thread) -> list[Any]:
@@ -7076,23 +7053,16 @@ def conversation(types_: Any, thread: Thread) -> list[Any]:
     said, task_id = [], None
     messages = thread.values.get("messages") if isinstance(thread.values, dict) else None
     for number, message in enumerate(messages if isinstance(messages, list) else ()):
-        kind = str(message.get("type")).lower() if isinstance(message, dict) else "system"
-        if kind.startswith("system"):
-            continue
-        marks = (message.get("additional_kwargs") or {}).get("a2a")
-        start = marks.get("task_start_id") if isinstance(marks, dict) else None
-        if start or kind.startswith("human"):
-            task_id = f"{thread.thread_id}:{start}" if start else None
-        if parts := message_parts(message):
-            said.append(
-                types_.Message(
-                    message_id=message.get("id") or f"{thread.thread_id}:{number}",
-                    role="user" if kind.startswith("human") else "agent",
-                    parts=parts,
-                    context_id=thread.thread_id,
-                    task_id=task_id,
-                )
-            )
+        with contextlib.suppress(AttributeError, TypeError, ValidationError):  # it is no message
+            is_user = message["type"].lower().startswith("human")
+            marks = (message.get("additional_kwargs") or {}).get("a2a")
+            start = marks.get("task_start_id") if isinstance(marks, dict) else None
+            if start or is_user:
+                task_id = f"{thread.thread_id}:{start}" if start else None
+            ids = {"message_id": message.get("id") or str(number), "context_id": thread.thread_id, "task_id": task_id}
+            parts = message_parts(message)
+            if parts and message["type"] != "system":
+                said.append(types_.Message(role="user" if is_user else "agent", parts=parts, **ids))
     return said
 
 
@@ -7101,26 +7071,26 @@ def task_ids(run: Run) -> JsonObject:
     return {"context_id": run.thread_id, "task_id": f"{run.thread_id}:{run.task_id}"}
 
 
-def agent_message(call: AgentCall, run: Run, parts: list[Any]) -> Any:
-    return call.types.Message(message_id=str(uuid.uuid4()), role="agent", parts=parts, **task_ids(run))
+def task_status(call: AgentCall, run: Run, state: str, parts: list[Any], timestamp: str) -> Any:
+    """A status, with what the agent has to say."""
+    message = call.types.Message(message_id=str(uuid.uuid4()), role="agent", parts=parts, **task_ids(run))
+    return call.types.TaskStatus(state=state, message=message if parts else None, timestamp=timestamp)
 
 
-def task_status(call: AgentCall, task: Task, thread: Thread, note: str | None = None) -> Any:
-    """A task's status; a failure says what has failed, anything else has the note, if any."""
+def present_status(call: AgentCall, task: Task, thread: Thread, note: str = "") -> Any:
+    """A task's status; a failure says what has failed, anything else has the note."""
     if task.state == "failed":
-        note = "Error executing assistant"
-        if task.latest and thread.error:
-            note = f"{note}: {failure_text(thread.error)}"
-    message = agent_message(call, task.run, [{"kind": "text", "text": note}]) if note else None
-    return call.types.TaskStatus(state=task.state, message=message, timestamp=task.run.updated_at)
+        error = thread.error if task.latest else None
+        note = f"Error executing assistant{': ' + failure_text(error) if error else ''}"
+    parts = [{"kind": "text", "text": note}] if note else []
+    return task_status(call, task.run, task.state, parts, task.run.updated_at)
 
 
 def task_artifacts(call: AgentCall, task: Task, thread: Thread) -> list[Any]:
     """What a task has come to: the questions that wait for an answer, or the agent's last message, or else its
     graph's values, if no later run has changed them."""
-    parts: list[Any] = []
+    name, description, parts = "Interrupt", "Agent requires input to continue", []
     if task.state == "input-required":
-        name, description = "Interrupt", "Agent requires input to continue"
         parts = [{"kind": "data", "data": question} for question in questions(thread)]
     elif task.state == "completed":
         name, description = "Assistant Response", f"Response from assistant {call.assistant.assistant_id}"
@@ -7130,80 +7100,74 @@ def task_artifacts(call: AgentCall, task: Task, thread: Thread) -> list[Any]:
                 parts = said.parts
         if task.latest and not parts:
             parts = [{"kind": "text", "text": repr(thread.values)}]
-    if not parts:
-        return []
     artifact_id = str(uuid.uuid5(uuid.UUID(task.run.run_id), "artifact"))
-    return [call.types.Artifact(artifact_id=artifact_id, name=name, description=description, parts=parts)]
+    made = call.types.Artifact(artifact_id=artifact_id, name=name, description=description, parts=parts)
+    return [made] if parts else []
 
 
 def questions(thread: Thread) -> list[JsonObject]:
     return [question for asked in (thread.interrupts or {}).values() for question in asked]
 
 
-def show_task(call: AgentCall, task: Task, thread: Thread, length: int | None, note: str | None = None) -> Any:
-    """A task with its artifacts and the last `length` messages of its history."""
-    ids = task_ids(task.run)
-    history = conversation(call.types, thread)
-    if history_scope(call) == "task":
-        history = [message for message in history if message.task_id == ids["task_id"]]
-    return call.types.Task(
-        id=ids["task_id"],
-        context_id=ids["context_id"],
-        status=task_status(call, task, thread, note),
-        history=None if length == 0 else history[-(length or 0) :],
-        artifacts=task_artifacts(call, task, thread) or None,
-    )
+def shown_task(call: AgentCall, run: Run, status: Any, history: list[Any], length: int | None, **more: Any) -> Any:
+    """A task with the last `length` messages of its history."""
+    ids = task_ids(run)
+    kept = None if length == 0 else history[-(length or 0) :]
+    return call.types.Task(id=ids["task_id"], context_id=ids["context_id"], status=status, history=kept, **more)
 
 
-# its methods
+def present_task(call: AgentCall, task: Task, thread: Thread, length: int | None, note: str = "") -> Any:
+    """A task as it is, with its artifacts, and the history of its context or of it alone."""
+    history, task_id = conversation(call.types, thread), task_ids(task.run)["task_id"]
+    if call.scope() == "task":
+        history = [message for message in history if message.task_id == task_id]
+    artifacts = task_artifacts(call, task, thread) or None
+    return shown_task(call, task.run, present_status(call, task, thread, note), history, length, artifacts=artifacts)
+
+
+# the methods
 
 
 class Started(NamedTuple):
-    """A run that was made for a task, and its log."""
+    """A run that goes on for a task, and its log."""
 
     run: Run
     run_log: RunLog
 
 
-async def find_task(call: AgentCall, name: str, context: str | None, shown: str = "") -> tuple[Task, Thread]:
+async def find_task(call: AgentCall, name: str, context: str | None, where: str = "") -> tuple[Task, Thread]:
     """A task of the agent by `THREAD:RUN`, or by the run's id and its context. Raises RpcError."""
     thread_id, _, task_id = name.rpartition(":")
     call.request.path_params["thread_id"] = thread_id or context or ""  # where find_thread looks for it
-    try:
-        thread = await find_thread(call.server, call.request)
-        wanted = (thread.thread_id, to_uuid(task_id, "run"))
-        in_context = not context or to_uuid(context, "thread") == thread.thread_id
-    except (Invalid, NotFound):
-        in_context = False
-    task = call.server.db.look(lambda conn: Tasks(conn).get(*wanted)) if in_context else None
+    task = None
+    with contextlib.suppress(Invalid, NotFound):
+        thread, task_id = await find_thread(call.server, call.request), to_uuid(task_id, "run")
+        if not context or to_uuid(context, "thread") == thread.thread_id:
+            task = call.server.db.look(lambda conn: Tasks(conn).get(thread.thread_id, task_id))
     if task is None or task.run.assistant_id != call.assistant.assistant_id:
-        raise RpcError(-32001, f"Task not found: {name}{shown}")
+        raise RpcError(-32001, f"Task not found: {name}{where}")
     return task, thread
 
 
-async def start_task(call: AgentCall, message: Any, follower: Follower | None, modes: list[str]) -> Started:
+async def start_task(call: AgentCall, message: Any, modes: list[str], follower: Follower | None = None) -> Started:
     """Start a run for a message: of a new task, or of the one that the message names. Raises RpcError."""
-    server, said = call.server, read_parts(message)
-    if said.content is not None:
+    server, run_id = call.server, new_id()
+    thread_id, task_id, command = message.context_id or new_id(), run_id, None
+    if read_parts(message)[1] is not None:
         await check_takes_messages(call)
-    run_id = new_id()
-    thread_id, task_id, asked = message.context_id or new_id(), run_id, None
     if message.task_id:
         task, thread = await find_task(call, message.task_id, message.context_id)
-        if task.state in FINAL_STATES:
-            raise RpcError(-32004, "A terminal task cannot accept another message")
+        rpc_check(task.state not in FINAL_STATES, "A terminal task cannot accept another message", -32004)
         thread_id, task_id = thread.thread_id, str(task.run.task_id)
-        asked = [each["id"] for each in questions(thread)] if task.state == "input-required" else None
+        if task.state == "input-required":
+            command = task_answer(message, task_id, [each["id"] for each in questions(thread)])
     body = {
         "assistant_id": call.assistant.assistant_id,
         "metadata": {"a2a": {"task_start_id": task_id}},
         "if_not_exists": "create",
         "stream_mode": modes,
+        **({"command": command} if command else {"input": graph_input(message, task_id)}),
     }
-    if asked is None:
-        body["input"] = graph_input(message, said, task_id)
-    else:
-        body["command"] = task_answer(message, said, task_id, asked)
     try:
         new = await new_run(server, str(uuid.UUID(thread_id)), validate(RunCreateStateful, body))
         created, run_log = await server.runner.make_followed(replace(new, run_id=run_id, task_id=task_id), follower)
@@ -7229,49 +7193,38 @@ async def ended_task(call: AgentCall, started: Started) -> tuple[Task, Thread]:
 def message_options(call: AgentCall) -> JsonObject:
     """How a message is to be answered. Raises RpcError for what can't be."""
     options = call.params.get("configuration") or {}
-    if not isinstance(options, dict):
-        raise RpcError(-32602, "configuration must be an object")
-    if options.get("pushNotificationConfig") or options.get("taskPushNotificationConfig"):
-        raise RpcError(-32003, "Push notifications are not supported")
-    history_length(options)
-    history_scope(call)
-    return options
+    rpc_check(isinstance(options, dict), "configuration must be an object")
+    pushes = options.get("pushNotificationConfig") or options.get("taskPushNotificationConfig")
+    rpc_check(not pushes, "Push notifications are not supported", -32003)
+    return cast(JsonObject, options)
 
 
 def submitted(call: AgentCall, message: Any, started: Started, length: int | None) -> Any:
     """A task that has just begun, with the message that began it."""
-    ids = task_ids(started.run)
-    return call.types.Task(
-        id=ids["task_id"],
-        context_id=ids["context_id"],
-        status=call.types.TaskStatus(state="submitted", timestamp=started.run.updated_at),
-        history=None if length == 0 else [message.model_copy(update=ids)],
-    )
+    status = task_status(call, started.run, "submitted", [], started.run.updated_at)
+    return shown_task(call, started.run, status, [message.model_copy(update=task_ids(started.run))], length)
 
 
 async def send_message(call: AgentCall) -> JsonObject:
     options = message_options(call)
-    message = sent_message(call)
-    length = history_length(options)
-    started = await start_task(call, message, None, ["values"])
+    length, message = call.length(options), sent_message(call)
+    started = await start_task(call, message, ["values"])
     if options.get("blocking") is False or options.get("returnImmediately") is True:
         return call.wrapped(submitted(call, message, started, length))
     async for _ in started.run_log.wait_closed():
         pass
-    return call.wrapped(show_task(call, *await ended_task(call, started), length))
+    return call.wrapped(present_task(call, *await ended_task(call, started), length))
 
 
 async def stream_message(call: AgentCall) -> Response:
-    options = message_options(call)
-    message, follower = sent_message(call), Follower()
-    started = await start_task(call, message, follower, ["values", "messages"])
-    first = submitted(call, message, started, history_length(options))
-    return task_stream(call, first, started, follower)
+    length, message, follower = call.length(message_options(call)), sent_message(call), Follower()
+    started = await start_task(call, message, ["values", "messages"], follower)
+    return task_stream(call, submitted(call, message, started, length), started, follower)
 
 
 async def resubscribe_task(call: AgentCall) -> Response:
-    task, thread = await find_task(call, str(call.text("id", required=True)), call.text("contextId"))
-    first, follower = show_task(call, task, thread, None), Follower()
+    task, thread = await find_task(call, call.task_id(), call.text("contextId"))
+    first, follower = present_task(call, task, thread, call.length({})), Follower()
     run_log = await live_log(call.server, task.run, follower, None)
     if run_log is None:
         raise RpcError(-32004, f"There is nothing to follow: the task is {task.state}")
@@ -7285,17 +7238,20 @@ def task_stream(call: AgentCall, first: Any, started: Started, follower: Followe
 
 async def task_frames(call: AgentCall, first: Any, started: Started, follower: Follower) -> AsyncIterator[list[bytes]]:
     """A task's updates while its run goes on, in batches of events; the last one says how it ended."""
-    yield [call.frame("result", call.wrapped(first))]
+    types_, ids, run = call.types, task_ids(started.run), started.run
+
+    def frame(made: Any) -> bytes:
+        return call.frame("result", call.wrapped(made))
+
+    yield [frame(first)]
     said: list[JsonObject] = []
     async for batch in started.run_log.follow(follower):
         frames = []
-        for parts in map(_agent_parts, batch):
-            if parts and parts != said:
-                said = parts
-                status = call.types.TaskStatus(
-                    state="working", message=agent_message(call, started.run, parts), timestamp=now()
-                )
-                frames.append(_status_frame(call, started.run, status, final=False))
+        for parts in filter(None, map(_agent_parts, batch)):
+            if parts != said:
+                status = task_status(call, run, "working", parts, now())
+                frames.append(frame(types_.TaskStatusUpdateEvent(status=status, final=False, **ids)))
+            said = parts
         yield frames
     try:
         task, thread = await ended_task(call, started)
@@ -7304,14 +7260,8 @@ async def task_frames(call: AgentCall, first: Any, started: Started, follower: F
         return
     whole = {"append": False, "last_chunk": True} if task.state == "completed" else {}
     for artifact in task_artifacts(call, task, thread):
-        made = call.types.TaskArtifactUpdateEvent(artifact=artifact, **whole, **task_ids(task.run))
-        yield [call.frame("result", call.wrapped(made))]
-    yield [_status_frame(call, task.run, task_status(call, task, thread), final=True)]
-
-
-def _status_frame(call: AgentCall, run: Run, status: Any, final: bool) -> bytes:
-    made = call.types.TaskStatusUpdateEvent(status=status, final=final, **task_ids(run))
-    return call.frame("result", call.wrapped(made))
+        yield [frame(types_.TaskArtifactUpdateEvent(artifact=artifact, **whole, **ids))]
+    yield [frame(types_.TaskStatusUpdateEvent(status=present_status(call, task, thread), final=True, **ids))]
 
 
 def _agent_parts(event: Event) -> list[JsonObject]:
@@ -7319,20 +7269,19 @@ def _agent_parts(event: Event) -> list[JsonObject]:
     if event.name not in ("messages/partial", "messages/complete"):
         return []
     (message,) = from_json(event.data)
-    return message_parts(message) if str(message["type"]).lower().startswith("ai") else []
+    return message_parts(message) if message["type"].lower().startswith("ai") else []
 
 
 async def get_task(call: AgentCall) -> JsonObject:
-    name, context = str(call.text("id", required=True)), call.text("contextId")
-    length = history_length(call.params)
+    name, context, length = call.task_id(), call.text("contextId"), call.length(call.params)
     task, thread = await find_task(call, name, context, f" in context '{context}'" if context else "")
-    note = "Task completed successfully" if task.state == "completed" else None
-    return {**call.value(show_task(call, task, thread, length, note)), "id": name}
+    note = "Task completed successfully" if task.state == "completed" else ""
+    return {**call.value(present_task(call, task, thread, length, note)), "id": name}
 
 
 async def cancel_task(call: AgentCall) -> JsonObject:
     """Stop what goes on for a task; one that waits for an answer will not get it."""
-    server, name, context = call.server, str(call.text("id", required=True)), call.text("contextId")
+    server, name, context, length = call.server, call.task_id(), call.text("contextId"), call.length({})
     task, thread = await find_task(call, name, context)
     before = task.state
     if before == "input-required":
@@ -7346,9 +7295,9 @@ async def cancel_task(call: AgentCall) -> JsonObject:
             async for _ in run_log.wait_closed():
                 pass
     task, thread = await find_task(call, name, context)
-    if before in FINAL_STATES or task.state != "canceled":
-        raise RpcError(-32002, "Task is not cancelable in its current state")
-    return {**call.value(show_task(call, task, thread, None)), "id": name}
+    is_canceled = before not in FINAL_STATES and task.state == "canceled"
+    rpc_check(is_canceled, "Task is not cancelable in its current state", -32002)
+    return {**call.value(present_task(call, task, thread, length)), "id": name}
 
 
 def end_waiting(conn: sqlite3.Connection, run: Run) -> None:
@@ -7359,43 +7308,34 @@ def end_waiting(conn: sqlite3.Connection, run: Run) -> None:
 
 
 async def list_tasks(call: AgentCall) -> JsonObject:
-    params, context = call.params, call.text("contextId")
-    size = params.get("pageSize", A2A_PAGE)
-    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= A2A_PAGE:
-        raise RpcError(-32602, f"pageSize must be an integer between 1 and {A2A_PAGE}.")
-    token, state = call.text("pageToken") or "0", call.text("status")
-    if not token.isascii() or not token.isdigit() or int(token) > SAFE_INTEGER:
-        raise RpcError(-32602, f"Invalid page token: '{token}'.")
-    known = {f"TASK_STATE_{each.name.upper()}": each.value for each in call.types.TaskState}
-    if state and state not in (*known, *known.values()):
-        raise RpcError(-32602, f"Invalid status value: '{state}'.")
-    length, since = history_length(params), _since(call)
-    wanted = known.get(state or "", state or None)
-    found, total = await call.server.db.read(
-        lambda conn: Tasks(conn).search(call.assistant.assistant_id, context, wanted, since, size, int(token))
+    size, length = call.params.get("pageSize", A2A_PAGE), call.length(call.params)
+    is_size = isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= A2A_PAGE
+    rpc_check(is_size, f"pageSize must be an integer between 1 and {A2A_PAGE}.")
+    token, state, since = call.text("pageToken") or "0", call.text("status"), call.text("statusTimestampAfter")
+    rpc_check(re.fullmatch(r"[0-9]{1,18}", token), f"Invalid page token: '{token}'.")
+    states = {f"TASK_STATE_{each.name.upper()}": each.value for each in call.types.TaskState}
+    rpc_check(state in ("", *states, *states.values()), f"Invalid status value: '{state}'.")
+    page, total = await call.server.db.read(
+        lambda conn: Tasks(conn).search(
+            call.assistant.assistant_id,
+            call.text("contextId") or None,
+            states.get(state, state) or None,
+            moment(parse_moment(since, "statusTimestampAfter")) if since else None,
+            size,
+            int(token),
+        )
     )
     tasks = []
-    for task in found:
-        _, thread = await find_task(call, task_ids(task.run)["task_id"], None)
-        shown = show_task(call, task, thread, length)
-        tasks.append({"artifacts": [], **call.value(shown)})
-        if not params.get("includeArtifacts"):
-            tasks[-1]["artifacts"] = []
+    for found in page:
+        with contextlib.suppress(RpcError):  # gone meanwhile
+            task, thread = await find_task(call, task_ids(found.run)["task_id"], None)
+            shown = call.value(present_task(call, task, thread, length))
+            tasks.append(
+                {**shown, "artifacts": shown.get("artifacts", []) if call.params.get("includeArtifacts") else []}
+            )
     following = int(token) + size
-    return {
-        "tasks": tasks,
-        "totalSize": total,
-        "pageSize": len(tasks),
-        "nextPageToken": str(following) if following < total else "",
-    }
-
-
-def _since(call: AgentCall) -> str | None:
-    text = call.text("statusTimestampAfter")
-    try:
-        return moment(parse_moment(text)) if text else None
-    except (ApiError, ValueError):
-        raise RpcError(-32602, f"Invalid statusTimestampAfter: '{text}'.") from None
+    following_token = str(following) if following < total else ""
+    return {"tasks": tasks, "totalSize": total, "pageSize": len(tasks), "nextPageToken": following_token}
 
 
 async def get_extended_card(call: AgentCall) -> JsonObject:
@@ -7420,67 +7360,38 @@ AGENT_METHODS: dict[str, AgentMethod] = {
 STREAMING_METHODS = (stream_message, resubscribe_task)
 
 
-# its card
+# the card
 
 
 async def agent_card(server: Server, request: Request, assistant: Assistant) -> JsonObject:
     """What an agent can do, and where: at the address that the client has reached, whatever it calls it."""
-    schema = await agent_schema(server, assistant)
-    host, port = request.scope["server"]
+    schema = await input_schema(server, assistant)
+    fields = list(schema.get("properties", {}))
+    scope = request.scope
+    host, port = scope["server"]
     host = f"[{host}]" if ":" in host else host
-    root = request.scope.get("root_path", "")
-    url = f"{request.scope['scheme']}://{host}:{port}{root}/a2a/{assistant.assistant_id}"
+    url = f"{scope['scheme']}://{host}:{port}{scope.get('root_path', '')}/a2a/{assistant.assistant_id}"
     description = assistant.description or f"{assistant.name} assistant"
     modes = assistant.metadata.get("a2a")
     modes = modes if isinstance(modes, dict) else {}
     inputs, outputs = (modes.get(key) or ["application/json", "text/plain"] for key in ("input_modes", "output_modes"))
-    fields = list(schema.get("properties", {}))
+    takes = {"required": schema.get("required", []), "properties": fields, "supportsA2A": "messages" in fields}
+    # fmt: off
     return {
-        "name": assistant.name,
-        "description": description,
-        "url": url,
+        "name": assistant.name, "description": description, "url": url, "version": __version__,
         "supportedInterfaces": [{"protocolBinding": "JSONRPC", "protocolVersion": "1.0", "url": url}],
         "capabilities": {
-            "streaming": True,
-            "pushNotifications": False,
-            "stateTransitionHistory": False,
+            "streaming": True, "pushNotifications": False, "stateTransitionHistory": False,
             "extensions": [HISTORY_EXTENSION],
         },
-        "defaultInputModes": inputs,
-        "defaultOutputModes": outputs,
-        "skills": [
-            {
-                "id": f"{assistant.assistant_id}-main",
-                "name": f"{assistant.name} Capabilities",
-                "description": description,
-                "tags": ["assistant", "langgraph"],
-                "examples": [],
-                "inputModes": inputs,
-                "outputModes": outputs,
-                "metadata": {
-                    "inputSchema": {
-                        "required": schema.get("required", []),
-                        "properties": fields,
-                        "supportsA2A": "messages" in fields,
-                    }
-                },
-            }
-        ],
-        "version": __version__,
+        "defaultInputModes": inputs, "defaultOutputModes": outputs,
+        "skills": [{
+            "id": f"{assistant.assistant_id}-main", "name": f"{assistant.name} Capabilities",
+            "description": description, "tags": ["assistant", "langgraph"], "examples": [],
+            "inputModes": inputs, "outputModes": outputs, "metadata": {"inputSchema": takes},
+        }],
     }
-
-
-HISTORY_EXTENSION = {
-    "uri": "https://langchain.com/a2a/extensions/history-scope/v1",
-    "description": "Choose task-only or full-context response history",
-    "required": False,
-    "params": {
-        "header": A2A_SCOPE_HEADER,
-        "default": A2A_SCOPES[0],
-        "values": list(A2A_SCOPES),
-        "methods": ["SendMessage", "GetTask", "ListTasks"],
-    },
-}
+    # fmt: on
 
 
 async def get_agent_card(server: Server, request: Request) -> Response:
@@ -7497,8 +7408,8 @@ async def show_card(server: Server, request: Request, assistant_id: str) -> Resp
     needs_extra("a2a", "a2a.compat.v0_3.types")
     try:
         return reply(await agent_card(server, request, await find_agent(server, assistant_id)))
-    except RpcError as error:
-        return reply({"error": error.value()}, 400)
+    except (RpcError, ApiError) as error:
+        return reply({"error": rpc_error(error)}, 400)
 
 
 ########################################################################################################

@@ -724,7 +724,7 @@ def test_a_call_that_is_none_is_refused(http: httpx.Client, body: bytes, rpc_id:
         ("ListTasks", {"pageSize": 101}, -32602, "between 1 and 100"),
         ("ListTasks", {"pageToken": "x"}, -32602, "Invalid page token"),
         ("ListTasks", {"status": "dancing"}, -32602, "Invalid status value: 'dancing'"),
-        ("ListTasks", {"statusTimestampAfter": "noon"}, -32602, "Invalid statusTimestampAfter"),
+        ("ListTasks", {"statusTimestampAfter": "noon"}, -32602, "statusTimestampAfter: 'noon' is not"),
         ("tasks/pushNotificationConfig/set", {}, -32003, "Push notifications"),
     ],
 )
@@ -758,15 +758,20 @@ def test_what_is_no_call_is_not_answered(http: httpx.Client) -> None:
     assert http.delete(TALK).status_code == 405
 
 
-def test_marks_of_a_clients_own_are_no_tasks(http: httpx.Client) -> None:
-    """Messages of any shape, in a state that is no conversation."""
+def test_messages_of_any_shape_do_no_harm(http: httpx.Client) -> None:
+    """Marks of a client's own are no tasks; what can't be shown as a message of the protocol is left out."""
     odd = [
         {"role": "user", "content": "a", "additional_kwargs": {"a2a": "mine"}},
         {"role": "assistant", "content": [{"type": "image", "id": "x"}]},
+        {"role": "assistant", "content": [{"type": "image", "url": ["x"]}, {"type": "text", "text": 5}]},
+        {"role": "assistant", "content": [{"type": "image", "url": "x", "extras": "none"}]},
+        {"role": "user", "content": "b"},
     ]
     data = {"kind": "data", "data": {"messages": odd}}
     task = http.post(TALK, json=rpc("message/send", {"message": {**TEXT, "parts": [data]}})).json()["result"]
-    assert [each.get("taskId") for each in task["history"]][:1] == [None]
+    assert [(each.get("taskId"), each["parts"][0]["text"]) for each in task["history"]] == [
+        (None, "a"), (None, "b"), (None, "you said b"),
+    ]  # fmt: skip
 
 
 # Servers
