@@ -816,6 +816,7 @@ class SharedScope:
         self._at_exit = at_exit  # durability "exit": checkpoints are made when the graph ends
         self.floor = str(uuid6())  # checkpoints of this run have greater ids
         self.failed = False  # a checkpoint could not be stored
+        self.latest: tuple[tuple[str, bytes], Any] | None = None  # checkpoint of the run's own graph, and its bytes
         self._sources = sources
         self._load = load
         self._loaded: dict[str, dict[str, bytes]] = {}
@@ -1453,6 +1454,10 @@ class Where:
         self.parameters.extend(parameters)
 
     def contains(self, column: str, part: JsonObject) -> None:
+        """A JSON column contains the part. Most rows fail by the text of a member, long before they are parsed."""
+        for key, value in part.items():
+            if isinstance(value, str):
+                self.add(f"instr({column}, ?)", _json_text({key: value})[1:-1])
         if part:
             self.add(f"contains({column}, ?)", _json_text(part))
 
@@ -1583,7 +1588,8 @@ class Assistants(Table):
 
 @dataclass(frozen=True)
 class Thread:
-    """A conversation. `values`, `interrupts` and `error` are those after its latest run or update."""
+    """A conversation. `values` (`state` is their JSON), `interrupts` and `error` are those after its latest run
+    or update."""
 
     thread_id: str
     created_at: str
@@ -1592,24 +1598,28 @@ class Thread:
     metadata: JsonObject
     config: JsonObject
     status: str
-    values: Any
+    state: str | None
     interrupts: dict[str, list[JsonObject]] | None
     error: JsonObject | None
     ttl: JsonObject | None
 
     def to_dict(self) -> JsonObject:
         """`error` and `interrupts` appear once a state was written; `ttl` only when asked for."""
-        thread = vars(self).copy()
-        del thread["ttl"]
+        thread = {**vars(self), "values": self.state and orjson.Fragment(self.state)}
+        del thread["ttl"], thread["state"]
         if self.interrupts is None:
             del thread["interrupts"], thread["error"]
         return thread
+
+    @property
+    def values(self) -> Any:
+        return orjson.loads(self.state) if self.state else None
 
 
 _LIVE = "(SELECT 1 FROM runs WHERE runs.thread_id = threads.thread_id AND runs.status IN ('pending', 'running'))"
 _THREAD_STATUS = f"CASE WHEN EXISTS {_LIVE} THEN 'busy' ELSE rest END"
 _THREAD = (
-    "SELECT thread_id, created_at, updated_at, state_updated_at, metadata, config, state AS 'values', interrupts, "
+    "SELECT thread_id, created_at, updated_at, state_updated_at, metadata, config, state, interrupts, "
     f"error, ttl, {_THREAD_STATUS} AS status FROM threads"
 )
 
@@ -1722,7 +1732,7 @@ class Threads(Table):
 
     @staticmethod
     def _row(row: sqlite3.Row) -> Thread:
-        return Thread(**_parsed(row, "metadata", "config", "values", "interrupts", "error", "ttl"))
+        return Thread(**_parsed(row, "metadata", "config", "interrupts", "error", "ttl"))
 
 
 @dataclass(frozen=True)
@@ -2279,6 +2289,21 @@ class Items(Table):
 NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"  # LangGraph's task id of a command's own writes
 
 
+class Recall(JsonPlusSerializer):
+    """Knows one checkpoint without reading its bytes: the one that a run has just stored."""
+
+    def __init__(self, stored: tuple[str, bytes], checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self._stored = stored
+        self._checkpoint = checkpoint
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+        return self._checkpoint if data == self._stored else super().loads_typed(data)
+
+
+RECALL: contextvars.ContextVar[Recall | None] = contextvars.ContextVar("recall", default=None)
+
+
 class Saver(BaseCheckpointSaver[str]):
     """LangGraph's checkpointer on the server's file, in the official tables and format.
 
@@ -2296,7 +2321,7 @@ class Saver(BaseCheckpointSaver[str]):
         return SqliteSaver.get_next_version(cast(SqliteSaver, self), current, channel)
 
     def _official(self, conn: sqlite3.Connection) -> SqliteSaver:
-        saver = SqliteSaver(conn, serde=self.serde)
+        saver = SqliteSaver(conn, serde=RECALL.get() or self.serde)
         saver.is_setup = True
         return saver
 
@@ -2345,16 +2370,18 @@ class Saver(BaseCheckpointSaver[str]):
             kept = {key: value for key, value in values.items() if not isinstance(value, SharedPuts)}
             checkpoint = {**checkpoint, "channel_values": kept}
         configurable = config["configurable"]
+        typed = self.serde.dumps_typed(checkpoint)
         row = (
             str(configurable["thread_id"]),
             configurable.get("checkpoint_ns", ""),
             checkpoint["id"],
             configurable.get("checkpoint_id"),
-            *self.serde.dumps_typed(checkpoint),
+            *typed,
             to_json(get_checkpoint_metadata(config, metadata)),
         )
         scope = RUN_SCOPE.get()
-
+        if scope and not configurable.get("checkpoint_ns"):
+            scope.latest = (typed, checkpoint)
         above = scope.checkpoints_above(configurable) if scope else []
 
         def write(conn: sqlite3.Connection, patient: bool) -> bool:
@@ -3351,7 +3378,7 @@ class RunLog:
     def __init__(self, resumable: bool) -> None:
         self.resumable = resumable
         self.closed = False
-        self.last_values: bytes | None = None
+        self.last_values: Any = MISSING
         self.interrupts: list[Any] = []
         self.error: bytes | None = None
         self._events: list[Event] = []
@@ -3360,9 +3387,14 @@ class RunLog:
         self._waiters: set[Follower] = set()
         self._lock = threading.Lock()
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody will read what is told now."""
+        return self.resumable or bool(self._followers)
+
     def append(self, event: Event) -> None:
         with self._lock:
-            if self.resumable or self._followers:
+            if self.is_heard:
                 self._events.append(event)
             followers = list(self._followers)
         for follower in followers:
@@ -3484,6 +3516,9 @@ class Logs:
                 left.leave(follower)
                 if not left._followers:
                     del self._threads[thread_id]
+
+    def is_thread_followed(self, thread_id: str) -> bool:
+        return thread_id in self._threads
 
     def tell_thread(self, thread_id: str, event: Event) -> None:
         if (told := self._threads.get(thread_id)) is not None:
@@ -4347,16 +4382,17 @@ class Execution:
         return finish_run(conn, self._run, outcome, outcome.error)
 
     def _tell(self, name: str, data: Any) -> None:
-        event = Event(self._logs.ids.next(), name, to_json(data))
         if name == f"{PROTOCOL}input.requested":
             self._run_log.interrupts.append(data["data"])
         if name == "values":
-            self._run_log.last_values = event.data
+            self._run_log.last_values = data
             if isinstance(data, dict):
                 self._run_log.interrupts += data.get("__interrupt__", ())
-        self._run_log.append(event)
-        self._keeper.add(event)
-        self._logs.tell_thread(self._run.thread_id, event)
+        if self._run_log.is_heard or self._logs.is_thread_followed(self._run.thread_id):
+            event = Event(self._logs.ids.next(), name, to_json(data))
+            self._run_log.append(event)
+            self._keeper.add(event)
+            self._logs.tell_thread(self._run.thread_id, event)
 
     def _lifecycle(self, event: str, error: JsonObject | None = None) -> JsonObject:
         """The beginning or the end of a run's own graph, in the event streaming protocol."""
@@ -4398,6 +4434,7 @@ class Execution:
             RUN_SCOPE.set(None)
             if run.temporary and not kwargs["webhook"]:
                 return Outcome("success", shared=scope.rest())
+            RECALL.set(Recall(*scope.latest) if scope.latest else None)
             rest = Rest.of(await snapshot(graph, _thread_place(run.thread_id)))
             shared = scope.rest() if rest.status == "idle" else ()
             return Outcome("success", rest=rest, shared=shared)
@@ -5221,7 +5258,8 @@ async def search_threads(server: Server, request: Request) -> Response:
     for thread in page.rows:
         row = selected(thread.to_dict(), body.select)
         if body.extract:
-            row["extracted"] = {name: extract(vars(thread), path) for name, path in body.extract.items()}
+            whole = {**vars(thread), "values": thread.values}
+            row["extracted"] = {name: extract(whole, path) for name, path in body.extract.items()}
         rows.append(row)
     return paged(rows, page.more, body.offset, body.limit)
 
@@ -5701,10 +5739,9 @@ async def run_result(server: Server, run: Run, run_log: RunLog) -> bytes:
     """What a run that was waited for comes to: its error, its last values, or its thread's."""
     if run_log.error is not None:
         return b'{"__error__":' + run_log.error + b"}"
-    if run_log.last_values is not None and not run_log.interrupts:
-        return run_log.last_values
-    if run_log.last_values is not None:
-        return to_json({**from_json(run_log.last_values), "__interrupt__": run_log.interrupts})
+    values = run_log.last_values
+    if values is not MISSING:
+        return to_json({**values, "__interrupt__": run_log.interrupts} if run_log.interrupts else values)
     thread = server.db.look(lambda conn: Threads(conn).get(run.thread_id))
     return to_json(thread_result(thread, with_values=True))
 
@@ -5716,7 +5753,7 @@ def thread_result(thread: Thread | None, with_values: bool) -> JsonObject:
     if thread.status == "error":
         return {"__error__": thread.error}
     questions = [question for asked in (thread.interrupts or {}).values() for question in asked]
-    values = thread.values if thread.values is not None else {}
+    values = thread.values if thread.state else {}
     if thread.status == "interrupted" and questions:
         return {**(values if with_values and isinstance(values, dict) else {}), "__interrupt__": questions}
     return cast(JsonObject, values)
