@@ -6730,9 +6730,15 @@ async def input_schema(server: Server, assistant: Assistant) -> JsonObject:
     """The JSON schema of what the assistant's graph takes; empty if it has none."""
 
     async def schema(graph: Graph) -> JsonObject:
-        return _schema(graph.get_input_jsonschema) or {}
+        if graph not in INPUT_SCHEMAS:
+            INPUT_SCHEMAS[graph] = _schema(graph.get_input_jsonschema) or {}
+        return INPUT_SCHEMAS[graph]
 
     return await of_assistant_graph(server, assistant.assistant_id, schema)
+
+
+# A conversation's takes some 20 ms to make, and all assistants of a graph have the same.
+INPUT_SCHEMAS: weakref.WeakKeyDictionary[Graph, JsonObject] = weakref.WeakKeyDictionary()
 
 
 async def _mcp_input_schema(server: Server, assistant: Assistant) -> JsonObject:
@@ -7087,8 +7093,8 @@ def _block_part(block: Any) -> JsonObject | None:
 
 def conversation(types_: Any, thread: Thread) -> list[Any]:
     """The messages of a thread that say something, each with the task that it belongs to, if any."""
-    said, task_id = [], None
-    messages = thread.values.get("messages") if isinstance(thread.values, dict) else None
+    said, task_id, values = [], None, thread.values
+    messages = values.get("messages") if isinstance(values, dict) else None
     for number, message in enumerate(messages if isinstance(messages, list) else ()):
         with contextlib.suppress(AttributeError, TypeError, ValidationError):  # it is no message
             is_user = message["type"].lower().startswith("human")
@@ -7123,7 +7129,7 @@ def present_status(call: AgentCall, task: Task, thread: Thread, note: str = "") 
     return task_status(call, task.run, task.state, parts, task.run.updated_at)
 
 
-def task_artifacts(call: AgentCall, task: Task, thread: Thread) -> list[Any]:
+def task_artifacts(call: AgentCall, task: Task, thread: Thread, history: list[Any]) -> list[Any]:
     """What a task has come to: the questions that wait for an answer, or the agent's last message, or else its
     graph's values, if no later run has changed them."""
     name, description, parts = "Interrupt", "Agent requires input to continue", []
@@ -7132,7 +7138,7 @@ def task_artifacts(call: AgentCall, task: Task, thread: Thread) -> list[Any]:
     elif task.state == "completed":
         name, description = "Assistant Response", f"Response from assistant {call.assistant.assistant_id}"
         task_id = task_ids(task.run)["task_id"]
-        for said in conversation(call.types, thread):
+        for said in history:
             if said.task_id == task_id and said.role == "agent" and said.parts[0].root.kind != "data":
                 parts = said.parts
         if task.latest and not parts:
@@ -7158,7 +7164,7 @@ def present_task(call: AgentCall, task: Task, thread: Thread, length: int | None
     history, task_id = conversation(call.types, thread), task_ids(task.run)["task_id"]
     if call.scope() == "task":
         history = [message for message in history if message.task_id == task_id]
-    artifacts = task_artifacts(call, task, thread) or None
+    artifacts = task_artifacts(call, task, thread, history) or None
     return shown_task(call, task.run, present_status(call, task, thread, note), history, length, artifacts=artifacts)
 
 
@@ -7221,9 +7227,9 @@ async def ended_task(call: AgentCall, started: Started) -> tuple[Task, Thread]:
     check_ended(call.server, run)
     task, thread = await find_task(call, task_ids(run)["task_id"], None)
     if task.run.run_id == run.run_id:  # later runs may have changed the thread
-        values = thread.values if run_log.last_values is None else from_json(run_log.last_values)
+        state = thread.state if run_log.last_values is MISSING else to_json(run_log.last_values).decode()
         error = thread.error if run_log.error is None else from_json(run_log.error)
-        task, thread = replace(task, latest=True), replace(thread, values=values, error=error)
+        task, thread = replace(task, latest=True), replace(thread, state=state, error=error)
     return task, thread
 
 
@@ -7296,7 +7302,7 @@ async def task_frames(call: AgentCall, first: Any, started: Started, follower: F
         yield [call.frame("error", error.value())]
         return
     whole = {"append": False, "last_chunk": True} if task.state == "completed" else {}
-    for artifact in task_artifacts(call, task, thread):
+    for artifact in task_artifacts(call, task, thread, conversation(types_, thread)):
         yield [frame(types_.TaskArtifactUpdateEvent(artifact=artifact, **whole, **ids))]
     yield [frame(types_.TaskStatusUpdateEvent(status=present_status(call, task, thread), final=True, **ids))]
 
