@@ -15,7 +15,7 @@ Contents
      9  Events          a run's event log, those who follow it, server-sent events
     10  Runner          create, claim, execute, finish; cancel, recover, webhooks
     11  HTTP            a handler per operation
-    12  Protocols       event streaming over HTTP and WebSocket, the Model Context Protocol
+    12  Protocols       event streaming over HTTP and WebSocket, MCP, Agent2Agent
     13  App             routes, OpenAPI, security, middleware
     14  CLI             devserver up
 
@@ -1103,14 +1103,16 @@ MIGRATIONS = [
     CREATE INDEX threads_updated ON threads (updated_at);
     CREATE INDEX threads_state_updated ON threads (state_updated_at);
     CREATE INDEX threads_rest ON threads (rest, updated_at);
-    -- `cancel` and `reason` are set when a live run is to stop; `attempt` counts its starts.
+    -- `cancel` and `reason` are set when a live run is to stop; `attempt` counts its starts; `task_id` is the A2A
+    -- task it belongs to, the id of that task's first run.
     CREATE TABLE runs (
         run_id TEXT PRIMARY KEY, thread_id TEXT NOT NULL, assistant_id TEXT NOT NULL,
         created_at TEXT NOT NULL, updated_at TEXT NOT NULL, started_at TEXT, status TEXT NOT NULL,
         metadata TEXT NOT NULL, kwargs TEXT NOT NULL, multitask_strategy TEXT NOT NULL,
-        attempt INTEGER NOT NULL DEFAULT 0, cancel TEXT, reason TEXT
+        attempt INTEGER NOT NULL DEFAULT 0, cancel TEXT, reason TEXT, task_id TEXT
     );
     CREATE INDEX runs_thread ON runs (thread_id, created_at);
+    CREATE INDEX runs_task ON runs (task_id) WHERE task_id IS NOT NULL;
     CREATE INDEX runs_live ON runs (thread_id, created_at) WHERE status IN ('pending', 'running');
     -- What a run wrote to checkpoints that are not its own, so that it can be taken back.
     CREATE TABLE run_writes (
@@ -1331,6 +1333,7 @@ class Db:
         conn.row_factory = sqlite3.Row
         conn.create_function("contains", 2, _contains_text, deterministic=True)
         conn.create_function("casefold", 1, lambda text: text and text.casefold(), deterministic=True)
+        conn.create_function("tool_name", 2, tool_name, deterministic=True)
         conn.execute("PRAGMA cache_size = -32000")
         if writer:
             version = _schema_version(conn, self.path)
@@ -1340,6 +1343,11 @@ class Db:
         else:
             conn.execute("PRAGMA query_only = ON")
         return conn
+
+
+def tool_name(name: str, assistant_id: str) -> str:
+    """What the Model Context Protocol calls an assistant; by its id if nothing of its name may be used."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "", re.sub(r"\s+", "_", name))[:128] or assistant_id
 
 
 def _contains_text(whole: str | None, part: str) -> bool:
@@ -1569,6 +1577,11 @@ class Assistants(Table):
     def count(self, body: AssistantCountRequest) -> int:
         return self._count("assistants", self._where(body))
 
+    def of_tool(self, name: str) -> list[Assistant]:
+        """Those that the Model Context Protocol knows by this name."""
+        rows = self.conn.execute("SELECT * FROM assistants WHERE tool_name(name, assistant_id) = ?", (name,))
+        return [self._row(row) for row in rows]
+
     def all_made_by_system(self) -> dict[str, Assistant]:
         rows = self.conn.execute("SELECT * FROM assistants WHERE metadata ->> 'created_by' = 'system'")
         return {assistant.assistant_id: assistant for assistant in map(self._row, rows)}
@@ -1771,6 +1784,7 @@ class Run:
     attempt: int = 0
     cancel: str | None = None
     reason: str | None = None
+    task_id: str | None = None
 
     @property
     def graph_id(self) -> str:
@@ -1996,6 +2010,62 @@ class Runs(Table):
         return Run(**_parsed(row, "metadata", "kwargs"))
 
 
+@dataclass(frozen=True)
+class Task:
+    """A task of the Agent2Agent protocol as its newest run; `latest` if that is its thread's newest run, too."""
+
+    run: Run
+    state: str
+    latest: bool
+
+
+# The newest run of each task, with the state of the task: it needs input if its thread rests where the run left it.
+_TASK = """
+    SELECT newest.*, CASE status WHEN 'pending' THEN 'submitted' WHEN 'running' THEN 'working'
+        WHEN 'interrupted' THEN 'canceled' WHEN 'success' THEN
+        iif(latest AND rest = 'interrupted', 'input-required', 'completed') ELSE 'failed' END AS state
+    FROM (SELECT runs.*, runs.rowid AS place, rest, NOT EXISTS (SELECT 1 FROM runs AS later
+        WHERE later.thread_id = runs.thread_id AND (later.created_at, later.rowid) > (runs.created_at, runs.rowid))
+        AS latest FROM runs JOIN threads USING (thread_id) WHERE task_id IS NOT NULL) AS newest
+    WHERE NOT EXISTS (SELECT 1 FROM runs AS later
+        WHERE later.task_id = newest.task_id AND (later.created_at, later.rowid) > (newest.created_at, newest.place))
+"""
+
+
+class Tasks(Table):
+    """The tasks of the Agent2Agent protocol. A task is a run, with those that answered its questions."""
+
+    def get(self, thread_id: str, task_id: str) -> Task | None:
+        query = f"{_TASK} AND thread_id = ? AND task_id = ?"
+        return next(self._tasks(query, thread_id, task_id), None)
+
+    def waiting(self, thread_id: str) -> Task | None:
+        """The task whose question the thread waits for an answer to."""
+        return next(self._tasks(f"{_TASK} AND thread_id = ? AND state = 'input-required'", thread_id), None)
+
+    def search(
+        self, assistant_id: str, thread_id: str | None, state: str | None, since: str | None, limit: int, offset: int
+    ) -> tuple[list[Task], int]:
+        """A page of an assistant's tasks, those changed last first, and how many there are in all."""
+        where = Where()
+        where.add("assistant_id = ?", assistant_id)
+        for condition, value in (("thread_id = ?", thread_id), ("state = ?", state), ("updated_at >= ?", since)):
+            if value is not None:
+                where.add(condition, value)
+        query = f"{_TASK} AND {where}"
+        page = self._tasks(
+            f"{query} ORDER BY updated_at DESC, place DESC LIMIT ? OFFSET ?", *where.parameters, limit, offset
+        )
+        total = self.conn.execute(f"SELECT count(*) FROM ({query})", where.parameters).fetchone()[0]
+        return list(page), total
+
+    def _tasks(self, query: str, *parameters: Any) -> Iterator[Task]:
+        names = [column.name for column in dataclasses.fields(Run)]
+        for row in self.conn.execute(query, parameters):
+            values = _parsed(row, "metadata", "kwargs")
+            yield Task(Run(**{name: values[name] for name in names}), row["state"], bool(row["latest"]))
+
+
 class Event(NamedTuple):
     """Something a run has to tell. `id` orders the events of a server; `data` is JSON."""
 
@@ -2050,12 +2120,12 @@ class Cron:
         return self.end_time is not None and at > parse_moment(self.end_time)
 
 
-def parse_moment(text: str) -> datetime.datetime:
+def parse_moment(text: str, what: str = "end_time") -> datetime.datetime:
     """Raises Invalid for what is no ISO 8601 moment; without a zone it is UTC."""
     try:
         at = datetime.datetime.fromisoformat(text)
     except ValueError:
-        raise Invalid(f"end_time: '{text}' is not an ISO 8601 date and time") from None
+        raise Invalid(f"{what}: '{text}' is not an ISO 8601 date and time") from None
     return at if at.tzinfo else at.replace(tzinfo=datetime.UTC)
 
 
@@ -3966,6 +4036,7 @@ class NewRun:
     cron_id: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)  # those that enter the configurable
     protocol: bool = False  # started by a command of the event streaming protocol
+    task_id: str | None = None  # of the A2A task that it is made for
     run_id: str = field(default_factory=new_id)
 
     def config(self) -> JsonObject:
@@ -4010,6 +4081,7 @@ def make_run(conn: sqlite3.Connection, new: NewRun) -> Created:
     config, context = new.config(), new.context()
     if context and config.get("configurable"):
         raise BadRequest(NOT_TWICE)
+    new = replace(new, task_id=_task_of(conn, new, thread))
     gave_way = _make_room(conn, new, thread)
     thread_id = thread.thread_id if thread else new.thread_id or new_id()
     before = thread
@@ -4087,6 +4159,18 @@ def _make_room(conn: sqlite3.Connection, new: NewRun, thread: Thread | None) -> 
     return live
 
 
+def _task_of(conn: sqlite3.Connection, new: NewRun, thread: Thread | None) -> str | None:
+    """The A2A task that a run belongs to: whoever answers a task's question goes on with it. Other input drops
+    the question, and ends its task."""
+    waiting = Tasks(conn).waiting(thread.thread_id) if thread and thread.status == "interrupted" else None
+    if waiting is None:
+        return new.task_id
+    if new.body.input is None or _given_command(new.body):
+        return waiting.run.task_id
+    Runs(conn).set_status(waiting.run.run_id, "interrupted")
+    return new.task_id
+
+
 def cancel_live_run(conn: sqlite3.Connection, run: Run, action: str, reason: str) -> None:
     """Cancel a live run. One that is running ends once its graph has stopped."""
     if run.status == "running":
@@ -4139,6 +4223,7 @@ def _new_run(
             "context": {**assistant.context, **given, **from_cron},
         },
         multitask_strategy=body.multitask_strategy or "enqueue",
+        task_id=new.task_id,
     )
 
 
@@ -6839,6 +6924,9 @@ class RpcError(Exception):
         super().__init__(message)
         self.code = code
 
+    def value(self) -> JsonObject:
+        return {"code": self.code, "message": str(self)}
+
 
 def needs_extra(name: str, module: str) -> Any:
     """Import an optional package. Raises NotServed naming the extra that brings it."""
@@ -6852,8 +6940,8 @@ async def call_mcp(server: Server, request: Request) -> Response:
     """The Model Context Protocol, stateless: one JSON answer per call."""
     types_ = needs_extra("mcp", "mcp.types")
     try:
-        message = from_json(await read_body(request))
-    except ValueError:
+        message = await read_json(request)
+    except Invalid:
         return reply({"error": "Invalid JSON"}, 400)
     accept = request.headers.get("accept", "")
     if "application/json" not in accept and "text/event-stream" not in accept:
@@ -6866,7 +6954,7 @@ async def call_mcp(server: Server, request: Request) -> Response:
     try:
         answer["result"] = await _mcp_result(server, types_, message["method"], message.get("params") or {})
     except RpcError as error:
-        answer["error"] = {"code": error.code, "message": str(error)}
+        answer["error"] = error.value()
     return reply(answer)
 
 
@@ -6905,18 +6993,14 @@ async def _mcp_result(server: Server, types_: Any, method: Any, params: JsonObje
     return dumped
 
 
-def _tool_name(assistant: Assistant) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]", "", re.sub(r"\s+", "_", assistant.name))[:128]
-
-
 async def _mcp_tools(server: Server, types_: Any, cursor: Any) -> Any:
     offset = int(cursor) if isinstance(cursor, str) and cursor.isascii() and cursor.isdigit() else 0
     body = AssistantSearchRequest(limit=MCP_PAGE, offset=min(offset, SAFE_INTEGER))
     page = await server.db.read(lambda conn: Assistants(conn).search(body))
     tools: dict[str, Any] = {}
     for assistant in page.rows:
-        name = _tool_name(assistant)
-        if name and name not in tools and assistant.graph_id in server.graphs.ids():
+        name = tool_name(assistant.name, assistant.assistant_id)
+        if name not in tools and assistant.graph_id in server.graphs.ids():
             tools[name] = types_.Tool(
                 name=name,
                 title=assistant.name,
@@ -6930,13 +7014,24 @@ async def _mcp_tools(server: Server, types_: Any, cursor: Any) -> Any:
     return types_.ListToolsResult(tools=list(tools.values()), **more)
 
 
-async def _mcp_input_schema(server: Server, assistant: Assistant) -> JsonObject:
-    """The input of the assistant's graph; a list of messages is simplified to the text of one."""
+async def input_schema(server: Server, assistant: Assistant) -> JsonObject:
+    """The JSON schema of what the assistant's graph takes; empty if it has none."""
 
     async def schema(graph: Graph) -> JsonObject:
-        return graph_schemas(graph)["input_schema"] or {}
+        if graph not in INPUT_SCHEMAS:
+            INPUT_SCHEMAS[graph] = _schema(graph.get_input_jsonschema) or {}
+        return INPUT_SCHEMAS[graph]
 
-    made = await of_assistant_graph(server, assistant.assistant_id, schema)
+    return await of_assistant_graph(server, assistant.assistant_id, schema)
+
+
+# A conversation's takes some 20 ms to make, and all assistants of a graph have the same.
+INPUT_SCHEMAS: weakref.WeakKeyDictionary[Graph, JsonObject] = weakref.WeakKeyDictionary()
+
+
+async def _mcp_input_schema(server: Server, assistant: Assistant) -> JsonObject:
+    """The input of the assistant's graph; a list of messages is simplified to the text of one."""
+    made = await input_schema(server, assistant)
     properties = dict(made.get("properties", {}))
     if "messages" in properties:
         properties["messages"] = {
@@ -6949,31 +7044,56 @@ async def _mcp_input_schema(server: Server, assistant: Assistant) -> JsonObject:
 
 
 async def _mcp_call(server: Server, types_: Any, params: JsonObject) -> Any:
-    name = params.get("name")
-    page = await server.db.read(lambda conn: Assistants(conn).search(AssistantSearchRequest(limit=1000)))
-    found = [assistant for assistant in page.rows if _tool_name(assistant) == name]
+    assistant = await _mcp_assistant(server, params.get("name"))
+    body = {
+        "assistant_id": assistant.assistant_id,
+        "input": _mcp_input(params.get("arguments") or {}),
+        "context": params.get("context"),
+    }
+    try:
+        new = await new_run(server, None, validate(RunCreateStateless, body))
+        created, run_log = await server.runner.make_followed(new)
+    except (ApiError, ValueError) as error:
+        raise RpcError(-32602, str(error)) from None
+    server.runner.begin(created)
+    async for _ in run_log.wait_closed():
+        pass
+    check_ended(server, created.run)
+    result = from_json(await run_result(server, created.run, run_log))
+    failure = result.get("__error__") if isinstance(result, dict) else None
+    text = types_.TextContent(type="text", text=failure_text(failure) if failure else repr(result))
+    return types_.CallToolResult(content=[text], **({"is_error": True} if failure else {}))
+
+
+async def _mcp_assistant(server: Server, name: Any) -> Assistant:
+    """The assistant that a tool stands for. Raises RpcError if there is none, or more than one."""
+    known = await server.db.read(lambda conn: Assistants(conn).of_tool(name)) if isinstance(name, str) else []
+    found = []
+    for each in known:
+        with contextlib.suppress(NotFound):
+            if each.graph_id in server.graphs.ids():
+                found.append(await find_assistant(server, each.assistant_id))
     if not found:
         raise RpcError(-32602, f"Unknown tool: {name}")
     if len(found) > 1:
         raise RpcError(-32602, "Multiple tools found with the same name.")
-    arguments, context = params.get("arguments") or {}, params.get("context")
-    body = validate(
-        RunCreateStateless, {"assistant_id": found[0].assistant_id, "input": _mcp_input(arguments), "context": context}
-    )
-    created, run_log = await server.runner.make_followed(await new_run(server, None, body))
-    server.runner.begin(created)
-    async for _ in run_log.wait_closed():
-        pass
-    if server.runner.stopping and server.db.look(lambda conn: Runs(conn).is_live(created.run.run_id)):
-        raise RpcError(-32603, "The server stopped before the run ended.")
-    result = from_json(await run_result(server, created.run, run_log))
-    failure = result.get("__error__") if isinstance(result, dict) else None
-    text = types_.TextContent(type="text", text=failure["error"] if failure else repr(result))
-    return types_.CallToolResult(content=[text], **({"is_error": True} if failure else {}))
+    return found[0]
 
 
-def _mcp_input(arguments: Any) -> Any:
-    if isinstance(arguments, dict) and isinstance(arguments.get("messages"), str):
+def check_ended(server: Server, run: Run) -> None:
+    """Raises RpcError if the log of a run was closed because the server stops."""
+    if server.runner.stopping and server.db.look(lambda conn: Runs(conn).is_live(run.run_id)):
+        raise RpcError(-32603, "The server stopped before the run ended. It goes on when the server starts again.")
+
+
+def failure_text(error: JsonObject) -> str:
+    return f"{error['error']}: {error['message']}" if error["message"] else str(error["error"])
+
+
+def _mcp_input(arguments: Any) -> JsonObject:
+    if not isinstance(arguments, dict):
+        raise RpcError(-32602, "arguments must be an object")
+    if isinstance(arguments.get("messages"), str):
         return {**arguments, "messages": [{"role": "user", "content": arguments["messages"]}]}
     return arguments
 
@@ -6986,6 +7106,641 @@ async def get_mcp(server: Server, request: Request) -> Response:
 async def delete_mcp(server: Server, request: Request) -> Response:
     """There are no sessions to end."""
     return empty(404)
+
+
+# -- the Agent2Agent protocol: every assistant is an agent; a task is a run, with those that answer its questions --
+
+A2A_PAGE = 100
+A2A_SCOPE_HEADER, A2A_SCOPES = "LangGraph-A2A-History-Scope", ("context", "task")
+FINAL_STATES = ("completed", "failed", "canceled")
+FILE_WORDS = {"bytes": "raw", "uri": "url", "name": "filename", "mimeType": "mediaType"}  # in versions 0.3 and 1.0
+# fmt: off
+HISTORY_EXTENSION = {
+    "uri": "https://langchain.com/a2a/extensions/history-scope/v1", "required": False,
+    "description": "Choose task-only or full-context response history",
+    "params": {
+        "header": A2A_SCOPE_HEADER, "values": list(A2A_SCOPES), "default": A2A_SCOPES[0],
+        "methods": ["SendMessage", "GetTask", "ListTasks"],
+    },
+}
+# fmt: on
+
+
+@dataclass(frozen=True)
+class AgentCall:
+    """A JSON-RPC call to an agent. It is answered in the words of version 1.0 or of 0.3, as it was made."""
+
+    server: Server
+    request: Request
+    types: Any  # the SDK's models of version 0.3
+    assistant: Assistant
+    rpc_id: str | int
+    params: JsonObject
+    modern: bool
+
+    def value(self, made: Any) -> JsonObject:
+        """A task or an update as JSON."""
+        value: JsonObject = made.model_dump(by_alias=True, exclude_none=True, mode="json")
+        return modern_words(value) if self.modern else value
+
+    def wrapped(self, made: Any) -> JsonObject:
+        """The same where it may be one of several kinds."""
+        value = self.value(made)
+        names = {"task": "task", "status-update": "statusUpdate", "artifact-update": "artifactUpdate"}
+        return {names[value["kind"]]: value} if self.modern else value
+
+    def frame(self, name: str, value: JsonObject) -> bytes:
+        """A server-sent event with a result, or an error."""
+        answer = {"jsonrpc": "2.0", "id": self.rpc_id, name: value}
+        return sse_frame(Event((0, 0), "message", to_json(answer)), False)
+
+    def text(self, name: str) -> str:
+        """A parameter that is a text, empty if it is not given. Raises RpcError."""
+        value = self.params.get(name) or ""
+        rpc_check(isinstance(value, str), f"{name} must be a string")
+        return str(value)
+
+    def task_id(self) -> str:
+        rpc_check(name := self.text("id"), "Missing required parameter: id (task_id)")
+        return name
+
+    def length(self, options: JsonObject) -> int | None:
+        """How many messages of a task's history to show, and of the scope to show them in. Raises RpcError."""
+        length: int | None = options.get("historyLength")
+        is_count = isinstance(length, int) and not isinstance(length, bool) and length >= 0
+        rpc_check(length is None or is_count, "historyLength must be a non-negative integer")
+        rpc_check(self.scope() in A2A_SCOPES, f"{A2A_SCOPE_HEADER} must be one of {A2A_SCOPES}")
+        return length
+
+    def scope(self) -> str:
+        return self.request.headers.get(A2A_SCOPE_HEADER, A2A_SCOPES[0])
+
+
+def rpc_check(condition: Any, problem: str, code: int = -32602) -> None:
+    """Raises RpcError unless the condition holds."""
+    if not condition:
+        raise RpcError(code, problem)
+
+
+def rpc_error(error: RpcError | ApiError) -> JsonObject:
+    return error.value() if isinstance(error, RpcError) else RpcError(-32602, error.detail).value()
+
+
+async def call_agent(server: Server, request: Request) -> Response:
+    """The Agent2Agent protocol: a JSON-RPC call of one of an agent's methods."""
+    types_ = needs_extra("a2a", "a2a.compat.v0_3.types")
+    rpc_id = None
+    try:
+        message = await _rpc_message(request)
+        rpc_id = message.get("id")
+        if "result" in message and "method" not in message:
+            return empty(202)
+        method, params = _rpc_method(message), message.get("params", {})
+        wanted = "text/event-stream" if method in STREAMING_METHODS else "application/json"
+        accept = request.headers.get("accept") or "*/*"
+        if not any(each in accept for each in (wanted, f"{wanted.partition('/')[0]}/*", "*/*")):
+            return reply({"error": f"Accept header must include {wanted}"}, 400)
+        rpc_check(isinstance(params, dict), "Invalid params: must be an object")
+        assistant = await find_agent(server, request.path_params["assistant_id"])
+        modern = "/" not in message["method"]
+        result = await method(AgentCall(server, request, types_, assistant, message["id"], params, modern))
+    except (RpcError, ApiError) as error:
+        return reply({"jsonrpc": "2.0", "id": rpc_id, "error": rpc_error(error)})
+    return result if isinstance(result, Response) else reply({"jsonrpc": "2.0", "id": rpc_id, "result": result})
+
+
+async def _rpc_message(request: Request) -> JsonObject:
+    """A JSON-RPC message; its id, if it has any, is one. Raises RpcError."""
+    try:
+        message = await read_json(request)
+    except Invalid as error:
+        raise RpcError(-32700, error.detail) from None
+    rpc_check(isinstance(message, dict), "Invalid request: must be an object", -32600)
+    rpc_id = message.get("id")
+    is_id = isinstance(rpc_id, str | int) and not isinstance(rpc_id, bool)
+    rpc_check(is_id, "Invalid request: id must be a string or an integer", -32600)
+    return cast(JsonObject, message)
+
+
+def _rpc_method(message: JsonObject) -> AgentMethod:
+    rpc_check(message.get("jsonrpc") == "2.0", "Invalid request: jsonrpc must be '2.0'", -32600)
+    name = message.get("method")
+    rpc_check(name and isinstance(name, str), "Invalid request: method must be a string", -32600)
+    rpc_check("pushnotificationconfig" not in str(name).lower(), "Push notifications are not supported", -32003)
+    rpc_check(name in AGENT_METHODS, f"Method not found: {name}", -32601)
+    return AGENT_METHODS[str(name)]
+
+
+async def find_agent(server: Server, assistant_id: str) -> Assistant:
+    try:
+        return await find_assistant(server, to_uuid(assistant_id, "assistant"))
+    except (Invalid, NotFound):
+        raise RpcError(-32602, f"Assistant not found: '{assistant_id}'") from None
+
+
+# what a client says
+
+
+def sent_message(call: AgentCall) -> Any:
+    """The message of a call, checked. Raises RpcError."""
+    raw = call.params.get("message")
+    rpc_check(isinstance(raw, dict), "Missing or invalid 'message' in params")
+    raw = cast(JsonObject, raw)
+    parts = raw.get("parts", [])
+    rpc_check(isinstance(parts, list), "Invalid params: 'parts' must be an array")
+    rpc_check(parts, "Message must contain at least one part")
+    for name in ("messageId", "role"):
+        rpc_check(raw.get(name), f"Missing required '{name}' in message")
+    for name in ("contextId", "taskId"):
+        rpc_check(isinstance(raw.get(name) or "", str), f"{name} must be a string")
+    role = str(raw["role"]).removeprefix("ROLE_").lower()
+    raw = {**raw, "role": role, "parts": [_sent_part(part) for part in parts]}
+    try:
+        return call.types.Message.model_validate(raw)
+    except ValidationError as error:
+        raise RpcError(-32602, f"Invalid message: {_validation_detail(error, raw)}") from None
+
+
+def _sent_part(part: Any) -> JsonObject:
+    """A part that a client sent, of either version, in the form of 0.3. Raises RpcError if it is of no known kind."""
+    given = part if isinstance(part, dict) else {}
+    if "kind" not in given and ("raw" in given or "url" in given):
+        return {"kind": "file", "file": {old: given[new] for old, new in FILE_WORDS.items() if new in given}}
+    kind = given.get("kind") or next((kind for kind in ("text", "data") if kind in given), None)
+    known = "Unsupported part type. A2A agents support 'text', 'data', and 'file' parts only."
+    rpc_check(kind in ("text", "data", "file"), known, -32005)
+    return {**given, "kind": kind}
+
+
+def read_parts(message: Any) -> tuple[JsonObject, str | list[JsonObject] | None]:
+    """What a message brings for a graph: its data parts as one object, and its texts and files as the content of
+    a message of the conversation, if there are any."""
+    data: JsonObject = {}
+    blocks = []
+    for part in (part.root for part in message.parts):
+        if part.kind == "data":
+            data |= part.data
+        else:
+            blocks.append({"type": "text", "text": part.text} if part.kind == "text" else _file_block(part.file))
+    if blocks and all(block["type"] == "text" for block in blocks):
+        return data, "\n".join(block["text"] for block in blocks)
+    return data, blocks or None
+
+
+def _file_block(file: Any) -> JsonObject:
+    """A file as a content block of LangChain's messages."""
+    kind = (file.mime_type or "").partition("/")[0]
+    source = {"base64": file.bytes} if hasattr(file, "bytes") else {"url": file.uri}
+    mime_type = {"mime_type": file.mime_type} if file.mime_type else {}
+    name = {"extras": {"filename": file.name}} if file.name else {}
+    return {"type": kind if kind in ("image", "audio", "video") else "file", **source, **mime_type, **name}
+
+
+def graph_input(message: Any, task_id: str) -> JsonObject:
+    """The data parts merged, and what is text or file as one more message."""
+    data, content = read_parts(message)
+    if content is None:
+        return data
+    known = data.get("messages", [])
+    new = {
+        "role": "human" if message.role == "user" else "ai",
+        "content": content,
+        "id": message.message_id,
+        "additional_kwargs": {"a2a": {"task_start_id": task_id}},
+    }
+    return {**data, "messages": [*(known if isinstance(known, list) else [known]), new]}
+
+
+def task_answer(message: Any, task_id: str, asked: list[str]) -> JsonObject:
+    """The command that answers a task's questions (their ids): with `resume` of the data, or the text, or all the
+    data; what is left changes the state. Raises RpcError if it can't be told which question is answered."""
+    data, content = read_parts(message)
+    update: JsonObject = {}
+    if "resume" in data:
+        update = graph_input(message, task_id)
+        resume = update.pop("resume")
+    elif content is not None:
+        resume, update = content, data
+    else:
+        resume = data
+    is_told = len(asked) < 2 or (isinstance(resume, dict) and resume and set(resume) <= set(asked))
+    rpc_check(is_told, f"Several inputs are required: send {{'resume': {{id: answer}}}} with ids of {asked}")
+    return {"resume": resume, "update": update} if update else {"resume": resume}
+
+
+async def check_takes_messages(call: AgentCall) -> None:
+    fields = list((await input_schema(call.server, call.assistant)).get("properties", {}))
+    rpc_check(
+        "messages" in fields,
+        f"Assistant '{call.assistant.assistant_id}' (graph '{call.assistant.graph_id}') does not support A2A "
+        "conversational messages. Graph input schema must include a 'messages' field to accept text or file "
+        f"parts. Available input fields: {fields}",
+    )
+
+
+# what an agent shows
+
+
+def modern_words(value: JsonObject) -> JsonObject:
+    """A task or an update of version 0.3 in the words of 1.0."""
+    status = value.get("status", {})
+    messages = [*value.get("history", ()), *([status["message"]] if "message" in status else ())]
+    artifacts = [*value.get("artifacts", ()), *([value["artifact"]] if "artifact" in value else ())]
+    if status:
+        status["state"] = f"TASK_STATE_{status['state'].upper().replace('-', '_')}"
+    for message in messages:
+        message["role"] = f"ROLE_{message['role'].upper()}"
+    for each in (*messages, *artifacts):
+        each["parts"] = [
+            {FILE_WORDS[key]: value for key, value in part["file"].items()} if part["kind"] == "file" else part
+            for part in each["parts"]
+        ]
+    return value
+
+
+def message_parts(message: JsonObject) -> list[JsonObject]:
+    """What a message of a thread holds, as A2A parts: its texts and files, or a tool's result."""
+    content = message.get("content")
+    if message.get("type") == "tool":
+        result = {key: message.get(key) for key in ("content", "name", "status")}
+        return [{"kind": "data", "data": {"tool_results": [{**result, "toolCallId": message.get("tool_call_id")}]}}]
+    blocks = content if isinstance(content, list) else [content]
+    return [part for block in blocks if (part := _block_part(block))]
+
+
+def _block_part(block: Any) -> JsonObject | None:
+    text = block.get("text") if isinstance(block, dict) else block
+    if isinstance(text, str):
+        return {"kind": "text", "text": text} if text else None
+    if not isinstance(block, dict) or not (block.get("base64") or block.get("url")):
+        return None
+    name = (block.get("extras") or {}).get("filename")
+    file = {"bytes": block.get("base64"), "uri": block.get("url"), "mimeType": block.get("mime_type"), "name": name}
+    return {"kind": "file", "file": {key: value for key, value in file.items() if value is not None}}
+
+
+def conversation(types_: Any, thread: Thread) -> list[Any]:
+    """The messages of a thread that say something, each with the task that it belongs to, if any."""
+    said, task_id, values = [], None, thread.values
+    messages = values.get("messages") if isinstance(values, dict) else None
+    for number, message in enumerate(messages if isinstance(messages, list) else ()):
+        with contextlib.suppress(AttributeError, TypeError, ValidationError):  # it is no message
+            is_user = message["type"].lower().startswith("human")
+            marks = (message.get("additional_kwargs") or {}).get("a2a")
+            start = marks.get("task_start_id") if isinstance(marks, dict) else None
+            if start or is_user:
+                task_id = f"{thread.thread_id}:{start}" if start else None
+            ids = {"message_id": message.get("id") or str(number), "context_id": thread.thread_id, "task_id": task_id}
+            parts = message_parts(message)
+            if parts and message["type"] != "system":
+                said.append(types_.Message(role="user" if is_user else "agent", parts=parts, **ids))
+    return said
+
+
+def task_ids(run: Run) -> JsonObject:
+    """The ids of a run's task, as the models' fields."""
+    return {"context_id": run.thread_id, "task_id": f"{run.thread_id}:{run.task_id}"}
+
+
+def task_status(call: AgentCall, run: Run, state: str, parts: list[Any], timestamp: str) -> Any:
+    """A status, with what the agent has to say."""
+    message = call.types.Message(message_id=str(uuid.uuid4()), role="agent", parts=parts, **task_ids(run))
+    return call.types.TaskStatus(state=state, message=message if parts else None, timestamp=timestamp)
+
+
+def present_status(call: AgentCall, task: Task, thread: Thread, note: str = "") -> Any:
+    """A task's status; a failure says what has failed, anything else has the note."""
+    if task.state == "failed":
+        error = thread.error if task.latest else None
+        note = f"Error executing assistant{': ' + failure_text(error) if error else ''}"
+    parts = [{"kind": "text", "text": note}] if note else []
+    return task_status(call, task.run, task.state, parts, task.run.updated_at)
+
+
+def task_artifacts(call: AgentCall, task: Task, thread: Thread, history: list[Any]) -> list[Any]:
+    """What a task has come to: the questions that wait for an answer, or the agent's last message, or else its
+    graph's values, if no later run has changed them."""
+    name, description, parts = "Interrupt", "Agent requires input to continue", []
+    if task.state == "input-required":
+        parts = [{"kind": "data", "data": question} for question in questions(thread)]
+    elif task.state == "completed":
+        name, description = "Assistant Response", f"Response from assistant {call.assistant.assistant_id}"
+        task_id = task_ids(task.run)["task_id"]
+        for said in history:
+            if said.task_id == task_id and said.role == "agent" and said.parts[0].root.kind != "data":
+                parts = said.parts
+        if task.latest and not parts:
+            parts = [{"kind": "text", "text": repr(thread.values)}]
+    artifact_id = str(uuid.uuid5(uuid.UUID(task.run.run_id), "artifact"))
+    made = call.types.Artifact(artifact_id=artifact_id, name=name, description=description, parts=parts)
+    return [made] if parts else []
+
+
+def questions(thread: Thread) -> list[JsonObject]:
+    return [question for asked in (thread.interrupts or {}).values() for question in asked]
+
+
+def shown_task(call: AgentCall, run: Run, status: Any, history: list[Any], length: int | None, **more: Any) -> Any:
+    """A task with the last `length` messages of its history."""
+    ids = task_ids(run)
+    kept = None if length == 0 else history[-(length or 0) :]
+    return call.types.Task(id=ids["task_id"], context_id=ids["context_id"], status=status, history=kept, **more)
+
+
+def present_task(call: AgentCall, task: Task, thread: Thread, length: int | None, note: str = "") -> Any:
+    """A task as it is, with its artifacts, and the history of its context or of it alone."""
+    history, task_id = conversation(call.types, thread), task_ids(task.run)["task_id"]
+    if call.scope() == "task":
+        history = [message for message in history if message.task_id == task_id]
+    artifacts = task_artifacts(call, task, thread, history) or None
+    return shown_task(call, task.run, present_status(call, task, thread, note), history, length, artifacts=artifacts)
+
+
+# the methods
+
+
+class Started(NamedTuple):
+    """A run that goes on for a task, and its log."""
+
+    run: Run
+    run_log: RunLog
+
+
+async def find_task(call: AgentCall, name: str, context: str | None, where: str = "") -> tuple[Task, Thread]:
+    """A task of the agent by `THREAD:RUN`, or by the run's id and its context. Raises RpcError."""
+    thread_id, _, task_id = name.rpartition(":")
+    call.request.path_params["thread_id"] = thread_id or context or ""  # where find_thread looks for it
+    task = None
+    with contextlib.suppress(Invalid, NotFound):
+        thread, task_id = await find_thread(call.server, call.request), to_uuid(task_id, "run")
+        if not context or to_uuid(context, "thread") == thread.thread_id:
+            task = call.server.db.look(lambda conn: Tasks(conn).get(thread.thread_id, task_id))
+    if task is None or task.run.assistant_id != call.assistant.assistant_id:
+        raise RpcError(-32001, f"Task not found: {name}{where}")
+    return task, thread
+
+
+async def start_task(call: AgentCall, message: Any, modes: list[str], follower: Follower | None = None) -> Started:
+    """Start a run for a message: of a new task, or of the one that the message names. Raises RpcError."""
+    server, run_id = call.server, new_id()
+    thread_id, task_id, command = message.context_id or new_id(), run_id, None
+    if read_parts(message)[1] is not None:
+        await check_takes_messages(call)
+    if message.task_id:
+        task, thread = await find_task(call, message.task_id, message.context_id)
+        rpc_check(task.state not in FINAL_STATES, "A terminal task cannot accept another message", -32004)
+        thread_id, task_id = thread.thread_id, str(task.run.task_id)
+        if task.state == "input-required":
+            command = task_answer(message, task_id, [each["id"] for each in questions(thread)])
+    body = {
+        "assistant_id": call.assistant.assistant_id,
+        "metadata": {"a2a": {"task_start_id": task_id}},
+        "if_not_exists": "create",
+        "stream_mode": modes,
+        **({"command": command} if command else {"input": graph_input(message, task_id)}),
+    }
+    try:
+        new = await new_run(server, str(uuid.UUID(thread_id)), validate(RunCreateStateful, body))
+        created, run_log = await server.runner.make_followed(replace(new, run_id=run_id, task_id=task_id), follower)
+    except (ApiError, ValueError) as error:
+        detail = "Invalid thread ID" if "hexadecimal UUID" in str(error) else str(error)
+        raise RpcError(-32602, f"Failed to create run: {detail}") from None
+    server.runner.begin(created)
+    return Started(created.run, run_log)
+
+
+async def ended_task(call: AgentCall, started: Started) -> tuple[Task, Thread]:
+    """A task whose run is over, and its thread with what that run left in it. Raises RpcError."""
+    run, run_log = started
+    check_ended(call.server, run)
+    task, thread = await find_task(call, task_ids(run)["task_id"], None)
+    if task.run.run_id == run.run_id:  # later runs may have changed the thread
+        state = thread.state if run_log.last_values is MISSING else to_json(run_log.last_values).decode()
+        error = thread.error if run_log.error is None else from_json(run_log.error)
+        task, thread = replace(task, latest=True), replace(thread, state=state, error=error)
+    return task, thread
+
+
+def message_options(call: AgentCall) -> JsonObject:
+    """How a message is to be answered. Raises RpcError for what can't be."""
+    options = call.params.get("configuration") or {}
+    rpc_check(isinstance(options, dict), "configuration must be an object")
+    pushes = options.get("pushNotificationConfig") or options.get("taskPushNotificationConfig")
+    rpc_check(not pushes, "Push notifications are not supported", -32003)
+    return cast(JsonObject, options)
+
+
+def submitted(call: AgentCall, message: Any, started: Started, length: int | None) -> Any:
+    """A task that has just begun, with the message that began it."""
+    status = task_status(call, started.run, "submitted", [], started.run.updated_at)
+    return shown_task(call, started.run, status, [message.model_copy(update=task_ids(started.run))], length)
+
+
+async def send_message(call: AgentCall) -> JsonObject:
+    options = message_options(call)
+    length, message = call.length(options), sent_message(call)
+    started = await start_task(call, message, ["values"])
+    if options.get("blocking") is False or options.get("returnImmediately") is True:
+        return call.wrapped(submitted(call, message, started, length))
+    async for _ in started.run_log.wait_closed():
+        pass
+    return call.wrapped(present_task(call, *await ended_task(call, started), length))
+
+
+async def stream_message(call: AgentCall) -> Response:
+    length, message, follower = call.length(message_options(call)), sent_message(call), Follower()
+    started = await start_task(call, message, ["values", "messages"], follower)
+    return task_stream(call, submitted(call, message, started, length), started, follower)
+
+
+async def resubscribe_task(call: AgentCall) -> Response:
+    task, thread = await find_task(call, call.task_id(), call.text("contextId"))
+    first, follower = present_task(call, task, thread, call.length({})), Follower()
+    run_log = await live_log(call.server, task.run, follower, None)
+    if run_log is None:
+        raise RpcError(-32004, f"There is nothing to follow: the task is {task.state}")
+    return task_stream(call, first, Started(task.run, run_log), follower)
+
+
+def task_stream(call: AgentCall, first: Any, started: Started, follower: Follower) -> Response:
+    frames = with_heartbeats(task_frames(call, first, started, follower))
+    return event_stream(call.server, None, frames, {"content-type": "text/event-stream"}, cancel=False)
+
+
+async def task_frames(call: AgentCall, first: Any, started: Started, follower: Follower) -> AsyncIterator[list[bytes]]:
+    """A task's updates while its run goes on, in batches of events; the last one says how it ended."""
+    types_, ids, run = call.types, task_ids(started.run), started.run
+
+    def frame(made: Any) -> bytes:
+        return call.frame("result", call.wrapped(made))
+
+    yield [frame(first)]
+    said: list[JsonObject] = []
+    async for batch in started.run_log.follow(follower):
+        frames = []
+        for parts in filter(None, map(_agent_parts, batch)):
+            if parts != said:
+                status = task_status(call, run, "working", parts, now())
+                frames.append(frame(types_.TaskStatusUpdateEvent(status=status, final=False, **ids)))
+            said = parts
+        yield frames
+    try:
+        task, thread = await ended_task(call, started)
+    except RpcError as error:
+        yield [call.frame("error", error.value())]
+        return
+    whole = {"append": False, "last_chunk": True} if task.state == "completed" else {}
+    for artifact in task_artifacts(call, task, thread, conversation(types_, thread)):
+        yield [frame(types_.TaskArtifactUpdateEvent(artifact=artifact, **whole, **ids))]
+    yield [frame(types_.TaskStatusUpdateEvent(status=present_status(call, task, thread), final=True, **ids))]
+
+
+def _agent_parts(event: Event) -> list[JsonObject]:
+    """What the agent has said so far in the message that an event is about."""
+    if event.name not in ("messages/partial", "messages/complete"):
+        return []
+    (message,) = from_json(event.data)
+    return message_parts(message) if message["type"].lower().startswith("ai") else []
+
+
+async def get_task(call: AgentCall) -> JsonObject:
+    name, context, length = call.task_id(), call.text("contextId"), call.length(call.params)
+    task, thread = await find_task(call, name, context, f" in context '{context}'" if context else "")
+    note = "Task completed successfully" if task.state == "completed" else ""
+    return {**call.value(present_task(call, task, thread, length, note)), "id": name}
+
+
+async def cancel_task(call: AgentCall) -> JsonObject:
+    """Stop what goes on for a task; one that waits for an answer will not get it."""
+    server, name, context, length = call.server, call.task_id(), call.text("contextId"), call.length({})
+    task, thread = await find_task(call, name, context)
+    before = task.state
+    if before == "input-required":
+        await server.db.write(end_waiting, task.run)
+    elif before not in FINAL_STATES:
+        live = server.db.look(lambda conn: Runs(conn).live(thread.thread_id))
+        mine = [run for run in live if run.task_id == task.run.task_id]
+        logs = [await live_log(server, run, None, None) for run in mine]
+        await server.runner.cancel([(run.thread_id, run.run_id) for run in mine], "interrupt", "canceled by its client")
+        for run_log in filter(None, logs):
+            async for _ in run_log.wait_closed():
+                pass
+    task, thread = await find_task(call, name, context)
+    is_canceled = before not in FINAL_STATES and task.state == "canceled"
+    rpc_check(is_canceled, "Task is not cancelable in its current state", -32002)
+    return {**call.value(present_task(call, task, thread, length)), "id": name}
+
+
+def end_waiting(conn: sqlite3.Connection, run: Run) -> None:
+    """End a task that waits for an answer, unless it has just got one."""
+    waiting = Tasks(conn).waiting(run.thread_id)
+    if waiting and waiting.run.run_id == run.run_id:
+        Runs(conn).set_status(run.run_id, "interrupted")
+
+
+async def list_tasks(call: AgentCall) -> JsonObject:
+    size, length = call.params.get("pageSize", A2A_PAGE), call.length(call.params)
+    is_size = isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= A2A_PAGE
+    rpc_check(is_size, f"pageSize must be an integer between 1 and {A2A_PAGE}.")
+    token, state, since = call.text("pageToken") or "0", call.text("status"), call.text("statusTimestampAfter")
+    rpc_check(re.fullmatch(r"[0-9]{1,18}", token), f"Invalid page token: '{token}'.")
+    states = {f"TASK_STATE_{each.name.upper()}": each.value for each in call.types.TaskState}
+    rpc_check(state in ("", *states, *states.values()), f"Invalid status value: '{state}'.")
+    page, total = await call.server.db.read(
+        lambda conn: Tasks(conn).search(
+            call.assistant.assistant_id,
+            call.text("contextId") or None,
+            states.get(state, state) or None,
+            moment(parse_moment(since, "statusTimestampAfter")) if since else None,
+            size,
+            int(token),
+        )
+    )
+    tasks = []
+    for found in page:
+        with contextlib.suppress(RpcError):  # gone meanwhile
+            task, thread = await find_task(call, task_ids(found.run)["task_id"], None)
+            shown = call.value(present_task(call, task, thread, length))
+            tasks.append(
+                {**shown, "artifacts": shown.get("artifacts", []) if call.params.get("includeArtifacts") else []}
+            )
+    following = int(token) + size
+    following_token = str(following) if following < total else ""
+    return {"tasks": tasks, "totalSize": total, "pageSize": len(tasks), "nextPageToken": following_token}
+
+
+async def get_extended_card(call: AgentCall) -> JsonObject:
+    return await agent_card(call.server, call.request, call.assistant)
+
+
+AgentMethod = Callable[[AgentCall], Coroutine[Any, Any, JsonObject | Response]]
+AGENT_METHODS: dict[str, AgentMethod] = {
+    "message/send": send_message,
+    "message/stream": stream_message,
+    "tasks/get": get_task,
+    "tasks/cancel": cancel_task,
+    "tasks/resubscribe": resubscribe_task,
+    "SendMessage": send_message,
+    "SendStreamingMessage": stream_message,
+    "GetTask": get_task,
+    "CancelTask": cancel_task,
+    "SubscribeToTask": resubscribe_task,
+    "ListTasks": list_tasks,
+    "GetExtendedAgentCard": get_extended_card,
+}
+STREAMING_METHODS = (stream_message, resubscribe_task)
+
+
+# the card
+
+
+async def agent_card(server: Server, request: Request, assistant: Assistant) -> JsonObject:
+    """What an agent can do, and where: at the address that the client has reached, whatever it calls it."""
+    schema = await input_schema(server, assistant)
+    fields = list(schema.get("properties", {}))
+    scope = request.scope
+    host, port = scope["server"]
+    host = f"[{host}]" if ":" in host else host
+    url = f"{scope['scheme']}://{host}:{port}{scope.get('root_path', '')}/a2a/{assistant.assistant_id}"
+    description = assistant.description or f"{assistant.name} assistant"
+    modes = assistant.metadata.get("a2a")
+    modes = modes if isinstance(modes, dict) else {}
+    inputs, outputs = (modes.get(key) or ["application/json", "text/plain"] for key in ("input_modes", "output_modes"))
+    takes = {"required": schema.get("required", []), "properties": fields, "supportsA2A": "messages" in fields}
+    # fmt: off
+    return {
+        "name": assistant.name, "description": description, "url": url, "version": __version__,
+        "supportedInterfaces": [{"protocolBinding": "JSONRPC", "protocolVersion": "1.0", "url": url}],
+        "capabilities": {
+            "streaming": True, "pushNotifications": False, "stateTransitionHistory": False,
+            "extensions": [HISTORY_EXTENSION],
+        },
+        "defaultInputModes": inputs, "defaultOutputModes": outputs,
+        "skills": [{
+            "id": f"{assistant.assistant_id}-main", "name": f"{assistant.name} Capabilities",
+            "description": description, "tags": ["assistant", "langgraph"], "examples": [],
+            "inputModes": inputs, "outputModes": outputs, "metadata": {"inputSchema": takes},
+        }],
+    }
+    # fmt: on
+
+
+async def get_agent_card(server: Server, request: Request) -> Response:
+    """The card of an assistant as an agent."""
+    return await show_card(server, request, request.path_params["assistant_id"])
+
+
+async def find_agent_card(server: Server, request: Request) -> Response:
+    """The card of the assistant that the query names."""
+    return await show_card(server, request, request.query_params.get("assistant_id", ""))
+
+
+async def show_card(server: Server, request: Request, assistant_id: str) -> Response:
+    needs_extra("a2a", "a2a.compat.v0_3.types")
+    try:
+        return reply(await agent_card(server, request, await find_agent(server, assistant_id)))
+    except (RpcError, ApiError) as error:
+        return reply({"error": rpc_error(error)}, 400)
 
 
 ########################################################################################################
@@ -7096,6 +7851,9 @@ ROUTES = [
     Operation("POST", "/mcp/", call_mcp, None, "object"),
     Operation("GET", "/mcp/", get_mcp, status=405),
     Operation("DELETE", "/mcp/", delete_mcp, status=404),
+    Operation("POST", "/a2a/{assistant_id}", call_agent, None, "object"),
+    Operation("GET", "/a2a/{assistant_id}", get_agent_card, None, "object"),
+    Operation("GET", "/.well-known/agent-card.json", find_agent_card, None, "object", query="assistant_id"),
     Operation("PUT", "/store/items", put_item, StorePutRequest, status=204),
     Operation("GET", "/store/items", get_item, None, "Item", query="namespace key refresh_ttl"),
     Operation("DELETE", "/store/items", delete_item, StoreDeleteRequest, status=204),
@@ -7103,12 +7861,6 @@ ROUTES = [
     Operation("POST", "/store/namespaces", list_item_namespaces, StoreListNamespacesRequest, "ListNamespaceResponse"),
 ]
 
-# Parts of the API that this version does not serve: (methods, path).
-NOT_SERVED = [
-    (("GET", "POST", "DELETE"), "/a2a/{assistant_id}"),
-    (("GET",), "/a2a/{assistant_id}/.well-known/agent-card.json"),
-    (("GET",), "/.well-known/agent-card.json"),
-]
 ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 # What operations give, for the OpenAPI document: field names with their types, "?" for nullable.
@@ -7283,10 +8035,6 @@ async def get_docs(server: Server, request: Request) -> Response:
     )
 
 
-async def not_served(server: Server, request: Request) -> Response:
-    raise NotServed(f"{request.method} {request.url.path} is not served by devserver {__version__}")
-
-
 async def not_found(server: Server, request: Request) -> Response:
     raise NotFound()
 
@@ -7317,13 +8065,15 @@ def _routes(http: HttpSettings) -> list[BaseRoute]:
     for path, _ in single[1:]:  # other methods, and a slash too many, find nothing
         routes.append(Route(path, _endpoint(not_found), methods=ALL_METHODS))
         routes.append(Route(f"{path}/", _endpoint(not_found), methods=ALL_METHODS))
-    for methods, path in NOT_SERVED:
-        routes += [Route(path, _endpoint(not_served), methods=[method]) for method in methods]
     for operation in ROUTES:
         if operation.path not in dict(single) and not operation.path.startswith("/mcp"):
             routes.append(Route(operation.path, _endpoint(operation.handler), methods=[operation.method]))
     routes.append(Route("/mcp", _mcp_endpoint, methods=["GET", "POST", "DELETE"]))
     routes.append(Route("/ui/{assistant_id}", _endpoint(get_ui), methods=["POST"]))
+    routes.append(Route("/.well-known/agent.json", _endpoint(find_agent_card), methods=["GET"]))
+    for name in ("agent-card.json", "agent.json"):
+        path = f"/a2a/{{assistant_id}}/.well-known/{name}"
+        routes.append(Route(path, _endpoint(get_agent_card), methods=["GET"]))
     return [route for route in routes if not http.disables(getattr(route, "path", "").rstrip("/") or "/")]
 
 

@@ -233,22 +233,6 @@ def test_settings_are_served_or_named(tmp_path: Path) -> None:
         server.start()
 
 
-# What the README calls the parts of the API that may be missing, by the beginning of their paths.
-PARTS = {"/mcp": "MCP", "/a2a": "A2A", "/.well-known": "A2A"}
-
-
-def test_what_is_not_served_yet_says_so(example: LiveServer) -> None:
-    (sentence,) = re.findall(r"\*\*Not yet\*\*:(.*?) answer\s+501", README, re.S)
-    missing = [(methods[0], path) for methods, path in devserver.NOT_SERVED]
-    named = {part for start, part in PARTS.items() for _, path in missing if path.startswith(start)}
-    assert set(re.findall(r"MCP|A2A|generative UI|crons?|event streaming", sentence)) == {*named, "generative UI"}
-    with example.http() as http:
-        for method, path in missing:
-            answer = http.request(method, re.sub(r"{\w+}", "01a20708-6052-7670-898c-203668c5e188", path))
-            assert answer.status_code == 501, path
-            assert "not served" in answer.json()["detail"]
-
-
 async def test_the_file_is_all_there_is(example: LiveServer, tmp_path: Path) -> None:
     async with example.client() as client:
         thread = (await client.threads.create())["thread_id"]

@@ -410,8 +410,14 @@ def test_outside_of_the_prefix_there_is_only_health(prefixed: LiveServer) -> Non
 def test_every_part_of_the_api_can_be_taken_away() -> None:
     """Each path belongs to one part at most; only health belongs to none."""
     parts = [name for name in HttpSettings.model_fields if name.startswith("disable_") and name != "disable_webhooks"]
-    paths = {route.path for route in devserver.ROUTES} | {path for _, path in devserver.NOT_SERVED}
-    paths |= {"/threads/{thread_id}/stream/events", "/mcp", "/ui/{assistant_id}", "/", "/docs", "/openapi.json"}
+    paths = {route.path for route in devserver.ROUTES} | {
+        "/threads/{thread_id}/stream/events",
+        "/mcp",
+        "/ui/{assistant_id}",
+        "/",
+        "/docs",
+        "/openapi.json",
+    }
     for path in paths:
         found = [part for part in parts if HttpSettings.model_validate({part: True}).disables(path)]
         assert len(found) == (path != "/ok"), (path, found)

@@ -139,14 +139,6 @@ def test_the_documentation_needs_nothing_from_elsewhere(http: httpx.Client) -> N
     assert anchors <= set(re.findall(r'id="(\w+)"', page.text))
 
 
-def test_what_is_not_served_says_so(http: httpx.Client) -> None:
-    for methods, path in devserver.NOT_SERVED:
-        for method in methods:
-            answer = http.request(method, re.sub(r"{\w+}", ID, path))
-            assert answer.status_code == 501, (method, path)
-            assert f"{method} {re.sub(r'{.*?}', ID, path)} is not served" in answer.json()["detail"]
-
-
 # Routes
 
 
