@@ -193,6 +193,7 @@ def test_options_are_named() -> None:
 GRAPH = """
 from langgraph.graph import START, MessagesState, StateGraph
 graph = StateGraph(MessagesState).add_node("node", lambda state: state).add_edge(START, "node").compile()
+def embed(texts): return [[1.0, 2.0] for _ in texts]
 """
 
 
@@ -204,8 +205,11 @@ def test_settings_are_served_or_named(tmp_path: Path) -> None:
         "env": {"A": "b"},
         "http": {"cors": {"allow_origins": ["http://example.com"]}, "allowed_hosts": ["example.com"]},
         "webhooks": {"url": {"require_https": True, "disable_loopback": True}},
+        "store": {"index": {"embed": "./g.py:embed", "dims": 2, "fields": ["$"]}, "ttl": {"default_ttl": 5}},
+        "checkpointer": {"ttl": {"strategy": "keep_latest"}, "serde": {"allowed_msgpack_modules": [["g", "State"]]}},
     }
-    assert named == {"graphs", "dependencies", "env", "http.cors", "http.allowed_hosts", "webhooks"}
+    of_store = {"store.index", "store.ttl", "checkpointer.ttl", "checkpointer.serde"}
+    assert named == {"graphs", "dependencies", "env", "http.cors", "http.allowed_hosts", "webhooks"} | of_store
     write_project(tmp_path, {"g": "./g.py:graph"}, {"g.py": GRAPH}, **served)
     server = LiveServer(tmp_path).start()
     server.kill()
