@@ -36,6 +36,7 @@ slows down other runs but never the API. Facts are rows: memory holds only what 
 
 from __future__ import annotations
 
+import array
 import asyncio
 import base64
 import bisect
@@ -56,10 +57,13 @@ import itertools
 import json
 import linecache
 import logging
+import math
+import operator
 import os
 import re
 import socket
 import sqlite3
+import struct
 import sys
 import sysconfig
 import tempfile
@@ -103,6 +107,7 @@ from langgraph.checkpoint.base import (
     get_checkpoint_metadata,
 )
 from langgraph.checkpoint.base.id import uuid6
+from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 from langgraph.checkpoint.sqlite import SqliteSaver
@@ -112,7 +117,22 @@ from langgraph.graph.state import StateGraph
 from langgraph.pregel import Pregel
 from langgraph.pregel._utils import get_function_nonlocals
 from langgraph.runtime import RunControl
-from langgraph.store.base import BaseStore, GetOp, Item, ListNamespacesOp, Op, PutOp, Result, SearchItem, SearchOp
+from langgraph.store.base import (
+    NOT_PROVIDED,
+    BaseStore,
+    Embeddings,
+    GetOp,
+    Item,
+    ListNamespacesOp,
+    Op,
+    PutOp,
+    Result,
+    SearchItem,
+    SearchOp,
+    TTLConfig,
+    ensure_embeddings,
+    get_text_at_path,
+)
 from langgraph.store.sqlite.base import SqliteStore
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from starlette import types as asgi
@@ -292,10 +312,13 @@ class AssistantVersionChange(Body):
     version: Annotated[int, Field(ge=-SAFE_INTEGER, le=SAFE_INTEGER)] | None = None
 
 
-class ThreadTtl(Body):
-    """Minutes to live, and what happens then. Kept with the thread."""
+Minutes = Annotated[float, Field(gt=0, le=1e9)]
 
-    ttl: float | None = None
+
+class ThreadTtl(Body):
+    """How many minutes after its last update a thread expires (None: never), and what happens then."""
+
+    ttl: Minutes | None = None
     strategy: Literal["delete", "keep_latest"] = "delete"
 
 
@@ -480,7 +503,7 @@ class StorePutRequest(Body):
     key: str
     value: JsonObject
     index: Literal[False] | list[str] | None = None
-    ttl: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    ttl: Minutes | None = None
 
 
 class StoreDeleteRequest(Body):
@@ -660,6 +683,42 @@ def contains(whole: Any, part: Any) -> bool:
     if isinstance(part, bool) or isinstance(whole, bool):
         return part is whole
     return bool(whole == part)
+
+
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "$eq": lambda a, b: a == b,
+    "$ne": lambda a, b: a != b,
+    "$gt": lambda a, b: float(a) > float(b),
+    "$gte": lambda a, b: float(a) >= float(b),
+    "$lt": lambda a, b: float(a) < float(b),
+    "$lte": lambda a, b: float(a) <= float(b),
+}
+
+
+def _has_operators(wanted: Any) -> bool:
+    return isinstance(wanted, dict) and any(key.startswith("$") for key in wanted)
+
+
+def check_filter(condition: Mapping[str, Any]) -> None:
+    """Raises BadRequest for an unknown operator of a store filter."""
+    for wanted in condition.values():
+        for name in wanted if _has_operators(wanted) else ():
+            if name not in _OPERATORS:
+                raise BadRequest(f"Unsupported operator: {name}")
+
+
+def matches_filter(value: JsonObject, condition: Mapping[str, Any]) -> bool:
+    """A store filter: equality per field, or operators."""
+    return all(_matches_field(value.get(key), wanted) for key, wanted in condition.items())
+
+
+def _matches_field(value: Any, wanted: Any) -> bool:
+    if not _has_operators(wanted):
+        return bool(value == wanted)
+    try:
+        return all(_OPERATORS[name](value, operand) for name, operand in wanted.items())
+    except (TypeError, ValueError):  # what can't be compared doesn't match
+        return False
 
 
 ########################################################################################################
@@ -1096,8 +1155,15 @@ MIGRATIONS = [
     CREATE TABLE threads (
         thread_id TEXT PRIMARY KEY, created_at TEXT NOT NULL, updated_at TEXT NOT NULL,
         state_updated_at TEXT NOT NULL, metadata TEXT NOT NULL, config TEXT NOT NULL,
-        rest TEXT NOT NULL, state TEXT, interrupts TEXT, error TEXT, ttl TEXT, unshown INTEGER NOT NULL DEFAULT 0
+        rest TEXT NOT NULL, state TEXT, interrupts TEXT, error TEXT, ttl TEXT, unshown INTEGER NOT NULL DEFAULT 0,
+        -- The `updated_at` of when the thread's ttl last had its history pruned.
+        pruned_at TEXT,
+        expires_at REAL AS (
+            CASE WHEN ttl IS NOT NULL AND pruned_at IS NOT updated_at
+            THEN julianday(updated_at) + json_extract(ttl, '$.ttl') / 1440.0 END
+        )
     );
+    CREATE INDEX threads_expiring ON threads (expires_at) WHERE expires_at IS NOT NULL;
     CREATE INDEX threads_unshown ON threads (thread_id) WHERE unshown;
     CREATE INDEX threads_created ON threads (created_at);
     CREATE INDEX threads_updated ON threads (updated_at);
@@ -1256,8 +1322,9 @@ class Db:
 
     READERS = 2
 
-    def __init__(self, path: str, full_sync: bool = False) -> None:
+    def __init__(self, path: str, full_sync: bool = False, vectors: bool = False) -> None:
         self.path = path
+        self.vectors = vectors  # whether queries may compare vectors
         self.persistent = path != ":memory:"
         self._temporary = None if self.persistent else tempfile.TemporaryDirectory(prefix="devserver-")
         self._file = path if self._temporary is None else os.path.join(self._temporary.name, "devserver.db")
@@ -1334,6 +1401,9 @@ class Db:
         conn.create_function("contains", 2, _contains_text, deterministic=True)
         conn.create_function("casefold", 1, lambda text: text and text.casefold(), deterministic=True)
         conn.create_function("tool_name", 2, tool_name, deterministic=True)
+        conn.create_function("matches_filter", 2, _matches_text, deterministic=True)
+        if self.vectors:
+            _add_vectors(conn)
         conn.execute("PRAGMA cache_size = -32000")
         if writer:
             version = _schema_version(conn, self.path)
@@ -1354,6 +1424,29 @@ def _contains_text(whole: str | None, part: str) -> bool:
     return contains(orjson.loads(whole) if whole else None, orjson.loads(part))
 
 
+def _matches_text(value: str | bytes, condition: str) -> bool:
+    return matches_filter(orjson.loads(value), orjson.loads(condition))
+
+
+def _add_vectors(conn: sqlite3.Connection) -> None:
+    """sqlite-vec's `vec_distance_cosine`: its own, or a slower one where Python's SQLite takes no extensions."""
+    if not hasattr(conn, "enable_load_extension"):
+        conn.create_function("vec_distance_cosine", 2, _distance, deterministic=True)
+        return
+    import sqlite_vec  # type: ignore[import-untyped]
+
+    conn.enable_load_extension(True)
+    sqlite_vec.load(conn)
+    conn.enable_load_extension(False)
+
+
+def _distance(a: bytes, b: bytes) -> float | None:
+    """1 minus the cosine of the angle between two vectors; None if one has no direction."""
+    x, y = array.array("f", a), array.array("f", b)
+    lengths = math.hypot(*x) * math.hypot(*y)
+    return 1 - sum(map(operator.mul, x, y)) / lengths if lengths else None
+
+
 def _schema_version(conn: sqlite3.Connection, path: str) -> int:
     """Raises StartError, with the file as it was, if this devserver is too old for it."""
     version: int = conn.execute("PRAGMA user_version").fetchone()[0]
@@ -1368,8 +1461,17 @@ def _schema_version(conn: sqlite3.Connection, path: str) -> int:
 def _migrate(conn: sqlite3.Connection, version: int) -> None:
     SqliteSaver(conn).setup()
     SqliteStore(conn).setup()
+    _migrate_vectors(conn)
     for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
         conn.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
+
+
+def _migrate_vectors(conn: sqlite3.Connection) -> None:
+    """The store's own tables for vectors; SqliteStore makes them only where SQLite takes extensions."""
+    conn.execute("CREATE TABLE IF NOT EXISTS vector_migrations (v INTEGER PRIMARY KEY)")
+    done = conn.execute("SELECT count(*) FROM vector_migrations").fetchone()[0]
+    for number, script in enumerate(SqliteStore.VECTOR_MIGRATIONS[done:], start=done):
+        conn.executescript(f"BEGIN; {script} INSERT INTO vector_migrations (v) VALUES ({number}); COMMIT;")
 
 
 def _lock_file(path: str) -> IO[str] | None:
@@ -1442,6 +1544,11 @@ def _parsed(row: sqlite3.Row, *columns: str) -> JsonObject:
         if values[column] is not None:
             values[column] = orjson.loads(values[column])
     return values
+
+
+def _moment(column: str) -> str:
+    """SQL for a moment, whichever form SQLite knows it in, as `now` writes it."""
+    return f"strftime('%Y-%m-%dT%H:%M:%f000+00:00', {column})"
 
 
 class Page(NamedTuple):
@@ -1633,12 +1740,11 @@ class Thread:
     state: str | None
     interrupts: dict[str, list[JsonObject]] | None
     error: JsonObject | None
-    ttl: JsonObject | None
 
     def to_dict(self) -> JsonObject:
-        """`error` and `interrupts` appear once a state was written; `ttl` only when asked for."""
+        """`error` and `interrupts` appear once a state was written."""
         thread = {**vars(self), "values": self.state and orjson.Fragment(self.state)}
-        del thread["ttl"], thread["state"]
+        del thread["state"]
         if self.interrupts is None:
             del thread["interrupts"], thread["error"]
         return thread
@@ -1652,7 +1758,7 @@ _LIVE = "(SELECT 1 FROM runs WHERE runs.thread_id = threads.thread_id AND runs.s
 _THREAD_STATUS = f"CASE WHEN EXISTS {_LIVE} THEN 'busy' ELSE rest END"
 _THREAD = (
     "SELECT thread_id, created_at, updated_at, state_updated_at, metadata, config, state, interrupts, "
-    f"error, ttl, {_THREAD_STATUS} AS status FROM threads"
+    f"error, {_THREAD_STATUS} AS status FROM threads"
 )
 
 
@@ -1682,7 +1788,7 @@ class Threads(Table):
         sets = ", ".join(f"{name} = ?" for name in columns)
         self.conn.execute(
             f"UPDATE threads SET {sets}{', ' if sets else ''}updated_at = ? WHERE thread_id = ?",
-            (*map(_json_text, columns.values()), now(), thread_id),
+            (*_columns(columns), now(), thread_id),
         )
 
     def set_state(self, thread_id: str, rest: str, values: Any, interrupts: JsonObject, error: Any) -> None:
@@ -1720,7 +1826,7 @@ class Threads(Table):
         """A new thread with the same metadata, state and history, under the same checkpoint ids."""
         at = now()
         self.conn.execute(
-            "INSERT INTO threads SELECT ?, ?, ?, ?, metadata, '{}', rest, state, interrupts, NULL, ttl, unshown "
+            "INSERT INTO threads SELECT ?, ?, ?, ?, metadata, '{}', rest, state, interrupts, NULL, ttl, unshown, NULL "
             "FROM threads WHERE thread_id = ?",
             (copy_id, at, at, at, thread_id),
         )
@@ -1736,6 +1842,35 @@ class Threads(Table):
             "WHERE thread_id = ?",
             (copy_id, thread_id),
         )
+
+    def ttl(self, thread_id: str) -> JsonObject | None:
+        """A thread's time to live, and when it expires if it is not updated (None: its history was pruned)."""
+        row = self.conn.execute(
+            "SELECT json_extract(ttl, '$.strategy') AS strategy, json_extract(ttl, '$.ttl') AS ttl_minutes, "
+            f"{_moment('expires_at')} AS expires_at FROM threads WHERE thread_id = ? AND ttl IS NOT NULL",
+            (thread_id,),
+        ).fetchone()
+        return dict(row) if row else None
+
+    def next_expiry(self) -> str | None:
+        """The moment when the next thread that is not busy expires."""
+        row = self.conn.execute(
+            f"SELECT {_moment('expires_at')} FROM threads WHERE expires_at IS NOT NULL AND NOT EXISTS {_LIVE} "
+            "ORDER BY expires_at LIMIT 1"
+        ).fetchone()
+        return row[0] if row else None
+
+    def expired(self) -> tuple[str, str] | None:
+        """Thread id and strategy of the first thread that has expired and is not busy."""
+        row = self.conn.execute(
+            "SELECT thread_id, json_extract(ttl, '$.strategy') FROM threads "
+            f"WHERE expires_at <= julianday('now') AND NOT EXISTS {_LIVE} ORDER BY expires_at LIMIT 1"
+        ).fetchone()
+        return tuple(row) if row else None
+
+    def set_pruned(self, thread_id: str) -> None:
+        """The thread does not expire again before its next update."""
+        self.conn.execute("UPDATE threads SET pruned_at = updated_at WHERE thread_id = ?", (thread_id,))
 
     def of_assistant(self, assistant_id: str) -> list[str]:
         query = "SELECT thread_id FROM threads WHERE metadata ->> 'assistant_id' = ?"
@@ -1764,7 +1899,7 @@ class Threads(Table):
 
     @staticmethod
     def _row(row: sqlite3.Row) -> Thread:
-        return Thread(**_parsed(row, "metadata", "config", "interrupts", "error", "ttl"))
+        return Thread(**_parsed(row, "metadata", "config", "interrupts", "error"))
 
 
 @dataclass(frozen=True)
@@ -2213,37 +2348,9 @@ class Webhooks(Table):
         self.conn.execute("DELETE FROM webhooks WHERE number = ?", (number,))
 
 
-_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
-    "$eq": lambda a, b: a == b,
-    "$ne": lambda a, b: a != b,
-    "$gt": lambda a, b: float(a) > float(b),
-    "$gte": lambda a, b: float(a) >= float(b),
-    "$lt": lambda a, b: float(a) < float(b),
-    "$lte": lambda a, b: float(a) <= float(b),
-}
-
-
-def matches_filter(value: JsonObject, condition: Mapping[str, Any]) -> bool:
-    """A store filter: equality per field, or operators. Raises BadRequest for an unknown operator."""
-    return all(_matches_field(value.get(key), wanted) for key, wanted in condition.items())
-
-
-def _matches_field(value: Any, wanted: Any) -> bool:
-    if not (isinstance(wanted, dict) and any(key.startswith("$") for key in wanted)):
-        return bool(value == wanted)
-    for name, operand in wanted.items():
-        if name not in _OPERATORS:
-            raise BadRequest(f"Unsupported operator: {name}")
-        try:
-            if not _OPERATORS[name](value, operand):
-                return False
-        except (TypeError, ValueError):  # what can't be compared doesn't match
-            return False
-    return True
-
-
 class Items(Table):
-    """The store's items, in LangGraph's own table: `prefix` is the namespace, joined with dots."""
+    """The store's items, in LangGraph's own tables: `prefix` is the namespace, joined with dots. An item's
+    vectors go with it."""
 
     def get(self, namespace: Sequence[str], key: str) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self.conn.execute(
@@ -2252,7 +2359,10 @@ class Items(Table):
         ).fetchone()
         return row
 
-    def put(self, prefix: str, key: str, value: bytes, ttl: float | None = None) -> None:
+    def put(
+        self, prefix: str, key: str, value: bytes, ttl: float | None = None, vectors: Iterable[tuple[str, bytes]] = ()
+    ) -> None:
+        """`ttl` in minutes; `vectors` are pairs of a field's name and what makes the item findable by it."""
         at = datetime.datetime.now(datetime.UTC)
         expires = (at + datetime.timedelta(minutes=ttl)).isoformat(" ", "microseconds") if ttl else None
         text = at.isoformat(" ", "microseconds")
@@ -2262,9 +2372,15 @@ class Items(Table):
             "updated_at = excluded.updated_at, expires_at = excluded.expires_at, ttl_minutes = excluded.ttl_minutes",
             (prefix, key, value.decode(), text, text, expires, ttl),
         )
+        self.conn.execute("DELETE FROM store_vectors WHERE prefix = ? AND key = ?", (prefix, key))
+        self.conn.executemany(
+            "INSERT OR REPLACE INTO store_vectors (prefix, key, field_name, embedding) VALUES (?, ?, ?, ?)",
+            [(prefix, key, *vector) for vector in vectors],
+        )
 
     def delete(self, prefix: str, key: str) -> None:
-        self.conn.execute("DELETE FROM store WHERE prefix = ? AND key = ?", (prefix, key))
+        for table in ("store", "store_vectors"):
+            self.conn.execute(f"DELETE FROM {table} WHERE prefix = ? AND key = ?", (prefix, key))
 
     def load(self, prefix: str) -> dict[str, bytes]:
         """All items of one namespace, as JSON text by key."""
@@ -2284,29 +2400,56 @@ class Items(Table):
                 self.put(puts.prefix, key, text)
 
     def search(
-        self, prefix: Sequence[str], condition: Mapping[str, Any] | None, limit: int, offset: int
+        self,
+        prefix: Sequence[str],
+        condition: Mapping[str, Any] | None,
+        limit: int,
+        offset: int,
+        vector: bytes | None = None,
     ) -> list[sqlite3.Row]:
-        """In order of first writing."""
+        """In order of first writing; or those that have vectors, by the one that is nearest to `vector`."""
+        check_filter(condition or {})
         where = Where()
         where.add("(expires_at IS NULL OR expires_at > ?)", self._now())
         if prefix:
             text = ".".join(prefix)  # '/' is the character after '.', so this is every longer namespace
-            where.add("(prefix = ? OR (prefix > ? AND prefix < ?))", text, text + ".", text + "/")
-        query = f"SELECT * FROM store WHERE {where} ORDER BY rowid"
-        if not condition:
-            page = (*where.parameters, limit, offset)
-            return self.conn.execute(f"{query} LIMIT ? OFFSET ?", page).fetchall()
-        found: list[sqlite3.Row] = []
-        for row in self.conn.execute(query, where.parameters):
-            if len(found) >= offset + limit:
-                break
-            if matches_filter(orjson.loads(row["value"]), condition):
-                found.append(row)
-        return found[offset : offset + limit]
+            where.add("prefix >= ? AND prefix < ? AND (prefix = ? OR prefix > ?)", text, text + "/", text, text + ".")
+        if condition:
+            where.add("matches_filter(value, ?)", _json_text(condition))
+        if vector is None:
+            query = f"SELECT *, NULL AS score FROM store WHERE {where} ORDER BY rowid LIMIT ? OFFSET ?"
+            return self.conn.execute(query, (*where.parameters, limit, offset)).fetchall()
+        where.add("length(embedding) = ?", len(vector))
+        query = (
+            "SELECT store.*, max(1 - vec_distance_cosine(embedding, ?)) AS score FROM store "
+            f"JOIN store_vectors USING (prefix, key) WHERE {where} GROUP BY store.rowid "
+            "ORDER BY score DESC, store.rowid LIMIT ? OFFSET ?"
+        )
+        return self.conn.execute(query, (vector, *where.parameters, limit, offset)).fetchall()
 
     def namespaces(self) -> list[tuple[str, ...]]:
         query = "SELECT DISTINCT prefix FROM store WHERE expires_at IS NULL OR expires_at > ?"
         return [tuple(row[0].split(".")) for row in self.conn.execute(query, (self._now(),))]
+
+    def refresh(self, found: Iterable[tuple[str, str]]) -> None:
+        """Let the time to live of these (prefix, key) begin anew."""
+        self.conn.executemany(
+            "UPDATE store SET expires_at = strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now', ttl_minutes || ' minutes') "
+            "WHERE prefix = ? AND key = ? AND ttl_minutes IS NOT NULL AND expires_at > ?",
+            [(*names, self._now()) for names in found],
+        )
+
+    def next_expiry(self) -> str | None:
+        query = f"SELECT {_moment('min(expires_at)')} FROM store WHERE expires_at IS NOT NULL"
+        return cast("str | None", self.conn.execute(query).fetchone()[0])
+
+    def sweep(self, limit: int) -> int:
+        """Delete items that have expired; gives how many there were."""
+        query = "SELECT prefix, key FROM store WHERE expires_at <= ? LIMIT ?"
+        expired = self.conn.execute(query, (self._now(), limit)).fetchall()
+        for prefix, key in expired:
+            self.delete(prefix, key)
+        return len(expired)
 
     @staticmethod
     def _now() -> str:
@@ -2321,16 +2464,17 @@ class Items(Table):
 NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"  # LangGraph's task id of a command's own writes
 
 
-class Recall(JsonPlusSerializer):
-    """Knows one checkpoint without reading its bytes: the one that a run has just stored."""
+class Recall:
+    """A serializer that knows one checkpoint without reading its bytes: the one that a run has just stored."""
 
-    def __init__(self, stored: tuple[str, bytes], checkpoint: Checkpoint) -> None:
-        super().__init__()
+    def __init__(self, serde: SerializerProtocol, stored: tuple[str, bytes], checkpoint: Checkpoint) -> None:
+        self.dumps_typed = serde.dumps_typed
+        self._loads_typed = serde.loads_typed
         self._stored = stored
         self._checkpoint = checkpoint
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        return self._checkpoint if data == self._stored else super().loads_typed(data)
+        return self._checkpoint if data == self._stored else self._loads_typed(data)
 
 
 RECALL: contextvars.ContextVar[Recall | None] = contextvars.ContextVar("recall", default=None)
@@ -2345,8 +2489,8 @@ class Saver(BaseCheckpointSaver[str]):
 
     PATIENCE_SECONDS = 10.0  # for checkpoints that one is nested in
 
-    def __init__(self, db: Db) -> None:
-        super().__init__(serde=JsonPlusSerializer())
+    def __init__(self, db: Db, serde: JsonPlusSerializer) -> None:
+        super().__init__(serde=serde)
         self.db = db
 
     def get_next_version(self, current: str | None, channel: None) -> str:
@@ -2568,46 +2712,150 @@ def _check_run(conn: sqlite3.Connection, scope: SharedScope | None) -> None:
         Threads(conn).set_unshown(scope.updates[0])
 
 
+class EmbeddingFailed(BadRequest):
+    """Text could not be turned into vectors as `store.index` promises."""
+
+
+Vectors = dict[int, list[tuple[str, bytes]]]  # by an operation's number: a vector per text, with its field's name
+
+
+class Index:
+    """What makes items findable by meaning: an embedding, and the fields of an item that it is given.
+
+    Each of its vectors has `dims` numbers; others are refused.
+    """
+
+    def __init__(self, embeddings: Embeddings, dims: int, fields: list[str]) -> None:
+        self._embeddings = embeddings
+        self._dims = dims
+        self._fields = fields
+
+    @staticmethod
+    def concerns(op: Op) -> bool:
+        """Whether the operation has text to embed."""
+        if isinstance(op, PutOp):
+            return op.value is not None and op.index is not False
+        return isinstance(op, SearchOp) and bool(op.query)
+
+    async def vectors(self, ops: list[Op]) -> Vectors:
+        """What puts and searches need. Raises EmbeddingFailed."""
+        texts = [(n, *text) for n, op in enumerate(ops) if isinstance(op, PutOp) for text in self._texts(op)]
+        queries = [(n, "", op.query) for n, op in enumerate(ops) if isinstance(op, SearchOp) and op.query]
+        found: Vectors = {}
+        try:
+            made = await self._embeddings.aembed_documents([text for *_, text in texts]) if texts else []
+            asked = [await self._embeddings.aembed_query(text) for *_, text in queries]
+            if len(made) != len(texts):
+                raise EmbeddingFailed(f"store.index: 'embed' gave {len(made)} vectors for {len(texts)} texts")
+            for (n, name, _), vector in zip([*texts, *queries], [*made, *asked], strict=True):
+                found.setdefault(n, []).append((name, self._packed(vector)))
+        except EmbeddingFailed:
+            raise
+        except Exception as error:
+            raise EmbeddingFailed(f"store.index: 'embed' failed: {type(error).__name__}: {error}") from error
+        return found
+
+    def _texts(self, op: PutOp) -> Iterator[tuple[str, str]]:
+        """(field, text); fields with several texts are numbered, as AsyncSqliteStore does."""
+        if not self.concerns(op):
+            return
+        value = orjson.loads(to_json(op.value))
+        for name in self._fields if op.index is None else op.index or ():
+            texts = get_text_at_path(value, name)
+            yield from ((f"{name}.{n}" if len(texts) > 1 else name, text) for n, text in enumerate(texts))
+
+    def _packed(self, vector: Sequence[float]) -> bytes:
+        if len(vector) != self._dims:
+            raise EmbeddingFailed(
+                f"store.index: 'embed' gave a vector of {len(vector)} numbers, but 'dims' is {self._dims}"
+            )
+        return struct.pack(f"={self._dims}f", *vector)
+
+
 class Store(BaseStore):
-    """LangGraph's store on the server's file: what graph nodes and clients share."""
+    """LangGraph's store on the server's file: what graph nodes and clients share.
+
+    Text is embedded on the run loop before the transaction that needs the vectors. Expired items are not seen.
+    """
 
     supports_ttl = True
-    __slots__ = ("db",)
+    index: Index | None = None
 
-    def __init__(self, db: Db) -> None:
+    def __init__(self, db: Db, ttl: TTLConfig | None = None) -> None:
         self.db = db
+        self.ttl_config = ttl
+        self.spawn: Callable[[Coroutine[Any, Any, T]], concurrent.futures.Future[T]]  # onto the run loop
+        self.on_ttl: Callable[[], None] = lambda: None  # there is a new item that expires
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         ops = list(ops)
+        vectors = embedding.result() if (embedding := self._embedding(ops, blocks=True)) else {}
         puts = any(isinstance(op, PutOp) for op in ops)
-        return (self.db.write_now if puts else self.db.look)(self._run, ops)
+        results, read = (self.db.write_now if puts else self.db.look)(self._run, ops, vectors)
+        if read:
+            self.db.write_now(lambda conn: Items(conn).refresh(read))
+        self._notice(ops)
+        return results
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         ops = list(ops)
-        run = self.db.write if any(isinstance(op, PutOp) for op in ops) else self.db.read
-        return await run(self._run, ops)
+        vectors = await asyncio.wrap_future(embedding) if (embedding := self._embedding(ops)) else {}
+        puts = any(isinstance(op, PutOp) for op in ops)
+        results, read = await (self.db.write if puts else self.db.read)(self._run, ops, vectors)
+        if read:
+            await self.db.write(lambda conn: Items(conn).refresh(read))
+        self._notice(ops)
+        return results
 
-    def _run(self, conn: sqlite3.Connection, ops: list[Op]) -> list[Result]:
-        return [self._one(Items(conn), op) for op in ops]
+    def _embedding(self, ops: list[Op], blocks: bool = False) -> concurrent.futures.Future[Vectors] | None:
+        """The vectors for operations, in the making; None if they need none. `blocks`: this thread is to wait."""
+        index = self.index
+        if index is None or not any(map(index.concerns, ops)):
+            return None
+        if blocks and asyncio._get_running_loop() is not None:
+            raise RuntimeError("the store has to embed text: await its aput or asearch in an async node")
+        return self.spawn(index.vectors(ops))
 
-    def _one(self, items: Items, op: Op) -> Result:
+    def _notice(self, ops: list[Op]) -> None:
+        if any(isinstance(op, PutOp) and op.ttl for op in ops):
+            self.on_ttl()
+
+    def _run(
+        self, conn: sqlite3.Connection, ops: list[Op], vectors: Vectors
+    ) -> tuple[list[Result], list[tuple[str, str]]]:
+        """The results, and (prefix, key) of items whose time to live begins anew as they were read."""
+        read: list[tuple[str, str]] = []
+        return [self._one(Items(conn), op, vectors.get(n, []), read) for n, op in enumerate(ops)], read
+
+    def _one(self, items: Items, op: Op, vectors: list[tuple[str, bytes]], read: list[tuple[str, str]]) -> Result:
         if isinstance(op, GetOp):
             _check_labels(op.namespace)
             row = items.get(op.namespace, op.key)
-            return Item(**self._fields(row)) if row else None
-        if isinstance(op, SearchOp):
+            rows = [row] if row else []
+        elif isinstance(op, SearchOp):
             _check_labels(op.namespace_prefix)
-            rows = items.search(op.namespace_prefix, op.filter, op.limit, op.offset)
-            return [SearchItem(**self._fields(row)) for row in rows]
-        if isinstance(op, ListNamespacesOp):
+            vector = vectors[0][1] if vectors else None
+            rows = items.search(op.namespace_prefix, op.filter, op.limit, op.offset, vector)
+        elif isinstance(op, ListNamespacesOp):
             return list_namespaces(items, op)
+        else:
+            self._put(items, op, vectors)
+            return None
+        if op.refresh_ttl:
+            read += [(row["prefix"], row["key"]) for row in rows if row["ttl_minutes"] is not None]
+        if isinstance(op, SearchOp):
+            return [SearchItem(**self._fields(row), score=row["score"]) for row in rows]
+        return Item(**self._fields(rows[0])) if rows else None
+
+    def _put(self, items: Items, op: PutOp, vectors: list[tuple[str, bytes]]) -> None:
         _check_labels(op.namespace)
         prefix = ".".join(op.namespace)
         if op.value is None:
             items.delete(prefix, op.key)
-        else:
-            items.put(prefix, op.key, to_json(op.value), op.ttl)
-        return None
+            return
+        # What is shared between threads goes only if asked for: a node writes it back without a time to live.
+        by_default = op.namespace[0] == "scoped" and op.ttl == (self.ttl_config or {}).get("default_ttl")
+        items.put(prefix, op.key, to_json(op.value), None if by_default else op.ttl, vectors)
 
     @staticmethod
     def _fields(row: sqlite3.Row) -> JsonObject:
@@ -2650,6 +2898,71 @@ def list_namespaces(items: Items, op: ListNamespacesOp) -> list[tuple[str, ...]]
         ]
     cut = sorted({namespace[: op.max_depth] for namespace in found})
     return cut[op.offset : op.offset + op.limit]
+
+
+def prune_history(conn: sqlite3.Connection, serde: SerializerProtocol, thread_id: str) -> None:
+    """Keep of a thread's checkpoints only what its state is made of: the latest one, those of subgraphs that
+    it is amid or that have a state of their own, and before each what its delta channels are made of."""
+    latest = conn.execute(
+        "SELECT checkpoint_ns, max(checkpoint_id), json_extract(CAST(metadata AS TEXT), '$.parents.\"\"') "
+        "FROM checkpoints WHERE thread_id = ? GROUP BY checkpoint_ns",
+        (thread_id,),
+    ).fetchall()
+    root = next((checkpoint_id for namespace, checkpoint_id, _ in latest if not namespace), None)
+    kept = [
+        (namespace, needed)
+        for namespace, checkpoint_id, parent in latest
+        if ":" not in namespace or parent == root  # with ':' it is of a task, that of its parent
+        for needed in _delta_chain(conn, serde, thread_id, namespace, checkpoint_id)
+    ]
+    places = _json_text(kept)
+    for table in ("checkpoints", "writes", "run_writes"):
+        conn.execute(
+            f"DELETE FROM {table} WHERE thread_id = ? AND (checkpoint_ns, checkpoint_id) NOT IN "
+            "(SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))",
+            (thread_id, places),
+        )
+    conn.execute(
+        "UPDATE checkpoints SET parent_checkpoint_id = NULL WHERE thread_id = ? AND (checkpoint_ns, "
+        "parent_checkpoint_id) NOT IN "
+        "(SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))",
+        (thread_id, places),
+    )
+
+
+def _delta_chain(
+    conn: sqlite3.Connection, serde: SerializerProtocol, thread_id: str, namespace: str, checkpoint_id: str | None
+) -> list[str]:
+    """A checkpoint with its ancestors, back to where each of its delta channels was stored whole."""
+    query = (
+        "SELECT parent_checkpoint_id, type, checkpoint, metadata FROM checkpoints "
+        "WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?"
+    )
+    chain: list[str] = []
+    missing: set[str] | None = None
+    while checkpoint_id and (row := conn.execute(query, (thread_id, namespace, checkpoint_id)).fetchone()):
+        chain.append(checkpoint_id)
+        if missing is None:
+            missing = set(orjson.loads(row["metadata"]).get("counters_since_delta_snapshot") or ())
+        if missing:
+            checkpoint = serde.loads_typed((row["type"], row["checkpoint"]))
+            missing = (missing & checkpoint["channel_versions"].keys()) - checkpoint["channel_values"].keys()
+        checkpoint_id = row["parent_checkpoint_id"] if missing else None
+    return chain
+
+
+def expire_thread(conn: sqlite3.Connection, serde: SerializerProtocol) -> bool:
+    """Delete or prune a thread that has expired; gives whether there was one."""
+    expired = Threads(conn).expired()
+    if expired is None:
+        return False
+    thread_id, strategy = expired
+    if strategy == "keep_latest":
+        prune_history(conn, serde, thread_id)
+        Threads(conn).set_pruned(thread_id)
+    else:
+        Threads(conn).delete(thread_id)
+    return True
 
 
 def thread_storage(conn: sqlite3.Connection, serde: JsonPlusSerializer, thread_id: str) -> JsonObject:
@@ -2701,7 +3014,7 @@ _BUILD_KEYS = {
     "python_version",
     "source",
 }
-_SERVED_KEYS = {"graphs", "dependencies", "env", "http", "webhooks"}
+_SERVED_KEYS = {"graphs", "dependencies", "env", "http", "webhooks", "store", "checkpointer"}
 # What would leave things more open than their user believes, were it ignored.
 _UNSAFE_TO_IGNORE = {
     "auth": "without it the server would be open",
@@ -2853,6 +3166,69 @@ class WebhookSettings(SettingsPart):
 _ENV_TEMPLATE = re.compile(r"\${{\s*env\.(\w+)\s*}}")
 
 
+class StoreIndex(SettingsPart):
+    """What turns text into vectors of `dims` numbers, and which fields of items it is given."""
+
+    embed: str
+    dims: Annotated[int, Field(ge=1)]
+    fields: list[str] | None = None
+
+
+class StoreTtl(SettingsPart):
+    """How long items live, and how often those are deleted that have expired (None: at once)."""
+
+    default_ttl: Minutes | None = None
+    refresh_on_read: bool = True
+    sweep_interval_minutes: Minutes | None = None
+
+
+class StoreSettings(SettingsPart):
+    """How items are found by their meaning, and when they expire: `store` in langgraph.json."""
+
+    index: StoreIndex | None = None
+    ttl: StoreTtl = Field(default_factory=StoreTtl)
+
+
+class CheckpointerTtl(SettingsPart):
+    """How long threads live, what happens then, how often (None: at once), and to how many at a time."""
+
+    strategy: Literal["delete", "keep_latest"] = "delete"
+    default_ttl: Minutes | None = None
+    sweep_interval_minutes: Minutes | None = None
+    sweep_limit: Annotated[int, Field(ge=1)] = 1000
+
+
+class CheckpointerSerde(SettingsPart):
+    """Classes that checkpoints may bring to life, as [module, name]; true allows all."""
+
+    allowed_json_modules: list[list[str]] | bool | None = None
+    allowed_msgpack_modules: list[list[str]] | bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, raw: Any) -> Any:
+        return raw  # here null says that none are allowed
+
+    def serializer(self) -> JsonPlusSerializer:
+        """The serializer that heeds what is given, and has its own defaults for the rest."""
+        allowed: JsonObject = {key: getattr(self, key) for key in self.model_fields_set}
+        for key, modules in allowed.items():
+            allowed[key] = [tuple(names) for names in modules] if isinstance(modules, list) else modules
+        return JsonPlusSerializer(**allowed)
+
+
+class CheckpointerSettings(SettingsPart):
+    """When threads expire, and what checkpoints may bring to life: `checkpointer` in langgraph.json."""
+
+    ttl: CheckpointerTtl = Field(default_factory=CheckpointerTtl)
+    serde: CheckpointerSerde = Field(default_factory=CheckpointerSerde)
+
+    def default_ttl(self) -> JsonObject | None:
+        """The ttl of a thread that was given none."""
+        minutes = self.ttl.default_ttl
+        return {"ttl": minutes, "strategy": self.ttl.strategy} if minutes is not None else None
+
+
 class GraphSpec(NamedTuple):
     """Where langgraph.json says a graph is: a file or a module, and the variable in it."""
 
@@ -2876,6 +3252,8 @@ class Settings:
     http: HttpSettings
     webhooks: WebhookSettings
     ui: list[str]  # the graphs that have components of their own
+    store: StoreSettings
+    checkpointer: CheckpointerSettings
     not_served: list[str]
 
 
@@ -2897,11 +3275,17 @@ def read_settings(path: Path) -> Settings:
     for key, why in _UNSAFE_TO_IGNORE.items():
         if raw.get(key):
             raise StartError(f"{path}: '{key}' is not served yet, and {why}. Remove it to go on.")
-    http, webhooks = _part(path, raw, "http", HttpSettings), _part(path, raw, "webhooks", WebhookSettings)
+    http = _part(path, raw, "http", HttpSettings)
+    parts: dict[str, SettingsPart] = {
+        "http": http,
+        "webhooks": _part(path, raw, "webhooks", WebhookSettings),
+        "store": _part(path, raw, "store", StoreSettings),
+        "checkpointer": _part(path, raw, "checkpointer", CheckpointerSettings),
+    }
     if http.enable_custom_route_auth or http.middleware_order == "auth_first":
         raise StartError(f"{path}: http.enable_custom_route_auth and auth_first need 'auth', which is not served yet.")
     not_served = [key for key in raw if key not in _SERVED_KEYS | _BUILD_KEYS and raw[key]]
-    not_served += http.unknown(raw.get("http") or {}, "http") + webhooks.unknown(raw.get("webhooks") or {}, "webhooks")
+    not_served += [name for key, part in parts.items() for name in part.unknown(raw.get(key) or {}, key)]
     dependencies = [d for d in _setting(path, raw, "dependencies", list) if isinstance(d, str)]
     root = path.resolve().parent
     return Settings(
@@ -2910,8 +3294,10 @@ def read_settings(path: Path) -> Settings:
         roots=[root, *((root / d).resolve() for d in dependencies if (root / d).is_dir())],
         env=_environment(path, raw.get("env")),
         http=http,
-        webhooks=webhooks,
+        webhooks=cast(WebhookSettings, parts["webhooks"]),
         ui=list(_setting(path, raw, "ui", dict)),
+        store=cast(StoreSettings, parts["store"]),
+        checkpointer=cast(CheckpointerSettings, parts["checkpointer"]),
         not_served=not_served,
     )
 
@@ -3034,7 +3420,9 @@ class Graphs:
         for root in reversed(self.settings.roots):
             if str(root) not in sys.path:
                 sys.path.insert(0, str(root))
-        self._loaded = {spec.graph_id: self._load_one(spec) for spec in self.settings.graphs}
+        loaded = {spec.graph_id: self._load_one(spec) for spec in self.settings.graphs}
+        self._store.index = _load_index(self.settings) if self._store.db.vectors else None
+        self._loaded = loaded
 
     def reload(self) -> None:
         """Import the project's modules and graphs anew; if that fails, the old ones stay."""
@@ -3146,6 +3534,43 @@ class Graphs:
         if access == "threads.create_run":
             return runtime._ExecutionRuntime(**made, context=context)
         return runtime._ReadRuntime(**made)
+
+
+def _load_index(settings: Settings) -> Index | None:
+    """The index that `store.index` describes. Raises StartError."""
+    wanted = settings.store.index
+    if wanted is None:
+        return None
+    try:
+        embeddings = ensure_embeddings(_embed_target(wanted.embed, settings.path.resolve().parent))
+    except (Exception, SystemExit) as error:  # whatever the user's code raises while it is imported
+        raise StartError(
+            f"{settings.path}: store.index.embed '{wanted.embed}' cannot be used: {_import_problem(error)}"
+        ) from error
+    return Index(embeddings, wanted.dims, wanted.fields or ["$"])
+
+
+def _embed_target(embed: str, root: Path) -> Any:
+    """What `embed` names: a function or an Embeddings object of the project, or else a model."""
+    source, _, name = embed.rpartition(":")
+    if source.endswith(".py") or (name.isidentifier() and _is_module(source)):
+        target = getattr(_import_source(source, root), name)
+        if isinstance(target, Embeddings) or (callable(target) and not isinstance(target, type)):
+            return target
+        raise TypeError(f"'{name}' is neither a function nor an Embeddings object")
+    try:
+        return importlib.import_module("langchain.embeddings").init_embeddings(embed)
+    except ModuleNotFoundError as error:
+        if error.name != "langchain":
+            raise
+        raise ImportError("a model needs langchain: pip install 'devserver[models]'") from None
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _add_shared_value_module() -> None:
@@ -4037,6 +4462,7 @@ class NewRun:
     headers: Mapping[str, str] = field(default_factory=dict)  # those that enter the configurable
     protocol: bool = False  # started by a command of the event streaming protocol
     task_id: str | None = None  # of the A2A task that it is made for
+    thread_ttl: JsonObject | None = None  # of a thread that is made for it
     run_id: str = field(default_factory=new_id)
 
     def config(self) -> JsonObject:
@@ -4088,7 +4514,7 @@ def make_run(conn: sqlite3.Connection, new: NewRun) -> Created:
     if thread is None:
         metadata = {"graph_id": assistant.graph_id, "assistant_id": assistant.assistant_id}
         metadata |= {**config.get("metadata", {}), **new.metadata()}
-        Threads(conn).insert(thread_id, metadata, _thread_config(assistant, {}, config), None)
+        Threads(conn).insert(thread_id, metadata, _thread_config(assistant, {}, config), new.thread_ttl)
     elif thread.status != "busy" or gave_way:
         metadata = {**thread.metadata, "graph_id": assistant.graph_id, "assistant_id": assistant.assistant_id}
         Threads(conn).update(thread_id, metadata=metadata, config=_thread_config(assistant, thread.config, config))
@@ -4101,7 +4527,9 @@ def make_run(conn: sqlite3.Connection, new: NewRun) -> Created:
     return Created(run, gave_way, started)
 
 
-def fire_crons(conn: sqlite3.Connection, shared: Mapping[str, frozenset[tuple[str, str]]]) -> list[Created]:
+def fire_crons(
+    conn: sqlite3.Connection, shared: Mapping[str, frozenset[tuple[str, str]]], thread_ttl: JsonObject | None
+) -> list[Created]:
     """Make the runs of the crons that are due: one each, however often they were missed."""
     made = []
     for cron in Crons(conn).due(now()):
@@ -4113,7 +4541,7 @@ def fire_crons(conn: sqlite3.Connection, shared: Mapping[str, frozenset[tuple[st
             continue
         conn.execute("SAVEPOINT cron")
         try:
-            made.append(make_run(conn, cron_run(cron, shared)))
+            made.append(make_run(conn, replace(cron_run(cron, shared), thread_ttl=thread_ttl)))
         except (ApiError, ValidationError) as error:
             conn.execute("ROLLBACK TO cron")
             log.warning("cron %s could not start a run: %s", cron.cron_id, error)
@@ -4643,7 +5071,7 @@ class Execution:
             RUN_SCOPE.set(None)
             if run.temporary and not kwargs["webhook"]:
                 return Outcome("success", shared=scope.rest())
-            RECALL.set(Recall(*scope.latest) if scope.latest else None)
+            RECALL.set(Recall(cast(Saver, graph.checkpointer).serde, *scope.latest) if scope.latest else None)
             rest = Rest.of(await snapshot(graph, _thread_place(run.thread_id)))
             shared = scope.rest() if rest.status == "idle" else ()
             return Outcome("success", rest=rest, shared=shared)
@@ -4714,6 +5142,66 @@ async def _sleep_until(due: str, noticed: asyncio.Event) -> None:
             await noticed.wait()
 
 
+class Schedule:
+    """Does what is due when the database says so: sleeps until then, and acts at most once in `pause` minutes."""
+
+    def __init__(
+        self,
+        db: Db,
+        next_due: Callable[[sqlite3.Connection], str | None],
+        act: Callable[[], Coroutine[Any, Any, None]],
+        pause: float | None = None,
+    ) -> None:
+        self._db = db
+        self._next_due = next_due
+        self._act = act
+        self._pause = datetime.timedelta(minutes=pause or 0)
+        self._noticed = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped = False
+
+    def notice(self) -> None:
+        """What is due next may have changed. From any thread."""
+        if self._loop:
+            self._loop.call_soon_threadsafe(self._noticed.set)
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._noticed.set()
+
+    async def run(self) -> None:
+        self._loop, rested = asyncio.get_running_loop(), now()
+        while not self._stopped:
+            self._noticed.clear()
+            due = self._db.look(self._next_due)
+            at = datetime.datetime.now(datetime.UTC)
+            if due is None:
+                await self._noticed.wait()
+            elif (due := max(due, rested)) <= moment(at):
+                try:
+                    await self._act()
+                except Exception:
+                    log.exception("what is due has to wait; another try in 10 s")
+                    await asyncio.sleep(10)
+                rested = moment(at + self._pause)
+            else:
+                # Clocks of event loops stand still while a laptop sleeps: look at the real one now and then.
+                await _sleep_until(min(due, moment(at + datetime.timedelta(seconds=60))), self._noticed)
+
+
+async def sweep_items(db: Db) -> None:
+    """Delete all items that have expired, some in a transaction."""
+    while await db.write(lambda conn: Items(conn).sweep(500)):
+        pass
+
+
+async def sweep_threads(db: Db, serde: SerializerProtocol, limit: int) -> None:
+    """Do what the ttl says of threads that have expired, one in a transaction."""
+    for _ in range(limit):
+        if not await db.write(expire_thread, serde):
+            break
+
+
 class Worker:
     """Works on the runs of one thread: those that were started for it, and those it claims."""
 
@@ -4739,7 +5227,14 @@ class Runner:
         self._tasks: dict[str, asyncio.Task[Outcome]] = {}
         self._executions: dict[str, Execution] = {}
         self._webhooks = webhooks
-        self._crons_changed = asyncio.Event()
+        settings = graphs.settings
+        items, threads = settings.store.ttl, settings.checkpointer.ttl
+        self.thread_ttl = settings.checkpointer.default_ttl()
+        self.crons = Schedule(db, lambda conn: Crons(conn).next_due(), self._fire_crons)
+        expire_items = functools.partial(sweep_items, db)
+        self.items = Schedule(db, lambda conn: Items(conn).next_expiry(), expire_items, items.sweep_interval_minutes)
+        expire = functools.partial(sweep_threads, db, saver.serde, threads.sweep_limit)
+        self.threads = Schedule(db, lambda conn: Threads(conn).next_expiry(), expire, threads.sweep_interval_minutes)
         self._background: set[asyncio.Future[None]] = set()
         self.stopping = False
 
@@ -4754,7 +5249,8 @@ class Runner:
         for thread_id in await self.db.write(recover_runs):
             self.loop.loop.call_soon_threadsafe(self._notice, thread_id)
         self.loop.loop.call_soon_threadsafe(lambda: self._keep(self._webhooks.send_due()))
-        self.loop.loop.call_soon_threadsafe(lambda: self._keep(self._fire_crons()))
+        for schedule in (self.crons, self.items, self.threads):
+            self.loop.loop.call_soon_threadsafe(self._keep, schedule.run())
 
     async def stop(self) -> None:
         """Give runs a moment to reach the end of a superstep; the rest starts again with the server."""
@@ -4830,10 +5326,6 @@ class Runner:
             return await self.loop.run_or_elsewhere(opened)
         return await opened()
 
-    def notice_crons(self) -> None:
-        """A cron was made or changed: look when the next one is due."""
-        self.loop.loop.call_soon_threadsafe(self._crons_changed.set)
-
     def load(self) -> JsonObject:
         active = len(self._tasks)
         return {"max": self.max_concurrency, "active": active, "available": self.max_concurrency - active}
@@ -4877,6 +5369,7 @@ class Runner:
             log.exception("thread %s cannot go on", thread_id)
         finally:
             del self._workers[thread_id]
+            self.threads.notice()  # it may expire now
 
     async def _claim(self, thread_id: str, worker: Worker) -> Run | str | None:
         if worker.started:
@@ -4886,23 +5379,8 @@ class Runner:
         return await self.db.write(lambda conn: Runs(conn).claim(thread_id))
 
     async def _fire_crons(self) -> None:
-        """Sleep until the next cron is due, and fire it."""
-        while not self.stopping:
-            self._crons_changed.clear()
-            due = self.db.look(lambda conn: Crons(conn).next_due())
-            if due is not None and due <= now():
-                try:
-                    for created in await self.db.write(fire_crons, self.graphs.shared()):
-                        self.begin(created)
-                except Exception:
-                    log.exception("crons could not be fired; another try in 10 s")
-                    await asyncio.sleep(10)
-            elif due is not None:
-                # Clocks of event loops stand still while a laptop sleeps: look at the real one now and then.
-                soon = moment(datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=60))
-                await _sleep_until(min(due, soon), self._crons_changed)
-            else:
-                await self._crons_changed.wait()
+        for created in await self.db.write(fire_crons, self.graphs.shared(), self.thread_ttl):
+            self.begin(created)
 
     async def _run_safely(self, run: Run) -> None:
         """Run it; what can't be stored ends the run, and leaves the thread's others alone."""
@@ -4960,7 +5438,8 @@ class Runner:
         for execution in self._executions.values():
             execution.control.request_drain()
         self._webhooks.stop()
-        self._crons_changed.set()
+        for schedule in (self.crons, self.items, self.threads):
+            schedule.stop()
         for worker in self._workers.values():
             worker.noticed.set()
         if self._background:
@@ -5439,16 +5918,18 @@ async def create_thread(server: Server, request: Request) -> Response:
     body = await parse(request, ThreadCreate)
     thread_id = to_uuid(body.thread_id, "thread") if body.thread_id else new_id()
     metadata = without_reserved(body.metadata, RESERVED_METADATA)
+    ttl = thread_ttl(body.ttl) if body.ttl else server.runner.thread_ttl
 
     def create(conn: sqlite3.Connection) -> tuple[Thread, bool]:
         old = Threads(conn).get(thread_id)
         if old is None:
-            Threads(conn).insert(thread_id, metadata, {}, body.ttl.given() if body.ttl else None)
+            Threads(conn).insert(thread_id, metadata, {}, ttl)
         elif body.if_exists == "raise":
             raise Conflict(f"Thread with ID {thread_id} already exists")
         return Threads(conn).require(thread_id), old is None
 
     thread, is_new = await server.db.write(create)
+    server.runner.threads.notice()
     if body.supersteps and is_new:
         try:
             thread = await apply_supersteps(server, thread, [state_updates(step) for step in body.supersteps])
@@ -5456,6 +5937,10 @@ async def create_thread(server: Server, request: Request) -> Response:
             detail = f"Thread {thread_id} was created, but there were problems updating the state: {error.detail}"
             return reply({"detail": detail}, 201)
     return reply(thread.to_dict())
+
+
+def thread_ttl(given: ThreadTtl) -> JsonObject | None:
+    return given.model_dump() if given.ttl is not None else None
 
 
 class MissingGraph(BadRequest):
@@ -5475,9 +5960,11 @@ async def find_thread(server: Server, request: Request) -> Thread:
 
 
 async def get_thread(server: Server, request: Request) -> Response:
-    """One thread."""
-    thread = await find_thread(server, request)
-    return reply(thread.to_dict())
+    """One thread, with its time to live if `include` names that."""
+    thread = (await find_thread(server, request)).to_dict()
+    if "ttl" in ",".join(request.query_params.getlist("include")).split(","):
+        thread["ttl"] = server.db.look(lambda conn: Threads(conn).ttl(thread["thread_id"]))
+    return reply(thread)
 
 
 async def update_thread(server: Server, request: Request) -> Response:
@@ -5491,11 +5978,12 @@ async def update_thread(server: Server, request: Request) -> Response:
             raise NotFound()
         changes: JsonObject = {"metadata": {**thread.metadata, **without_reserved(body.metadata, RESERVED_METADATA)}}
         if body.ttl:
-            changes["ttl"] = body.ttl.given()
+            changes["ttl"] = thread_ttl(body.ttl)
         Threads(conn).update(thread_id, **changes)
         return Threads(conn).require(thread_id)
 
     thread = await server.db.write(patch)
+    server.runner.threads.notice()
     minimal = "return=minimal" in request.headers.get("prefer", "").replace(" ", "")
     return empty() if minimal else reply(thread.to_dict())
 
@@ -5583,19 +6071,23 @@ async def copy_thread(server: Server, request: Request) -> Response:
         return Threads(conn).require(copy_id)
 
     copied = (await server.db.write(copy)).to_dict()
+    server.runner.threads.notice()
     return reply({key: value for key, value in copied.items() if key != "values" or value is not None})
 
 
 async def prune_threads(server: Server, request: Request) -> Response:
-    """Remove several threads."""
+    """Remove several threads, or all of their history but the latest state; a busy one keeps its history."""
     body = await parse(request, ThreadPruneRequest)
-    if body.strategy == "keep_latest":
-        raise Invalid("keep_latest strategy is not supported")
-    ids = [to_uuid(text, "thread") for text in body.thread_ids]
+    ids = dict.fromkeys(to_uuid(text, "thread") for text in body.thread_ids)
 
     def prune(conn: sqlite3.Connection) -> tuple[int, list[Run]]:
-        known = [thread_id for thread_id in dict.fromkeys(ids) if Threads(conn).get(thread_id)]
-        return len(known), [run for thread_id in known for run in delete_thread_rows(conn, thread_id)]
+        known = [thread for thread_id in ids if (thread := Threads(conn).get(thread_id))]
+        if body.strategy == "delete":
+            return len(known), [run for thread in known for run in delete_thread_rows(conn, thread.thread_id)]
+        resting = [thread for thread in known if thread.status != "busy"]
+        for thread in resting:
+            prune_history(conn, server.saver.serde, thread.thread_id)
+        return len(resting), []
 
     count, runs = await server.db.write(prune)
     server.runner.end(runs, deleted=True)
@@ -5762,6 +6254,7 @@ async def _change_state(
             Threads(conn).set_state(thread.thread_id, rest.status, rest.values, rest.interrupts, thread.error)
 
     await server.db.write(show)
+    server.runner.threads.notice()
     event = Event(
         server.runner.logs.ids.next(), "state_update", to_json({"state": state, "thread_id": thread.thread_id})
     )
@@ -5787,8 +6280,13 @@ async def new_run(server: Server, thread_id: str | None, body: RunCreate) -> New
     await check_run_body(server, body)
     if thread_id is None and body.command and body.command.resume is not None:
         raise BadRequest("You must provide a thread_id when resuming.")
-    body = body.model_copy(update={"assistant_id": assistant_id})
-    return NewRun(thread_id, body, server.graphs.shared(), headers=CONFIGURABLE_HEADERS.get())
+    return NewRun(
+        thread_id,
+        body.model_copy(update={"assistant_id": assistant_id}),
+        server.graphs.shared(),
+        headers=CONFIGURABLE_HEADERS.get(),
+        thread_ttl=server.runner.thread_ttl,
+    )
 
 
 async def check_run_body(server: Server, body: RunCreate) -> None:
@@ -6321,7 +6819,7 @@ async def make_cron(server: Server, raw: JsonObject, thread_id: str | None) -> R
         Crons(conn).insert(cron)
 
     await server.db.write(insert)
-    server.runner.notice_crons()
+    server.runner.crons.notice()
     return reply(cron.to_dict())
 
 
@@ -6377,7 +6875,7 @@ async def update_cron(server: Server, request: Request) -> Response:
         return changed
 
     changed = await server.db.write(patch)
-    server.runner.notice_crons()
+    server.runner.crons.notice()
     return reply(changed.to_dict())
 
 
@@ -6435,7 +6933,8 @@ async def put_item(server: Server, request: Request) -> Response:
         raise BadRequest("Namespace cannot be empty.")
     if namespace[0] == "langgraph":
         raise BadRequest(f'Root label for namespace cannot be "langgraph". Got: {namespace}')
-    await server.store.abatch([PutOp(namespace, body.key, body.value, body.index, body.ttl)])
+    ttl = body.ttl if "ttl" in body.model_fields_set else NOT_PROVIDED
+    await server.store.aput(namespace, body.key, body.value, index=body.index, ttl=ttl)
     return empty()
 
 
@@ -6455,8 +6954,9 @@ async def get_item(server: Server, request: Request) -> Response:
     key = request.query_params.get("key")
     if not key:
         return reply({"error": "Key is required"}, 400)
-    [item] = await server.store.abatch([GetOp(namespace, key)])
-    return reply(item_value(item) if isinstance(item, Item) else None)
+    refresh = query_flag(request, "refresh_ttl") if "refresh_ttl" in request.query_params else None
+    item = await server.store.aget(namespace, key, refresh_ttl=refresh)
+    return reply(item_value(item) if item else None)
 
 
 async def delete_item(server: Server, request: Request) -> Response:
@@ -6469,13 +6969,18 @@ async def delete_item(server: Server, request: Request) -> Response:
 
 
 async def search_items(server: Server, request: Request) -> Response:
-    """Items of a namespace and those below it, in order of first writing."""
+    """Items of a namespace and those below it, in order of first writing; with a query the nearest first."""
     body = await parse(request, StoreSearchRequest)
     namespace = labels(body.namespace_prefix or ())
     limit = 10 if not body.limit else max(0, body.limit)
-    op = SearchOp(namespace, body.filter, limit, body.offset or 0, body.query, bool(body.refresh_ttl))
-    [items] = await server.store.abatch([op])
-    found = cast(list[SearchItem], items)
+    found = await server.store.asearch(
+        namespace,
+        query=body.query,
+        filter=body.filter,
+        limit=limit,
+        offset=body.offset or 0,
+        refresh_ttl=body.refresh_ttl,
+    )
     return reply({"items": [{**item_value(item), "score": item.score} for item in found]})
 
 
@@ -8328,12 +8833,15 @@ async def start_server(settings: Settings, db: Db, max_concurrency: int, address
     """Open the database, load the graphs, go on with what was left. Raises StartError."""
     await db.open()
     try:
-        saver, store = Saver(db), Store(db)
+        ttl = settings.store.ttl
+        saver = Saver(db, settings.checkpointer.serde.serializer())
+        store = Store(db, {"default_ttl": ttl.default_ttl, "refresh_on_read": ttl.refresh_on_read})
         graphs = Graphs(settings, saver, store)
         graphs.load()
         app = load_app(settings)
         await db.write(sync_system_assistants, graphs.all())
         runner = Runner(db, graphs, saver, WebhookSender(db, settings, address), max_concurrency)
+        store.spawn, store.on_ttl = runner.loop.spawn, runner.items.notice
         await runner.start()
         db.announce(f"{address}{settings.http.mount_prefix}")
     except BaseException:
@@ -8387,8 +8895,9 @@ async def reload(server: Server, changed: list[str]) -> None:
         log.exception("%s changed, but the last good graphs stay", ", ".join(changed))
         return
     new, old = server.graphs.settings, server.settings
-    if (new.env, new.http, new.webhooks, new.ui) != (old.env, old.http, old.webhooks, old.ui):
-        log.warning("changes of env, http, ui and webhooks take effect when the server starts again")
+    lasting = operator.attrgetter("env", "http", "ui", "webhooks", "store.ttl", "checkpointer")
+    if lasting(new) != lasting(old) or (new.store.index is None) != (old.store.index is None):
+        log.warning("changes of env, http, ui, webhooks, store and checkpointer take effect at the next start")
     await server.db.write(sync_system_assistants, server.graphs.all())
     log.info("%s changed: graphs reloaded%s", ", ".join(changed), ", http.app not" if server.app else "")
 
@@ -8474,9 +8983,10 @@ async def serve(options: UpOptions) -> None:
         log.warning("%s: not served yet, ignored: %s", settings.path, ", ".join(settings.not_served))
     listener = bind(options.host, options.port)
     path = options.db or str(settings.path.parent / "devserver.db")
+    db = Db(path, options.full_sync, vectors=settings.store.index is not None)
     host = f"[{options.host}]" if ":" in options.host else options.host
     address = f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{listener.getsockname()[1]}"
-    server = await start_server(settings, Db(path, options.full_sync), options.max_concurrency, address)
+    server = await start_server(settings, db, options.max_concurrency, address)
     app = create_app(server, options.host, options.studio)
     lifespan: Literal["on", "off"] = "on" if server.app else "off"
     http = _http_server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan=lifespan), server)

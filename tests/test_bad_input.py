@@ -215,7 +215,7 @@ FIELDS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
         },
     ),
     "POST /threads/count": ({}, {"metadata": OBJECT, "values": OBJECT, "status": CHOICE}),
-    "POST /threads/prune": ({"thread_ids": []}, {"thread_ids": [*TEXTS, None], "strategy": [*CHOICE, "keep_latest"]}),
+    "POST /threads/prune": ({"thread_ids": []}, {"thread_ids": [*TEXTS, None], "strategy": CHOICE}),
     "POST /threads/{thread_id}/state": (
         {"values": {"topic": "x"}},
         {

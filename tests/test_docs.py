@@ -193,6 +193,7 @@ def test_options_are_named() -> None:
 GRAPH = """
 from langgraph.graph import START, MessagesState, StateGraph
 graph = StateGraph(MessagesState).add_node("node", lambda state: state).add_edge(START, "node").compile()
+def embed(texts): return [[1.0, 2.0] for _ in texts]
 """
 
 
@@ -212,9 +213,12 @@ def test_settings_are_served_or_named(tmp_path: Path) -> None:
         "env": {"LG_WEBHOOK_A": "b"},
         "http": http | dict.fromkeys(parts, True),
         "webhooks": {"headers": {"a": "${{ env.LG_WEBHOOK_A }}"}, "url": {"disable_loopback": True}},
+        "store": {"index": {"embed": "./g.py:embed", "dims": 2, "fields": ["$"]}, "ttl": {"default_ttl": 5}},
+        "checkpointer": {"ttl": {"strategy": "keep_latest"}, "serde": {"allowed_msgpack_modules": [["g", "State"]]}},
     }
     assert {key.removeprefix("http").removeprefix(".") for key in named} == {
         *("graphs", "dependencies", "env", "webhooks", "disable_..."),
+        *("store.index", "store.ttl", "checkpointer.ttl", "checkpointer.serde"),
         *http,
     }
     app = "\nfrom starlette.applications import Starlette\napp = Starlette()\n"

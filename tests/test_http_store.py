@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from typing import Any
 
@@ -211,27 +210,6 @@ async def test_namespaces_are_listed_by_prefix_suffix_and_depth(client: LangGrap
     assert await listed(["a"], max_depth=3) == ["a", "a/x", "a/y"]
     assert await listed([], limit=2, offset=1) == ["a/x/end", "a/y/end"]
     assert await listed(["none"]) == []
-
-
-# Time to live
-
-
-async def test_an_item_with_time_to_live_is_kept_for_that_time(client: LangGraphClient, space: str) -> None:
-    await client.store.put_item([space], "long", {}, ttl=5)
-    assert await client.store.get_item([space], "long", refresh_ttl=True) is not None
-    assert await keys(client, space) == ["long"]
-
-
-def test_an_item_goes_when_its_time_is_over(http: httpx.Client, space: str) -> None:
-    item = {"namespace": [space], "key": "k", "value": {"n": 1}}
-    assert http.put("/store/items", json={**item, "ttl": 0.005}).status_code == 204
-    where = {"namespace": space, "key": "k"}
-    assert http.get("/store/items", params=where).json()["value"] == {"n": 1}
-    time.sleep(0.35)
-    assert http.get("/store/items", params=where).json() is None
-    assert http.post("/store/items/search", json={"namespace_prefix": [space]}).json() == {"items": []}
-    http.put("/store/items", json=item)
-    assert http.get("/store/items", params=where).json()["value"] == {"n": 1}
 
 
 # Graphs

@@ -79,12 +79,6 @@ def test_ids_are_read_leniently_and_written_canonically(http: httpx.Client, mark
     assert http.get(f"/threads/{{{mark.upper()}}}").json()["thread_id"] == mark
 
 
-def test_a_ttl_is_kept_and_not_shown(http: httpx.Client) -> None:
-    made = http.post("/threads", json={"ttl": {"ttl": 5, "strategy": "delete"}})
-    assert made.status_code == 200
-    assert http.get(f"/threads/{made.json()['thread_id']}?include=ttl").status_code == 200
-
-
 def test_keys_that_the_server_sets_are_not_taken_from_clients(http: httpx.Client) -> None:
     made = http.post("/threads", json={"metadata": {"run_id": "x", "thread_id": "y", "mine": 1}}).json()
     assert made["metadata"] == {"mine": 1}
@@ -432,14 +426,6 @@ async def test_prune_removes_the_threads_it_knows(client: LangGraphClient, serve
     assert pruned == {"pruned_count": 2}
     assert [each["thread_id"] for each in await client.threads.search(metadata={"mark": mark})] == [made[2]]
     assert not any(rows(server, made[0]).values())
-
-
-def test_pruning_to_the_latest_is_refused_by_name(http: httpx.Client, mark: str) -> None:
-    http.post("/threads", json={"thread_id": mark})
-    refused = http.post("/threads/prune", json={"thread_ids": [mark], "strategy": "keep_latest"})
-    assert refused.status_code == 422
-    assert "keep_latest" in refused.json()["detail"]
-    assert http.get(f"/threads/{mark}").status_code == 200
 
 
 def test_storage_tells_how_much_a_thread_takes(http: httpx.Client, mark: str) -> None:
