@@ -3459,11 +3459,11 @@ def classic_event(event: Event) -> Event | None:
 def protocol_size(name: str, data: Any) -> int:
     """How many events of the event streaming protocol an event comes to: each has a number of its own."""
     mode = name.partition("|")[0]
-    if mode == "values":
-        return 1 + (len(data.get("__interrupt__", ())) if isinstance(data, dict) else 0)
+    if name == "values" and isinstance(data, dict):
+        return 1 + len(data.get("__interrupt__", ()))
     if mode == "updates":
         return len(data) if isinstance(data, dict) else 0
-    return int(name.startswith(PROTOCOL) or mode in ("custom", "tasks"))
+    return int(name.startswith(PROTOCOL) or mode in ("values", "custom", "tasks"))
 
 
 def sse_frame(event: Event, with_id: bool) -> bytes:
@@ -3615,6 +3615,8 @@ class ProtocolConverter:
         self._run = run
         self._names: dict[tuple[str, ...], str] = {}
         self._values: list[tuple[str, JsonObject]] = []
+        self._message_ids: dict[str, Any] = {}
+        self._asked: set[str] = set()  # a subgraph's question comes again with its parents' values
 
     def in_order(self, method: str, params: JsonObject) -> list[tuple[str, JsonObject]]:
         """Lets the root checkpoint that comes right after root values go before them."""
@@ -3635,20 +3637,28 @@ class ProtocolConverter:
         data, interrupts = params["data"], params.pop("interrupts", ())
         if method == "values":
             params["data"] = reduced(data)
-            asked = [self._asked(interrupt, params) for interrupt in interrupts]
-            return [*asked, (method, params)]
+            fresh = [interrupt for interrupt in interrupts if interrupt.id not in self._asked]
+            self._asked.update(interrupt.id for interrupt in fresh)
+            return [*(self._question(interrupt, params) for interrupt in fresh), (method, params)]
         if method == "lifecycle":
             return [(method, self._lifecycle(params))]
         if method == "messages":
-            payload = data[0] if isinstance(data, list | tuple) else data
-            return [(method, {**params, "data": payload})] if isinstance(payload, dict) else []
+            payload, metadata = data
+            shown = isinstance(payload, dict)  # else it is a whole message, which comes with the values
+            return [(method, {**params, "data": self._spoken(payload, metadata["run_id"])})] if shown else []
         if method == "checkpoints":
             return [(method, {**params, "data": _checkpoint_head(data)})]
         if method.startswith("custom:"):
             return [("custom", {**params, "data": {"name": method.removeprefix("custom:"), "payload": data}})]
         return [(method, params)]
 
-    def _asked(self, interrupt: Any, params: JsonObject) -> tuple[str, JsonObject]:
+    def _spoken(self, payload: JsonObject, model_run: str) -> JsonObject:
+        """A part of a message with the message's id and its model's run: models may speak at the same time."""
+        if payload["event"] == "message-start":
+            self._message_ids[model_run] = payload.get("id")
+        return {**payload, "id": self._message_ids.get(model_run), "run_id": model_run}
+
+    def _question(self, interrupt: Any, params: JsonObject) -> tuple[str, JsonObject]:
         data = {"interrupt_id": interrupt.id, "payload": interrupt.value, "value": interrupt.value}
         event_id = f"synth:{self._run.run_id}:input||{interrupt.id}"
         return "input.requested", {**params, "data": data, "event_id": event_id}
@@ -3986,6 +3996,9 @@ class Outcome:
     refusal: JsonObject | None = None
 
 
+CANCELLED = "The run was cancelled."
+
+
 def _terminals(outcome: Outcome) -> list[JsonObject]:
     """How the event streaming protocol tells the end of a run. One that was cancelled is `interrupted`, but that
     is also what a question looks like, and the Python client waits on: `failed` ends its iterators."""
@@ -3993,7 +4006,7 @@ def _terminals(outcome: Outcome) -> list[JsonObject]:
         message = {"error": outcome.error["message"]} if outcome.error else {}
         return [{"event": "failed", **message, **(outcome.refusal or {})}]
     if outcome.status == "interrupted":
-        return [{"event": "interrupted"}, {"event": "failed", "error": "The run was cancelled."}]
+        return [{"event": "interrupted"}, {"event": "failed", "error": CANCELLED}]
     waits = outcome.rest is not None and outcome.rest.status == "interrupted"
     return [{"event": "interrupted" if waits else "completed"}]
 
@@ -4236,6 +4249,7 @@ class Execution:
         self._seq = db.look(lambda conn: Events(conn).last_seq(run.thread_id))
         if run.attempt > 1:
             self._seq += LOST_SEQS
+        self._speaking: dict[str, JsonObject] = {}  # what messages have begun with, by their model's run
         self.control = RunControl()
 
     async def execute(self) -> Outcome:
@@ -4264,6 +4278,7 @@ class Execution:
 
     async def end(self, outcome: Outcome) -> Run | None:
         """Store how the run ended, then tell those who follow it. Gives the run if it was still there."""
+        self._hush(outcome)
         last = [self._event(f"{PROTOCOL}lifecycle", self._lifecycle(each)) for each in _terminals(outcome)]
         for event in last:
             self._keeper.add(event)
@@ -4275,6 +4290,13 @@ class Execution:
         self._logs.tell_thread(self._run.thread_id, self._event("metadata", done))
         self._logs.close_run(self._run.run_id)
         return ended
+
+    def _hush(self, outcome: Outcome) -> None:
+        """Messages that were cut short end with an error: the Python client waits for an end of each."""
+        why = outcome.error["message"] if outcome.error else CANCELLED
+        for begun in list(self._speaking.values()):
+            cut = {"event": "error", "message": why, "id": begun["data"]["id"], "run_id": begun["data"]["run_id"]}
+            self._tell(f"{PROTOCOL}messages", {**begun, "timestamp": time.time_ns() // 1_000_000, "data": cut})
 
     async def rest_after_cancel(self) -> Rest | None:
         """The thread's state after a run that was stopped or failed; None if that can't be told."""
@@ -4303,6 +4325,10 @@ class Execution:
         event = self._event(name, data)
         if name == f"{PROTOCOL}input.requested":
             self._run_log.interrupts.append(data["data"])
+        if name == f"{PROTOCOL}messages" and data["data"]["event"] == "message-start":
+            self._speaking[data["data"]["run_id"]] = data
+        elif name == f"{PROTOCOL}messages" and data["data"]["event"] in ("message-finish", "error"):
+            self._speaking.pop(data["data"]["run_id"], None)
         if name == "values":
             self._run_log.last_values = event.data
             if isinstance(data, dict):
@@ -6205,7 +6231,7 @@ def protocol_form(event: Event) -> Iterator[tuple[str, JsonObject]]:
         for node, update in data.items():
             yield "updates", {**params, "data": update, "node": node}
     elif name == "values":
-        for asked in data.get("__interrupt__", ()) if isinstance(data, dict) else ():
+        for asked in data.get("__interrupt__", ()) if isinstance(data, dict) and not namespace else ():
             shown = {"interrupt_id": asked["id"], "payload": asked["value"], "value": asked["value"]}
             yield "input.requested", {**params, "data": shown}
         yield name, {**params, "data": reduced(data)}
@@ -6299,10 +6325,11 @@ def command_failure(command_id: Any, error: CommandError) -> JsonObject:
 
 
 async def answer_command(server: Server, thread: str, command: JsonObject, session: Session | None) -> JsonObject:
-    """The protocol's answer to a command that is well formed; a session is a WebSocket's."""
+    """The protocol's answer to a command that is well formed; a session is a WebSocket's. `applied_through_seq` tells
+    what was before the command: clients tell a run's own events from older ones by it."""
     params = command.get("params")
     params = params if isinstance(params, dict) else {}
-    seq = server.db.look(lambda conn: Events(conn).last_seq(thread)) if session else 0
+    seq = server.db.look(lambda conn: Events(conn).last_seq(thread))
     try:
         handler = COMMANDS.get(command["method"])
         if handler is None:
@@ -7301,6 +7328,8 @@ def setup_logging(verbose: bool) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    broken_off = "ASGI callable returned without completing response."  # a CutResponse does so on purpose
+    logging.getLogger("uvicorn.error").addFilter(lambda record: record.getMessage() != broken_off)
     warnings.filterwarnings("ignore", "The v3 streaming protocol on Pregel is experimental")
 
 

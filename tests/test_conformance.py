@@ -108,11 +108,15 @@ ADDED = ("updates", "tasks", "checkpoints", "custom")
 
 def event_streams(recording: Path) -> dict[str, list[Verdict]]:
     """The events of the event streaming protocol in a recording, without the added channels and what they shift:
-    numbers, and the numbers of ids. Custom exceptions' messages are not compared."""
+    numbers, and the numbers of ids; nor the ids that parts of messages have here. Custom exceptions' messages are
+    not compared."""
     lines = [json.loads(line) for line in recording.read_text().splitlines()]
     streams = {}
     for line in (line for line in lines if line["area"] == "protocol" and line.get("events")):
         kept = [event["data"] for event in line["events"] if event["event"] not in ADDED]
+        for each in (event["params"]["data"] for event in kept if event["method"] == "messages"):
+            each.pop("run_id", None)
+            each.pop("id", None)
         text = json.dumps([{**event, "seq": None} for event in kept])
         if line["step"] == "custom":
             text = re.sub(r'"error": "[^"]*"', '"error": "..."', text)
