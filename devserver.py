@@ -6182,7 +6182,7 @@ class EventFilter:
     def _is_channel(name: Any) -> bool:
         return isinstance(name, str) and (name in CHANNELS or (name.startswith("custom:") and len(name) > 7))
 
-    def envelopes(self, events: Iterable[Event], since: int) -> list[JsonObject]:
+    def envelopes(self, events: list[Event], since: int) -> list[JsonObject]:
         """Those of these events that the client wants, after a place in the thread's sequence."""
         made = (each for event in events if self._may_match(event, since) for each in envelopes(event))
         return [each for each in made if each["seq"] > since and self._matches(each["method"], each["params"])]
@@ -6252,23 +6252,23 @@ PAGE = 500
 
 
 async def protocol_tape(
-    server: Server, thread_id: str, wanted: EventFilter, since: int
+    server: Server, thread_id: str, pick: Callable[[list[Event]], list[JsonObject]]
 ) -> AsyncIterator[list[JsonObject]]:
-    """What a client wants of a thread's events, in their envelopes: what is kept, then what comes. Raises Unfinished
-    if the server stops, or the client is so far behind that it had better come again."""
+    """What a client picks of a thread's events, in their envelopes: of those that are kept, then of those that come.
+    Raises Unfinished if the server stops, or the client is so far behind that it had better come again."""
     follower, seen = Follower(), (0, -1)
     joined = server.runner.logs.follow_thread(thread_id, follower)
     try:
         unwritten = live_thread_events(server, thread_id)
         while page := await server.db.read(lambda conn, after=seen: Events(conn).of_thread(thread_id, after, PAGE)):
             seen = page[-1].id
-            yield wanted.envelopes(page, since)
+            yield pick(page)
         if fresh := [event for event in unwritten if event.id > seen]:
             seen = fresh[-1].id
-            yield wanted.envelopes(fresh, since)
+            yield pick(fresh)
         del unwritten
         async for events in joined.follow(follower):
-            yield wanted.envelopes((event for event in events if event.id > seen), since)
+            yield pick([event for event in events if event.id > seen])
     finally:
         server.runner.logs.leave_thread(thread_id, follower)
     raise Unfinished
@@ -6284,7 +6284,8 @@ async def stream_events(server: Server, request: Request) -> Response:
         raise BadRequest(str(error)) from None
     given = validate(ProtocolEventStreamRequest, raw)
     wanted = EventFilter(given.channels, given.namespaces, given.depth)
-    tape = protocol_tape(server, path_id(request, "thread"), wanted, given.since or 0)
+    pick = functools.partial(wanted.envelopes, since=given.since or 0)
+    tape = protocol_tape(server, path_id(request, "thread"), pick)
     frames = with_heartbeats([protocol_frame(envelope) for envelope in batch] async for batch in tape)
     return CutResponse(frames, headers=STREAM_HEADERS)
 
@@ -6506,6 +6507,14 @@ COMMANDS: dict[str, CommandHandler] = {
 }
 
 
+@dataclass
+class Subscription:
+    """What a client wants over its WebSocket; everything up to `since` has been sent."""
+
+    wanted: EventFilter
+    since: int
+
+
 class Session:
     """A WebSocket of the event streaming protocol: commands in, answers and subscribed events out."""
 
@@ -6513,7 +6522,8 @@ class Session:
         self._server = server
         self._socket = socket
         self._thread = thread
-        self._subscriptions: dict[str, asyncio.Task[None]] = {}
+        self._subscriptions: dict[str, Subscription] = {}
+        self._tape: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
         try:
@@ -6524,8 +6534,8 @@ class Session:
         except KeyError:  # a binary message
             await self._socket.close(1003)
         finally:
-            for task in self._subscriptions.values():
-                task.cancel()
+            if self._tape:
+                self._tape.cancel()
 
     async def _answer(self, text: str) -> None:
         try:
@@ -6541,17 +6551,27 @@ class Session:
             await self._socket.send_text(to_json(message).decode())
 
     def subscribe(self, subscription_id: str, wanted: EventFilter, since: int) -> None:
-        self._subscriptions[subscription_id] = asyncio.ensure_future(self._stream(wanted, since))
+        """From the thread's beginning once more, for what the new subscription has not been sent."""
+        self._subscriptions[subscription_id] = Subscription(wanted, since)
+        if self._tape:
+            self._tape.cancel()
+        self._tape = asyncio.ensure_future(self._play())
 
     def unsubscribe(self, subscription_id: str) -> bool:
-        task = self._subscriptions.pop(subscription_id, None)
-        return task.cancel() if task else False
+        return self._subscriptions.pop(subscription_id, None) is not None
 
-    async def _stream(self, wanted: EventFilter, since: int) -> None:
+    def _pick(self, events: list[Event]) -> list[JsonObject]:
+        """What any subscription wants, in order, each once."""
+        wanted = [each for own in self._subscriptions.values() for each in own.wanted.envelopes(events, own.since)]
+        return sorted({each["seq"]: each for each in wanted}.values(), key=lambda each: cast(int, each["seq"]))
+
+    async def _play(self) -> None:
         try:
-            async for batch in protocol_tape(self._server, self._thread, wanted, since):
+            async for batch in protocol_tape(self._server, self._thread, self._pick):
                 for envelope in batch:
                     await self._send(envelope)
+                    for own in self._subscriptions.values():
+                        own.since = max(own.since, envelope["seq"])
         except Unfinished:
             with contextlib.suppress(RuntimeError):  # it is closed already
                 await self._socket.close(1012)

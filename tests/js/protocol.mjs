@@ -31,17 +31,17 @@ const tests = {
 
   async "messages"(client, { open }) {
     const thread = open(client, "chat");
+    const messages = all(thread.messages);
     await thread.run.start({ input: human("hi") });
-    const messages = await all(thread.messages);
-    assert.deepEqual(await Promise.all(messages.map(text)), ["hello brave new world"]);
+    assert.deepEqual(await Promise.all((await messages).map(text)), ["hello brave new world"]);
     await thread.close();
   },
 
   async "messages that are spoken at the same time"(client, { open }) {
     const thread = open(client, "choir");
+    const messages = all(thread.messages);
     await thread.run.start({ input: human("hi") });
-    const messages = await all(thread.messages);
-    assert.deepEqual(await Promise.all(messages.map(text)), ["you said hi", "you said hi"]);
+    assert.deepEqual(await Promise.all((await messages).map(text)), ["you said hi", "you said hi"]);
     await thread.close();
   },
 
@@ -70,10 +70,9 @@ const tests = {
 
   async "subgraphs"(client, { open }) {
     const thread = open(client, "team");
-    const names = [];
+    const members = all(thread.subgraphs);
     await thread.run.start({ input: human("hi") });
-    for await (const member of thread.subgraphs) names.push(member.name);
-    assert.deepEqual(names, ["ann", "bob"]);
+    assert.deepEqual((await members).map(({ name }) => name), ["ann", "bob"]);
     await thread.close();
   },
 
