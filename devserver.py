@@ -3996,17 +3996,15 @@ class Outcome:
     refusal: JsonObject | None = None
 
 
-CANCELLED = "The run was cancelled."
-
-
 def _terminals(outcome: Outcome) -> list[JsonObject]:
-    """How the event streaming protocol tells the end of a run. One that was cancelled is `interrupted`, but that
-    is also what a question looks like, and the Python client waits on: `failed` ends its iterators."""
+    """How the event streaming protocol tells the end of a run. One that was cancelled is `interrupted`; but that is
+    what a question looks like, too, and the Python client waits on. `completed` ends its iterators, and unlike
+    `failed` shows no error in a browser that meets it again when it sends the next message."""
     if outcome.status == "error":
         message = {"error": outcome.error["message"]} if outcome.error else {}
         return [{"event": "failed", **message, **(outcome.refusal or {})}]
     if outcome.status == "interrupted":
-        return [{"event": "interrupted"}, {"event": "failed", "error": CANCELLED}]
+        return [{"event": "interrupted"}, {"event": "completed"}]
     waits = outcome.rest is not None and outcome.rest.status == "interrupted"
     return [{"event": "interrupted" if waits else "completed"}]
 
@@ -4293,7 +4291,7 @@ class Execution:
 
     def _hush(self, outcome: Outcome) -> None:
         """Messages that were cut short end with an error: the Python client waits for an end of each."""
-        why = outcome.error["message"] if outcome.error else CANCELLED
+        why = outcome.error["message"] if outcome.error else "The run was cancelled."
         for begun in list(self._speaking.values()):
             cut = {"event": "error", "message": why, "id": begun["data"]["id"], "run_id": begun["data"]["run_id"]}
             self._tell(f"{PROTOCOL}messages", {**begun, "timestamp": time.time_ns() // 1_000_000, "data": cut})

@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.skipif(not (shutil.which("npm") and shutil.which("node")), reason="npm is absent"),
     pytest.mark.skipif(not BROWSER, reason="neither chromium nor google-chrome is on the PATH"),
 ]
-hooks = pytest.mark.parametrize("hook", ["new", "classic"])
+hooks = pytest.mark.parametrize("hook", ["new", "socket", "classic"])
 
 
 @pytest.fixture(scope="module")

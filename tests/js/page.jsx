@@ -1,4 +1,4 @@
-// A page with a chat, for test_browser.py: page.html?api=URL&graph=NAME&hook=new|classic[&thread=ID]
+// A page with a chat, for test_browser.py: page.html?api=URL&graph=NAME&hook=new|socket|classic[&thread=ID]
 import { useEffect, useState } from "react";
 import { createRoot } from "react-dom/client";
 import { useStream as useNewStream } from "@langchain/react";
@@ -22,6 +22,7 @@ function Chat() {
     onThreadId: keep,
     fetchStateHistory: true,
     reconnectOnMount: true,
+    ...(query.get("hook") === "socket" ? { transport: "websocket" } : {}),
   });
   const texts = stream.messages.map((message) => [message.type, message.text ?? textOf(message.content)]);
   const last = texts.at(-1)?.[1] ?? "";
