@@ -437,6 +437,53 @@ def test_what_can_not_be_answered_is_refused(http: httpx.Client) -> None:
     assert http.get(f"/threads/{waiting}").json()["status"] == "interrupted"
 
 
+def test_a_question_may_be_answered_before_its_run_has_ended(http: httpx.Client) -> None:
+    """Its client may be faster."""
+    thread = new_id()
+    with following(http, thread) as events, httpx.Client(base_url=http.base_url, timeout=30) as other:
+        start(other, thread, "questions", {})
+        for turn in range(2):
+            question = next(
+                data([envelope], "input.requested") for envelope in events if envelope["method"] == "input.requested"
+            )[0]
+            answer = command(other, thread, "input.respond", interrupt_id=question["interrupt_id"], response=turn)
+            assert answer["type"] == "success", answer
+            if turn == 0:
+                until_ends(events)
+        assert len(data(until_ends(events, 2), "values")[-1]["trail"]) == 3
+
+
+def test_what_is_no_command_or_no_stream_is_refused(http: httpx.Client) -> None:
+    nonsense: list[Any] = [
+        [],
+        {"method": "run.start"},
+        {"id": "1", "method": "x"},
+        {"id": 1},
+        {"id": True, "method": "x"},
+    ]
+    commands, streams = f"/threads/{new_id()}/commands", f"/threads/{new_id()}/stream/events"
+    for path in (commands, streams):
+        answer = http.post(path, content=b"{")
+        assert (answer.status_code, answer.json()) == (400, {"detail": "Invalid JSON body"})
+    for body in nonsense:
+        answer = http.post(commands, json=body)
+        assert (answer.status_code, answer.json()["error"]) == (400, "invalid_argument")
+    unknown: list[Any] = [[], {}, {"channels": []}, {"channels": "values"}, {"channels": ["debug"]}, {"channels": [1]}]
+    for bad in unknown:
+        assert http.post(streams, json=bad).status_code == 400
+    assert http.post(streams, json={"channels": ["values"], "depth": "x"}).status_code == 422
+    thread = new_id()
+    assert refusal(http, thread, "run.destroy")[0] == "unknown_command"
+    assert refusal(http, thread, "run.start")[0] == "invalid_argument"
+    fork = {"configurable": {"checkpoint_id": "x"}}
+    assert refusal(http, thread, "run.start", assistant_id="steps", config=fork)[0] == "invalid_argument"
+    assert refusal(http, thread, "agent.getTree")[0] == "no_such_run"
+    assert refusal(http, thread, "subscription.reconnect", channels=["values"], since=0)[0] == "no_such_run"
+    assert refusal(http, thread, "subscription.unsubscribe", subscription_id="x")[0] == "no_such_subscription"
+    assert command(http, thread, "subscription.subscribe", channels=["values"])["result"]["replayed_events"] == 0
+    assert http.get(f"/threads/{thread}").status_code == 404
+
+
 async def test_a_strict_answer_to_what_is_not_asked_leaves_the_thread_as_it_was(
     http: httpx.Client, client: LangGraphClient
 ) -> None:
