@@ -4244,9 +4244,7 @@ class Execution:
         self._run = run
         self._run_log = logs.of_run(run)
         self._keeper = EventKeeper(db, run)
-        self._seq = db.look(lambda conn: Events(conn).last_seq(run.thread_id))
-        if run.attempt > 1:
-            self._seq += LOST_SEQS
+        self._seq = db.look(lambda conn: Events(conn).last_seq(run.thread_id)) + LOST_SEQS * (run.attempt - 1)
         self._speaking: dict[str, JsonObject] = {}  # what messages have begun with, by their model's run
         self.control = RunControl()
 
