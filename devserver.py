@@ -112,7 +112,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.constants import START
-from langgraph.errors import EmptyInputError, GraphDrained, InvalidUpdateError
+from langgraph.errors import EmptyInputError, GraphDrained, InvalidUpdateError, UnknownInterruptError
 from langgraph.graph.state import StateGraph
 from langgraph.pregel import Pregel
 from langgraph.pregel._utils import get_function_nonlocals
@@ -1151,11 +1151,13 @@ MIGRATIONS = [
         created_at TEXT NOT NULL, PRIMARY KEY (assistant_id, version)
     );
     -- `rest` is the status while no run is pending or running; then the thread is busy. `unshown` tells that
-    -- an update has changed the checkpoints, and that `state` does not show it yet.
+    -- an update has changed the checkpoints, and that `state` does not show it yet. `last_seq` is the number of
+    -- the last event that the thread's runs have sent by the event streaming protocol.
     CREATE TABLE threads (
         thread_id TEXT PRIMARY KEY, created_at TEXT NOT NULL, updated_at TEXT NOT NULL,
         state_updated_at TEXT NOT NULL, metadata TEXT NOT NULL, config TEXT NOT NULL,
         rest TEXT NOT NULL, state TEXT, interrupts TEXT, error TEXT, ttl TEXT, unshown INTEGER NOT NULL DEFAULT 0,
+        last_seq INTEGER NOT NULL DEFAULT 0,
         -- The `updated_at` of when the thread's ttl last had its history pruned.
         pruned_at TEXT,
         expires_at REAL AS (
@@ -1190,7 +1192,7 @@ MIGRATIONS = [
     -- The events of resumable runs, in the order they were sent; an id is `ms-n`.
     CREATE TABLE events (
         number INTEGER PRIMARY KEY, thread_id TEXT NOT NULL, run_id TEXT NOT NULL,
-        ms INTEGER NOT NULL, n INTEGER NOT NULL, event TEXT NOT NULL, data BLOB NOT NULL
+        ms INTEGER NOT NULL, n INTEGER NOT NULL, event TEXT NOT NULL, data BLOB NOT NULL, seq INTEGER NOT NULL
     );
     CREATE INDEX events_run ON events (run_id, ms, n);
     CREATE INDEX events_thread ON events (thread_id, ms, n);
@@ -1826,7 +1828,8 @@ class Threads(Table):
         """A new thread with the same metadata, state and history, under the same checkpoint ids."""
         at = now()
         self.conn.execute(
-            "INSERT INTO threads SELECT ?, ?, ?, ?, metadata, '{}', rest, state, interrupts, NULL, ttl, unshown, NULL "
+            "INSERT INTO threads (thread_id, created_at, updated_at, state_updated_at, config, metadata, rest, state, "
+            "interrupts, ttl, unshown) SELECT ?, ?, ?, ?, '{}', metadata, rest, state, interrupts, ttl, unshown "
             "FROM threads WHERE thread_id = ?",
             (copy_id, at, at, at, thread_id),
         )
@@ -2202,11 +2205,13 @@ class Tasks(Table):
 
 
 class Event(NamedTuple):
-    """Something a run has to tell. `id` orders the events of a server; `data` is JSON."""
+    """Something a run has to tell. `id` orders the events of a server; `data` is JSON. `seq` is its number, or the
+    first of its numbers, among its thread's events in the event streaming protocol; 0 if it has no place there."""
 
     id: tuple[int, int]
     name: str
     data: bytes
+    seq: int = 0
 
 
 class Events(Table):
@@ -2217,17 +2222,27 @@ class Events(Table):
         if self.conn.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone() is None:
             return
         self.conn.executemany(
-            "INSERT INTO events (thread_id, run_id, ms, n, event, data) VALUES (?, ?, ?, ?, ?, ?)",
-            [(thread_id, run_id, *event.id, event.name, event.data) for event in events],
+            "INSERT INTO events (thread_id, run_id, ms, n, event, data, seq) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [(thread_id, run_id, *event.id, event.name, event.data, event.seq) for event in events],
         )
 
     def of_run(self, run_id: str) -> list[Event]:
-        query = "SELECT ms, n, event, data FROM events WHERE run_id = ? ORDER BY ms, n"
-        return [Event((ms, n), name, data) for ms, n, name, data in self.conn.execute(query, (run_id,))]
+        query = "SELECT ms, n, event, data, seq FROM events WHERE run_id = ? ORDER BY ms, n"
+        return [Event((ms, n), *rest) for ms, n, *rest in self.conn.execute(query, (run_id,))]
 
-    def of_thread(self, thread_id: str, after: tuple[int, int]) -> list[Event]:
-        query = "SELECT ms, n, event, data FROM events WHERE thread_id = ? AND (ms, n) > (?, ?) ORDER BY ms, n"
-        return [Event((ms, n), name, data) for ms, n, name, data in self.conn.execute(query, (thread_id, *after))]
+    def of_thread(self, thread_id: str, after: tuple[int, int], limit: int = -1) -> list[Event]:
+        query = (
+            "SELECT ms, n, event, data, seq FROM events WHERE thread_id = ? AND (ms, n) > (?, ?) ORDER BY ms, n LIMIT ?"
+        )
+        return [Event((ms, n), *rest) for ms, n, *rest in self.conn.execute(query, (thread_id, *after, limit))]
+
+    def last_seq(self, thread_id: str) -> int:
+        """The number of a thread's last event, as of the end of its last run; 0 if there was none."""
+        row = self.conn.execute("SELECT last_seq FROM threads WHERE thread_id = ?", (thread_id,)).fetchone()
+        return row[0] if row else 0
+
+    def set_last_seq(self, thread_id: str, seq: int) -> None:
+        self.conn.execute("UPDATE threads SET last_seq = ? WHERE thread_id = ?", (seq, thread_id))
 
 
 @dataclass(frozen=True)
@@ -3940,6 +3955,7 @@ def to_command(command: JsonObject) -> langgraph_types.Command[Any]:
 
 HEARTBEAT_SECONDS = 5.0
 BURST_SECONDS = 0.001
+MAX_BEHIND = 64 * 2**20  # bytes that a follower of a thread may be behind
 
 
 class EventIds:
@@ -3998,10 +4014,11 @@ class Follower:
 class RunLog:
     """The events of one live run, in memory, and those who follow it.
 
-    A resumable run's log holds all its events; another one forgets what every follower has seen.
+    A resumable run's log holds all its events; another one forgets what every follower has seen. Followers for
+    whom it would have to hold more than `limit` bytes of data lose their place.
     """
 
-    def __init__(self, resumable: bool) -> None:
+    def __init__(self, resumable: bool, limit: float = math.inf) -> None:
         self.resumable = resumable
         self.closed = False
         self.last_values: Any = MISSING
@@ -4009,6 +4026,8 @@ class RunLog:
         self.error: bytes | None = None
         self._events: list[Event] = []
         self._dropped = 0
+        self._limit = limit
+        self._size = 0
         self._followers: dict[Follower, int] = {}
         self._waiters: set[Follower] = set()
         self._lock = threading.Lock()
@@ -4020,9 +4039,14 @@ class RunLog:
 
     def append(self, event: Event) -> None:
         with self._lock:
+            followers = list(self._followers)
             if self.is_heard:
                 self._events.append(event)
-            followers = list(self._followers)
+                self._size += len(event.data)
+                while self._size > self._limit:
+                    last = min(self._followers.values())
+                    self._followers = {each: at for each, at in self._followers.items() if at > last}
+                    self._forget()
         for follower in followers:
             follower.wake()
 
@@ -4061,24 +4085,30 @@ class RunLog:
     def take(self, follower: Follower) -> list[Event]:
         """What the follower has not seen yet."""
         with self._lock:
-            start = self._followers[follower] - self._dropped
-            fresh = self._events[start:]
+            if follower not in self._followers:
+                return []
+            fresh = self._events[self._followers[follower] - self._dropped :]
             self._followers[follower] = self._dropped + len(self._events)
             if not self.resumable:
-                seen = min(self._followers.values()) - self._dropped
-                if seen:
-                    del self._events[:seen]
-                    self._dropped += seen
+                self._forget()
             return fresh
 
+    def _forget(self) -> None:
+        """Drop what every follower has seen."""
+        seen = min((at - self._dropped for at in self._followers.values()), default=len(self._events))
+        self._size -= sum(len(event.data) for event in self._events[:seen])
+        del self._events[:seen]
+        self._dropped += seen
+
     async def follow(self, follower: Follower, heartbeat: float = HEARTBEAT_SECONDS) -> AsyncIterator[list[Event]]:
-        """Batches of events until the log closes; an empty one after each silent `heartbeat` seconds.
+        """Batches of events until the log closes, or the follower is too far behind; an empty one after each
+        silent `heartbeat` seconds.
 
         An event after a pause goes at once; a burst goes in batches a millisecond apart.
         """
         sent = 0.0
         try:
-            while True:
+            while follower in self._followers:
                 fresh = self.take(follower)
                 if fresh:
                     if (left := sent + BURST_SECONDS - time.monotonic()) > 0 and not self.closed:
@@ -4132,7 +4162,7 @@ class Logs:
 
     def follow_thread(self, thread_id: str, follower: Follower) -> RunLog:
         with self._lock:
-            joined = self._threads.setdefault(thread_id, RunLog(False))
+            joined = self._threads.setdefault(thread_id, RunLog(False, MAX_BEHIND))
             joined.join(follower, None)
             return joined
 
@@ -4168,6 +4198,16 @@ def classic_event(event: Event) -> Event | None:
     if method not in ("values", "updates", "custom", "tasks", "checkpoints"):
         return None
     return Event(event.id, "|".join((method, *params["namespace"])), to_json(params["data"]))
+
+
+def protocol_size(name: str, data: Any) -> int:
+    """How many events of the event streaming protocol an event comes to: each has a number of its own."""
+    mode = name.partition("|")[0]
+    if name == "values" and isinstance(data, dict):
+        return 1 + len(data.get("__interrupt__", ()))
+    if mode == "updates":
+        return len(data) if isinstance(data, dict) else 0
+    return int(name.startswith(PROTOCOL) or mode in ("values", "custom", "tasks"))
 
 
 def sse_frame(event: Event, with_id: bool) -> bytes:
@@ -4274,20 +4314,21 @@ async def protocol_events(graph: Graph, run: Run, control: RunControl) -> AsyncI
     """Run the graph: what it emits as (method, params) of the event streaming protocol, which LangGraph
     itself makes. A root checkpoint comes before the values that it holds, as clients expect."""
     from langgraph.stream import CheckpointsTransformer, CustomTransformer, StreamTransformer, UpdatesTransformer
-
-    tasks: deque[Any] = deque()
+    from langgraph.stream.stream_channel import StreamChannel
 
     class TasksTap(StreamTransformer):
-        """Keeps the tasks events, which LangGraph's own transformers swallow."""
+        """Passes on the tasks events, which LangGraph's own transformers swallow: as the data of others."""
 
+        _native = True
         required_stream_modes = ("tasks",)
 
         def init(self) -> JsonObject:
-            return {}
+            self._channel: StreamChannel[Any] = StreamChannel("tasks")
+            return {"task_events": self._channel}
 
         def process(self, event: Any) -> bool:
-            if event["method"] == "tasks" and not self.scope:
-                tasks.append(event)
+            if event["method"] == "tasks":
+                self._channel.push(event)
             return True
 
     own = [CheckpointsTransformer, CustomTransformer, UpdatesTransformer]
@@ -4304,13 +4345,11 @@ async def protocol_events(graph: Graph, run: Run, control: RunControl) -> AsyncI
     )
     converter = ProtocolConverter(run)
     async for event in stream:
-        for each in (*tasks, event):
-            for made in converter.convert(each):
-                for method, params in converter.in_order(*made):
-                    yield method, params
-        tasks.clear()
-    for method, params in converter.held():
-        yield method, params
+        for method, params in converter.convert(event):
+            for each in converter.in_order(method, params):
+                yield each
+    for each in converter.held():
+        yield each
 
 
 class ProtocolConverter:
@@ -4320,39 +4359,50 @@ class ProtocolConverter:
         self._run = run
         self._names: dict[tuple[str, ...], str] = {}
         self._values: list[tuple[str, JsonObject]] = []
+        self._message_ids: dict[str, Any] = {}
+        self._asked: set[str] = set()  # a subgraph's question comes again with its parents' values
 
     def in_order(self, method: str, params: JsonObject) -> list[tuple[str, JsonObject]]:
-        """Holds root values back until the root checkpoint that follows them, which goes first."""
-        if params["namespace"] or method not in ("values", "checkpoints"):
-            return [(method, params)]
-        if method == "checkpoints":
-            return [(method, params), *self.held()]
-        held, self._values = self._values, [(method, params)]
-        return held
+        """Lets the root checkpoint that comes right after root values go before them."""
+        held, root = self.held(), not params["namespace"]
+        if root and method == "values":
+            self._values = [(method, params)]
+            return held
+        return [(method, params), *held] if root and method == "checkpoints" else [*held, (method, params)]
 
     def held(self) -> list[tuple[str, JsonObject]]:
         held, self._values = self._values, []
         return held
 
     def convert(self, event: Any) -> list[tuple[str, JsonObject]]:
+        if event["method"] == "tasks":
+            return [("tasks", event["params"]["data"]["params"])]
         method, params = event["method"], dict(event["params"])
         data, interrupts = params["data"], params.pop("interrupts", ())
         if method == "values":
             params["data"] = reduced(data)
-            asked = [self._asked(interrupt, params) for interrupt in interrupts]
-            return [*asked, (method, params)]
+            fresh = [interrupt for interrupt in interrupts if interrupt.id not in self._asked]
+            self._asked.update(interrupt.id for interrupt in fresh)
+            return [*(self._question(interrupt, params) for interrupt in fresh), (method, params)]
         if method == "lifecycle":
             return [(method, self._lifecycle(params))]
         if method == "messages":
-            payload = data[0] if isinstance(data, list | tuple) else data
-            return [(method, {**params, "data": payload})] if isinstance(payload, dict) else []
+            payload, metadata = data
+            shown = isinstance(payload, dict)  # else it is a whole message, which comes with the values
+            return [(method, {**params, "data": self._spoken(payload, metadata["run_id"])})] if shown else []
         if method == "checkpoints":
             return [(method, {**params, "data": _checkpoint_head(data)})]
         if method.startswith("custom:"):
             return [("custom", {**params, "data": {"name": method.removeprefix("custom:"), "payload": data}})]
         return [(method, params)]
 
-    def _asked(self, interrupt: Any, params: JsonObject) -> tuple[str, JsonObject]:
+    def _spoken(self, payload: JsonObject, model_run: str) -> JsonObject:
+        """A part of a message with the message's id and its model's run: models may speak at the same time."""
+        if payload["event"] == "message-start":
+            self._message_ids[model_run] = payload.get("id")
+        return {**payload, "id": self._message_ids.get(model_run), "run_id": model_run}
+
+    def _question(self, interrupt: Any, params: JsonObject) -> tuple[str, JsonObject]:
         data = {"interrupt_id": interrupt.id, "payload": interrupt.value, "value": interrupt.value}
         event_id = f"synth:{self._run.run_id}:input||{interrupt.id}"
         return "input.requested", {**params, "data": data, "event_id": event_id}
@@ -4706,20 +4756,27 @@ def _given_command(body: RunCreate) -> JsonObject | None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `rest` is the state of its thread then, None if the run left it alone."""
+    """How a run ended. `rest` is the state of its thread then, None if the run left it alone. `refusal` tells why
+    a strict resume was refused: such a run fails, and leaves its thread as it was."""
 
     status: str
     error: JsonObject | None = None
     rest: Rest | None = None
     shared: Sequence[SharedPuts] = ()
+    refusal: JsonObject | None = None
 
 
-def _terminal(outcome: Outcome) -> str:
-    """How the event streaming protocol calls the end of a run."""
+def _terminals(outcome: Outcome) -> list[JsonObject]:
+    """How the event streaming protocol tells the end of a run. One that was cancelled is `interrupted`; but that is
+    what a question looks like, too, and the Python client waits on. `completed` ends its iterators, and unlike
+    `failed` shows no error in a browser that meets it again when it sends the next message."""
     if outcome.status == "error":
-        return "failed"
+        message = {"error": outcome.error["message"]} if outcome.error else {}
+        return [{"event": "failed", **message, **(outcome.refusal or {})}]
+    if outcome.status == "interrupted":
+        return [{"event": "interrupted"}, {"event": "completed"}]
     waits = outcome.rest is not None and outcome.rest.status == "interrupted"
-    return "interrupted" if waits or outcome.status == "interrupted" else "completed"
+    return [{"event": "interrupted" if waits else "completed"}]
 
 
 def finish_run(conn: sqlite3.Connection, run: Run, outcome: Outcome, webhook_error: JsonObject | None) -> Run | None:
@@ -4740,7 +4797,7 @@ def finish_run(conn: sqlite3.Connection, run: Run, outcome: Outcome, webhook_err
         Threads(conn).set_outcome(run.thread_id, None, error)
     else:
         Runs(conn).set_status(run.run_id, status)
-        _finish_thread(conn, run.thread_id, status, error, outcome.rest)
+        _finish_thread(conn, run.thread_id, status, error, outcome.rest, outcome.refusal is not None)
     if url := run.kwargs["webhook"]:
         Webhooks(conn).insert(url, _webhook_payload(current, status, webhook_error, outcome.rest))
     if run.temporary:
@@ -4749,9 +4806,9 @@ def finish_run(conn: sqlite3.Connection, run: Run, outcome: Outcome, webhook_err
 
 
 def _finish_thread(
-    conn: sqlite3.Connection, thread_id: str, status: str, error: JsonObject | None, rest: Rest | None
+    conn: sqlite3.Connection, thread_id: str, status: str, error: JsonObject | None, rest: Rest | None, refused: bool
 ) -> None:
-    failed = status in ("error", "timeout")
+    failed = status in ("error", "timeout") and not refused
     if rest is None:
         Threads(conn).set_outcome(thread_id, "error" if failed else None, error)
     else:
@@ -4953,6 +5010,18 @@ async def _is_at_breakpoint(graph: Graph, run: Run) -> bool:
     return bool(ran if after == "*" else ran & set(after))
 
 
+# After a crash nobody knows which numbers clients have seen: the next attempt's are beyond them.
+LOST_SEQS = 1_000_000
+
+
+def _refusal(error: BaseException) -> JsonObject | None:
+    """Why LangGraph refused a strict resume, as clients expect to be told; None for any other error."""
+    if not isinstance(error, UnknownInterruptError):
+        return None
+    ids = {"interrupt_ids": list(error.interrupt_ids), "pending_ids": list(error.pending_ids)}
+    return {"reason": error.reason, **ids}
+
+
 class Execution:
     """One attempt at a run: its graph is called, and its events go to the log, the thread and the database."""
 
@@ -4963,6 +5032,8 @@ class Execution:
         self._run = run
         self._run_log = logs.of_run(run)
         self._keeper = EventKeeper(db, run)
+        self._seq = db.look(lambda conn: Events(conn).last_seq(run.thread_id)) + LOST_SEQS * (run.attempt - 1)
+        self._speaking: dict[str, JsonObject] = {}  # what messages have begun with, by their model's run
         self.control = RunControl()
 
     async def execute(self) -> Outcome:
@@ -4970,7 +5041,7 @@ class Execution:
         try:
             await self._keeper.restore(self._run_log)
             self._tell("metadata", {"run_id": self._run.run_id, "attempt": self._run.attempt})
-            self._tell(f"{PROTOCOL}lifecycle", self._lifecycle("running"))
+            self._tell(f"{PROTOCOL}lifecycle", self._lifecycle({"event": "running"}))
             return await self._call_graph()
         except GraphDrained:
             return Outcome("pending")
@@ -4984,23 +5055,32 @@ class Execution:
             self._run_log.error = to_json(value)
             self._tell("error", value)
             RUN_SCOPE.set(None)
-            return Outcome("error", value, await self.rest_after_cancel())
+            return Outcome("error", value, await self.rest_after_cancel(), refusal=_refusal(error))
 
     async def flush(self) -> None:
         await self._keeper.flush()
 
     async def end(self, outcome: Outcome) -> Run | None:
         """Store how the run ended, then tell those who follow it. Gives the run if it was still there."""
-        data = self._lifecycle(_terminal(outcome), outcome.error)
-        last = Event(self._logs.ids.next(), f"{PROTOCOL}lifecycle", to_json(data))
-        self._keeper.add(last)
+        self._hush(outcome)
+        last = [self._event(f"{PROTOCOL}lifecycle", self._lifecycle(each)) for each in _terminals(outcome)]
+        for event in last:
+            self._keeper.add(event)
         ended = await self._db.write(self._finish, outcome, self._keeper.rest())
-        self._run_log.append(last)
-        self._logs.tell_thread(self._run.thread_id, last)
+        for event in last:
+            self._run_log.append(event)
+            self._logs.tell_thread(self._run.thread_id, event)
         done = {"status": "run_done", "run_id": self._run.run_id}
-        self._logs.tell_thread(self._run.thread_id, Event(self._logs.ids.next(), "metadata", to_json(done)))
+        self._logs.tell_thread(self._run.thread_id, self._event("metadata", done))
         self._logs.close_run(self._run.run_id)
         return ended
+
+    def _hush(self, outcome: Outcome) -> None:
+        """Messages that were cut short end with an error: the Python client waits for an end of each."""
+        why = outcome.error["message"] if outcome.error else "The run was cancelled."
+        for begun in list(self._speaking.values()):
+            cut = {"event": "error", "message": why, "id": begun["data"]["id"], "run_id": begun["data"]["run_id"]}
+            self._tell(f"{PROTOCOL}messages", {**begun, "timestamp": time.time_ns() // 1_000_000, "data": cut})
 
     async def rest_after_cancel(self) -> Rest | None:
         """The thread's state after a run that was stopped or failed; None if that can't be told."""
@@ -5016,30 +5096,38 @@ class Execution:
 
     def _finish(self, conn: sqlite3.Connection, outcome: Outcome, events: list[Event]) -> Run | None:
         Events(conn).append(self._run.thread_id, self._run.run_id, events)
+        Events(conn).set_last_seq(self._run.thread_id, self._seq)
         return finish_run(conn, self._run, outcome, outcome.error)
+
+    def _event(self, name: str, data: Any) -> Event:
+        size = protocol_size(name, data)
+        event = Event(self._logs.ids.next(), name, to_json(data), self._seq + 1 if size else 0)
+        self._seq += size
+        return event
 
     def _tell(self, name: str, data: Any) -> None:
         if name == f"{PROTOCOL}input.requested":
             self._run_log.interrupts.append(data["data"])
+        if name == f"{PROTOCOL}messages" and data["data"]["event"] == "message-start":
+            self._speaking[data["data"]["run_id"]] = data
+        elif name == f"{PROTOCOL}messages" and data["data"]["event"] in ("message-finish", "error"):
+            self._speaking.pop(data["data"]["run_id"], None)
         if name == "values":
             self._run_log.last_values = data
             if isinstance(data, dict):
                 self._run_log.interrupts += data.get("__interrupt__", ())
         if self._run_log.is_heard or self._logs.is_thread_followed(self._run.thread_id):
-            event = Event(self._logs.ids.next(), name, to_json(data))
+            event = self._event(name, data)
             self._run_log.append(event)
             self._keeper.add(event)
             self._logs.tell_thread(self._run.thread_id, event)
 
-    def _lifecycle(self, event: str, error: JsonObject | None = None) -> JsonObject:
+    def _lifecycle(self, data: JsonObject) -> JsonObject:
         """The beginning or the end of a run's own graph, in the event streaming protocol."""
         run = self._run
         name = next((each.name for each in self._graphs.all() if each.spec.graph_id == run.graph_id), run.graph_id)
-        data = {"event": event, "graph_name": name}
-        if event == "failed" and error:
-            data["error"] = error["message"]
-        event_id, ms = f"synth:{run.run_id}:lc||{event}", time.time_ns() // 1_000_000
-        return {"event_id": event_id, "namespace": [], "timestamp": ms, "data": data}
+        event_id, ms = f"synth:{run.run_id}:lc||{data['event']}", time.time_ns() // 1_000_000
+        return {"event_id": event_id, "namespace": [], "timestamp": ms, "data": {**data, "graph_name": name}}
 
     async def _call_graph(self) -> Outcome:
         run, kwargs = self._run, self._run.kwargs
@@ -6431,19 +6519,18 @@ def run_frame_texts(
     return [sse_frame(event, with_id) for event in shown if event and (not modes or matches_mode(event, modes))]
 
 
+STREAM_HEADERS = {
+    "cache-control": "no-store",
+    "x-accel-buffering": "no",
+    "content-type": "text/event-stream; charset=utf-8",
+}
+
+
 def event_stream(
     server: Server, run: Run | None, frames: AsyncIterator[bytes], headers: Mapping[str, str], cancel: bool
 ) -> Response:
     """A response that streams; if its client leaves early and `cancel` is set, the run is cancelled."""
-    return StreamingResponse(
-        guarded(server, run, frames, cancel, "run stream"),
-        headers={
-            "cache-control": "no-store",
-            "x-accel-buffering": "no",
-            "content-type": "text/event-stream; charset=utf-8",
-            **headers,
-        },
-    )
+    return StreamingResponse(guarded(server, run, frames, cancel, "run stream"), headers={**STREAM_HEADERS, **headers})
 
 
 async def guarded(
@@ -6691,11 +6778,15 @@ def thread_stream_modes(request: Request) -> list[str]:
 
 async def kept_thread_events(server: Server, thread_id: str, last: str) -> list[Event]:
     after = parse_event_id(last) or (0, -1)
-    kept, live = await server.db.read(
-        lambda conn: (Events(conn).of_thread(thread_id, after), Runs(conn).live(thread_id))
-    )
-    fresh = server.runner.logs.live_events(run.run_id for run in live)
-    return [event for _, event in sorted({e.id: e for e in [*kept, *fresh] if e.id > after}.items())]
+    live = live_thread_events(server, thread_id)
+    kept = await server.db.read(lambda conn: Events(conn).of_thread(thread_id, after))
+    return [event for _, event in sorted({e.id: e for e in [*kept, *live] if e.id > after}.items())]
+
+
+def live_thread_events(server: Server, thread_id: str) -> list[Event]:
+    """Events of a thread's live runs, to be asked for before the kept ones: else a run may end between the two."""
+    runs = server.db.look(lambda conn: Runs(conn).live(thread_id))
+    return server.runner.logs.live_events(run.run_id for run in runs)
 
 
 async def thread_frames(
@@ -7035,8 +7126,24 @@ class EventFilter:
     def _is_channel(name: Any) -> bool:
         return isinstance(name, str) and (name in CHANNELS or (name.startswith("custom:") and len(name) > 7))
 
-    def matches(self, method: str, params: JsonObject) -> bool:
-        channel = "input" if method.startswith("input.") else method
+    def envelopes(self, events: list[Event], since: int) -> list[JsonObject]:
+        """Those of these events that the client wants, after a place in the thread's sequence."""
+        made = (each for event in events if self._may_match(event, since) for each in envelopes(event))
+        return [each for each in made if each["seq"] > since and self._matches(each["method"], each["params"])]
+
+    def _may_match(self, event: Event, since: int) -> bool:
+        """Spares the work to look into events that can't be wanted."""
+        method = event.name.removeprefix(PROTOCOL)
+        if method == event.name:
+            return event.seq > 0
+        return event.seq > since and (method == "custom" or self._channel(method) in self._channels)
+
+    @staticmethod
+    def _channel(method: str) -> str:
+        return "input" if method.startswith("input.") else method
+
+    def _matches(self, method: str, params: JsonObject) -> bool:
+        channel = self._channel(method)
         if channel not in self._channels:
             data = params["data"]
             named = channel == "custom" and isinstance(data, dict) and f"custom:{data.get('name')}" in self._channels
@@ -7056,20 +7163,19 @@ class EventFilter:
 
 
 def protocol_form(event: Event) -> Iterator[tuple[str, JsonObject]]:
-    """An event of a run's log as (method, params) of the protocol: none, one or several."""
+    """An event of a run's log as (method, params) of the protocol: as many as `protocol_size` tells. Checkpoints of
+    runs that were started the ordinary way are left out: they come after their values, where they mislead."""
     name, _, namespace = event.name.partition("|")
-    if event.name.startswith(PROTOCOL):
-        yield event.name.removeprefix(PROTOCOL), from_json(event.data)
-        return
-    if name not in ("values", "updates", "custom", "tasks", "checkpoints"):
-        return
     data = from_json(event.data)
+    if event.name.startswith(PROTOCOL):
+        yield event.name.removeprefix(PROTOCOL), data
+        return
     params = {"namespace": namespace.split("|") if namespace else [], "timestamp": event.id[0], "data": data}
-    if name == "updates" and isinstance(data, dict):
+    if name == "updates":
         for node, update in data.items():
             yield "updates", {**params, "data": update, "node": node}
     elif name == "values":
-        for asked in data.get("__interrupt__", ()) if isinstance(data, dict) else ():
+        for asked in data.get("__interrupt__", ()) if isinstance(data, dict) and not namespace else ():
             shown = {"interrupt_id": asked["id"], "payload": asked["value"], "value": asked["value"]}
             yield "input.requested", {**params, "data": shown}
         yield name, {**params, "data": reduced(data)}
@@ -7078,37 +7184,38 @@ def protocol_form(event: Event) -> Iterator[tuple[str, JsonObject]]:
 
 
 def envelopes(event: Event) -> Iterator[JsonObject]:
-    """An event in the protocol's envelopes, without their place in the thread's sequence."""
+    """An event in the protocol's envelopes."""
     for number, (method, params) in enumerate(protocol_form(event)):
         suffix = f".{number}" if number else ""
         event_id = params.pop("event_id", None) or f"{event.id[0]}-{event.id[1]}{suffix}"
-        yield {"type": "event", "event_id": event_id, "method": method, "params": params}
+        seq = event.seq + number
+        yield {"type": "event", "event_id": event_id, "seq": seq, "method": method, "params": params}
 
 
-async def protocol_tape(server: Server, thread_id: str) -> AsyncIterator[list[JsonObject]]:
-    """All events of a thread in their envelopes, numbered from 1: what is kept, then what comes. An empty
-    batch after each silent while."""
-    follower = Follower()
+PAGE = 500
+
+
+async def protocol_tape(
+    server: Server, thread_id: str, pick: Callable[[list[Event]], list[JsonObject]]
+) -> AsyncIterator[list[JsonObject]]:
+    """What a client picks of a thread's events, in their envelopes: of those that are kept, then of those that come.
+    Raises Unfinished if the server stops, or the client is so far behind that it had better come again."""
+    follower, seen = Follower(), (0, -1)
     joined = server.runner.logs.follow_thread(thread_id, follower)
     try:
-        kept = await kept_thread_events(server, thread_id, "-")
-        seen, seq = (kept[-1].id if kept else (0, -1)), 0
-
-        def numbered(events: Iterable[Event]) -> Iterator[JsonObject]:
-            nonlocal seq
-            for event in events:
-                for envelope in envelopes(event):
-                    seq += 1
-                    yield {**envelope, "seq": seq}
-
-        if batch := list(numbered(kept)):
-            yield batch
+        unwritten = live_thread_events(server, thread_id)
+        while page := await server.db.read(lambda conn, after=seen: Events(conn).of_thread(thread_id, after, PAGE)):
+            seen = page[-1].id
+            yield pick(page)
+        if fresh := [event for event in unwritten if event.id > seen]:
+            seen = fresh[-1].id
+            yield pick(fresh)
+        del unwritten
         async for events in joined.follow(follower):
-            fresh = list(numbered(event for event in events if event.id > seen))
-            if fresh or not events:
-                yield fresh
+            yield pick([event for event in events if event.id > seen])
     finally:
         server.runner.logs.leave_thread(thread_id, follower)
+    raise Unfinished
 
 
 async def stream_events(server: Server, request: Request) -> Response:
@@ -7116,26 +7223,23 @@ async def stream_events(server: Server, request: Request) -> Response:
     body = await protocol_body(request)
     raw = body if isinstance(body, dict) else {}
     try:
-        wanted = EventFilter(raw.get("channels"))
+        EventFilter(raw.get("channels"))
     except ValueError as error:
         raise BadRequest(str(error)) from None
-    request_body = validate(ProtocolEventStreamRequest, raw)
-    wanted = EventFilter(request_body.channels, request_body.namespaces, request_body.depth)
-    thread_id, since = path_id(request, "thread"), request_body.since or 0
+    given = validate(ProtocolEventStreamRequest, raw)
+    wanted = EventFilter(given.channels, given.namespaces, given.depth)
+    pick = functools.partial(wanted.envelopes, since=given.since or 0)
+    tape = protocol_tape(server, path_id(request, "thread"), pick)
+    frames = with_heartbeats([protocol_frame(envelope) for envelope in batch] async for batch in tape)
+    return CutResponse(frames, headers=STREAM_HEADERS)
 
-    async def frames() -> AsyncIterator[bytes]:
-        async for batch in protocol_tape(server, thread_id):
-            if not batch:
-                yield SSE_HEARTBEAT
-            texts = [
-                b"event: %b\r\ndata: %b\r\nid: %d\r\n\r\n" % (e["method"].encode(), to_json(e), e["seq"])
-                for e in batch
-                if e["seq"] > since and wanted.matches(e["method"], e["params"])
-            ]
-            if texts:
-                yield b"".join(texts)
 
-    return event_stream(server, None, frames(), {}, False)
+def protocol_frame(envelope: JsonObject) -> bytes:
+    return b"event: %b\r\ndata: %b\r\nid: %d\r\n\r\n" % (
+        envelope["method"].encode(),
+        to_json(envelope),
+        envelope["seq"],
+    )
 
 
 async def protocol_body(request: Request) -> Any:
@@ -7166,9 +7270,11 @@ def command_failure(command_id: Any, error: CommandError) -> JsonObject:
 
 
 async def answer_command(server: Server, thread: str, command: JsonObject, session: Session | None) -> JsonObject:
-    """The protocol's answer to a command that is well formed; a session is a WebSocket's."""
+    """The protocol's answer to a command that is well formed; a session is a WebSocket's. `applied_through_seq` tells
+    what was before the command: clients tell a run's own events from older ones by it."""
     params = command.get("params")
     params = params if isinstance(params, dict) else {}
+    seq = server.db.look(lambda conn: Events(conn).last_seq(thread))
     try:
         handler = COMMANDS.get(command["method"])
         if handler is None:
@@ -7180,7 +7286,6 @@ async def answer_command(server: Server, thread: str, command: JsonObject, sessi
         status = error.status if isinstance(error, ApiError) else 400
         detail = "Invalid thread ID" if "thread ID: must be" in str(error) else str(error)
         return command_failure(command["id"], CommandError("unknown_error", f"{status}: {detail}"))
-    seq = session.seq if session else 0
     return {"type": "success", "id": command["id"], "result": result, "meta": {"applied_through_seq": seq}}
 
 
@@ -7314,10 +7419,25 @@ async def resubscribe(server: Server, thread: str, params: JsonObject, session: 
 
 
 async def get_tree(server: Server, thread: str, params: JsonObject, session: Session | None) -> JsonObject:
-    """agent.getTree: the graphs of the session's latest run, and how far they are."""
-    if session is None or session.tree is None:
+    """agent.getTree: the graphs of the thread's latest run, and how far they are."""
+    events = await kept_thread_events(server, thread, "-") if session else []
+    tree = run_tree(EventFilter(["lifecycle"]).envelopes(events, 0))
+    if tree is None:
         raise CommandError("no_such_run", NO_ACTIVE_RUN)
-    return {"tree": session.tree}
+    return {"tree": tree}
+
+
+def run_tree(lifecycle: Iterable[JsonObject]) -> JsonObject | None:
+    """The graphs of the latest run that a thread's lifecycle events tell of; None if they tell of none."""
+    nodes: dict[tuple[str, ...], JsonObject] = {}
+    for params in (envelope["params"] for envelope in lifecycle):
+        data, namespace = params["data"], params["namespace"]
+        if data["event"] == "running":
+            nodes = {}
+        node = {"namespace": namespace, "status": data["event"], "graph_name": data.get("graph_name", "")}
+        nodes[tuple(namespace)] = node
+    root = nodes.pop((), None)
+    return {**root, "children": list(nodes.values())} if root and nodes else root
 
 
 CommandHandler = Callable[[Server, str, JsonObject, "Session | None"], Coroutine[Any, Any, JsonObject]]
@@ -7331,17 +7451,23 @@ COMMANDS: dict[str, CommandHandler] = {
 }
 
 
+@dataclass
+class Subscription:
+    """What a client wants over its WebSocket; everything up to `since` has been sent."""
+
+    wanted: EventFilter
+    since: int
+
+
 class Session:
     """A WebSocket of the event streaming protocol: commands in, answers and subscribed events out."""
 
     def __init__(self, server: Server, socket: WebSocket, thread: str) -> None:
-        self.seq = 0
-        self.tree: JsonObject | None = None
         self._server = server
         self._socket = socket
         self._thread = thread
-        self._subscriptions: dict[str, asyncio.Task[None]] = {}
-        self._watcher = asyncio.ensure_future(self._watch())
+        self._subscriptions: dict[str, Subscription] = {}
+        self._tape: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
         try:
@@ -7352,8 +7478,8 @@ class Session:
         except KeyError:  # a binary message
             await self._socket.close(1003)
         finally:
-            for task in (self._watcher, *self._subscriptions.values()):
-                task.cancel()
+            if self._tape:
+                self._tape.cancel()
 
     async def _answer(self, text: str) -> None:
         try:
@@ -7369,39 +7495,30 @@ class Session:
             await self._socket.send_text(to_json(message).decode())
 
     def subscribe(self, subscription_id: str, wanted: EventFilter, since: int) -> None:
-        self._subscriptions[subscription_id] = asyncio.ensure_future(self._stream(wanted, since))
+        """From the thread's beginning once more, for what the new subscription has not been sent."""
+        self._subscriptions[subscription_id] = Subscription(wanted, since)
+        if self._tape:
+            self._tape.cancel()
+        self._tape = asyncio.ensure_future(self._play())
 
     def unsubscribe(self, subscription_id: str) -> bool:
-        task = self._subscriptions.pop(subscription_id, None)
-        return task.cancel() if task else False
+        return self._subscriptions.pop(subscription_id, None) is not None
 
-    async def _stream(self, wanted: EventFilter, since: int) -> None:
-        async for batch in protocol_tape(self._server, self._thread):
-            for envelope in batch:
-                if envelope["seq"] > since and wanted.matches(envelope["method"], envelope["params"]):
+    def _pick(self, events: list[Event]) -> list[JsonObject]:
+        """What any subscription wants, in order, each once."""
+        wanted = [each for own in self._subscriptions.values() for each in own.wanted.envelopes(events, own.since)]
+        return sorted({each["seq"]: each for each in wanted}.values(), key=lambda each: cast(int, each["seq"]))
+
+    async def _play(self) -> None:
+        try:
+            async for batch in protocol_tape(self._server, self._thread, self._pick):
+                for envelope in batch:
                     await self._send(envelope)
-
-    async def _watch(self) -> None:
-        """Keep the session's place in the thread's sequence, and the tree of its latest run's graphs."""
-        async for batch in protocol_tape(self._server, self._thread):
-            for envelope in batch:
-                self.seq = envelope["seq"]
-                if envelope["method"] == "lifecycle":
-                    self._grow(envelope["params"])
-
-    def _grow(self, params: JsonObject) -> None:
-        data, namespace = params["data"], params["namespace"]
-        node = {"namespace": namespace, "status": data["event"], "graph_name": data.get("graph_name", "")}
-        if not namespace:
-            children = self.tree.get("children") if self.tree and data["event"] != "running" else None
-            self.tree = {**node, "children": children} if children else node
-        elif self.tree is not None:
-            children = self.tree.setdefault("children", [])
-            known = next((child for child in children if child["namespace"] == namespace), None)
-            if known is None:
-                children.append(node)
-            else:
-                known["status"] = data["event"]
+                    for own in self._subscriptions.values():
+                        own.since = max(own.since, envelope["seq"])
+        except Unfinished:
+            with contextlib.suppress(RuntimeError):  # it is closed already
+                await self._socket.close(1012)
 
 
 async def protocol_socket(socket: WebSocket) -> None:
@@ -8952,6 +9069,8 @@ def setup_logging(verbose: bool) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    broken_off = "ASGI callable returned without completing response."  # a CutResponse does so on purpose
+    logging.getLogger("uvicorn.error").addFilter(lambda record: record.getMessage() != broken_off)
     warnings.filterwarnings("ignore", "The v3 streaming protocol on Pregel is experimental")
 
 

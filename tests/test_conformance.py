@@ -6,6 +6,7 @@ Only where its folder lies beside this repository. Differences that are kept are
 import fnmatch
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ AREAS = (
     "state",
     "runs",
     "stream",
+    "protocol",
     "stateless",
     "crons",
     "store",
@@ -65,10 +67,15 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 
 @pytest.fixture(scope="module")
-def verdicts(live: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> list[Verdict]:
-    out = tmp_path_factory.mktemp("recording")
-    ours, judged = out / "ours.jsonl", out / "verdicts.json"
-    probe("record", "--url", live.url, "--out", ours, "--only", ONLY, "--workers", "4")
+def ours(live: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recording") / "ours.jsonl"
+    probe("record", "--url", live.url, "--out", path, "--only", ONLY, "--workers", "4")
+    return path
+
+
+@pytest.fixture(scope="module")
+def verdicts(ours: Path) -> list[Verdict]:
+    judged = ours.with_name("verdicts.json")
     accepted = ("--accept", PROBE / "peer_defects.txt", "--accept", ACCEPTED)
     probe("compare", PROBE / "reference.jsonl", ours, "--only", ONLY, "--json", judged, *accepted)
     found: list[Verdict] = json.loads(judged.read_text())
@@ -95,6 +102,36 @@ def test_every_accepted_difference_has_a_reason_and_is_one(verdicts: list[Verdic
     lines = accepted_lines()
     assert [name for name, reason in lines if not reason] == []
     assert [name for name, _ in lines if not fnmatch.filter(differing, name)] == []
+
+
+ADDED = ("updates", "tasks", "checkpoints", "custom")
+
+
+def event_streams(recording: Path) -> dict[str, list[Verdict]]:
+    """The events of the event streaming protocol in a recording, without the added channels and what they shift:
+    numbers, and the numbers of ids; nor the ids that parts of messages have here. Custom exceptions' messages are
+    not compared."""
+    lines = [json.loads(line) for line in recording.read_text().splitlines()]
+    streams = {}
+    for line in (line for line in lines if line["area"] == "protocol" and line.get("events")):
+        kept = [event["data"] for event in line["events"] if event["event"] not in ADDED]
+        for each in (event["params"]["data"] for event in kept if event["method"] == "messages"):
+            each.pop("run_id", None)
+            each.pop("id", None)
+        text = json.dumps([{**event, "seq": None} for event in kept])
+        if line["step"] == "custom":
+            text = re.sub(r'"error": "[^"]*"', '"error": "..."', text)
+        ids = dict.fromkeys(re.findall(r"<(?:uuid|run):\d+>", text))
+        for number, name in enumerate(ids):
+            text = text.replace(name, f"<{number}>")
+        streams[f"{line['scenario']}/{line['step']}"] = json.loads(text)
+    return streams
+
+
+def test_event_streams_differ_by_added_channels_only(ours: Path) -> None:
+    made = event_streams(ours)
+    assert len(made) == 11
+    assert made == event_streams(PROBE / "reference.jsonl")
 
 
 def test_the_server_never_failed(live: LiveServer, verdicts: list[Verdict]) -> None:

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import LiveServer, write_project
+from conftest import GRAPHS, LiveServer, write_project
 from walkthrough import RESTARTS, Event, example_server, walk_through
 
 JS = Path(__file__).parent / "js"
 SDKS = ["sdk115", "sdk200"]
-GRAPHS = ["steps", "approval", "ticker", "broken", "chat", "nested"]
+OWN = ["steps", "approval", "ticker", "broken", "chat", "nested"]
+TALK = ["tooled", "counted", "team", "choir"]
 
 pytestmark = pytest.mark.skipif(not (shutil.which("npm") and shutil.which("node")), reason="npm is absent")
 
@@ -39,8 +40,9 @@ def installed() -> None:
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("js")
-    graphs = {name: f"./js_graphs.py:{name}" for name in GRAPHS}
-    write_project(folder, graphs, {"js_graphs.py": (JS / "graphs.py").read_text()})
+    graphs = {name: f"./js_graphs.py:{name}" for name in OWN} | {name: f"./talk.py:{name}" for name in TALK}
+    shared = {name: (GRAPHS / name).read_text() for name in ("basic.py", "talk.py")}
+    write_project(folder, graphs, {"js_graphs.py": (JS / "graphs.py").read_text(), **shared})
     server = LiveServer(folder, ["--no-reload"]).start()
     yield server
     assert server.stop() == 0, server.log
@@ -52,6 +54,12 @@ def test_api(live: LiveServer, sdk: str, area: str) -> None:
     done = node("run.mjs", sdk, live.url, f"{area}.mjs")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ok  " in done.stdout
+
+
+def test_thread_streams(live: LiveServer) -> None:
+    done = node("run.mjs", "sdk115", live.url, "protocol.mjs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("ok  ") == 22
 
 
 @pytest.mark.parametrize("sdk", SDKS)
