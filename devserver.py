@@ -179,7 +179,9 @@ RESERVED_CONFIGURABLE = frozenset({
 })
 RESERVED_METADATA = frozenset({"thread_id", "assistant_id", "run_id", "cron_id", "counters_since_delta_snapshot"})
 # fmt: on
+CancelAction = Literal["interrupt", "rollback"]
 SAFE_INTEGER = 2**63 - 1
+Id = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
 Limit = Annotated[int, Field(ge=1, le=1000)]
 Offset = Annotated[int, Field(ge=0, le=SAFE_INTEGER)]
 
@@ -246,7 +248,7 @@ class Command(Body):
 
 class AssistantCreate(Body):
     graph_id: str
-    assistant_id: str | None = None
+    assistant_id: Id | None = None
     config: Config = Field(default_factory=Config)
     context: JsonObject = Field(default_factory=dict)
     metadata: JsonObject = Field(default_factory=dict)
@@ -308,7 +310,7 @@ class ThreadSuperstepUpdate(Body):
 
 
 class ThreadCreate(Body):
-    thread_id: str | None = None
+    thread_id: Id | None = None
     metadata: JsonObject = Field(default_factory=dict)
     if_exists: IfExists = "raise"
     ttl: ThreadTtl | None = None
@@ -327,7 +329,7 @@ class ThreadCountRequest(Body):
 
 
 class ThreadSearchRequest(ThreadCountRequest):
-    ids: list[str] | None = None
+    ids: list[Id] | None = None
     limit: Limit = 10
     offset: Offset = 0
     sort_by: Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] = "updated_at"
@@ -337,7 +339,7 @@ class ThreadSearchRequest(ThreadCountRequest):
 
 
 class ThreadPruneRequest(Body):
-    thread_ids: list[str]
+    thread_ids: list[Id]
     strategy: Literal["delete", "keep_latest"] = "delete"
 
 
@@ -367,7 +369,7 @@ class RunCreate(Body):
     input: Any = None
     command: Command | None = None
     checkpoint: CheckpointConfig | None = None
-    checkpoint_id: str | None = None
+    checkpoint_id: Id | None = None
     config: Config | None = None
     context: JsonObject | None = None
     metadata: JsonObject | None = None
@@ -411,8 +413,8 @@ class RunCreateStreamingStateless(RunCreateStateless):
 
 class RunsCancel(Body):
     status: Literal["pending", "running", "all"] | None = None
-    thread_id: str | None = None
-    run_ids: list[str] | None = None
+    thread_id: Id | None = None
+    run_ids: list[Id] | None = None
 
 
 class CronCreate(RunCreate):
@@ -6638,7 +6640,11 @@ Handler = Callable[[Server, Request], Coroutine[Any, Any, Response]]
 
 
 class Operation(NamedTuple):
-    """One operation of the API: its route, its handler, and what it takes and gives."""
+    """One operation of the API: its route, its handler, and what it takes and gives.
+
+    `query` and `headers` name parameters as `name:type=default`, with "!" for those that must be given. `also`
+    names the statuses besides its own and those that all operations of its kind have, as `status=type`.
+    """
 
     method: str
     path: str
@@ -6647,22 +6653,40 @@ class Operation(NamedTuple):
     returns: str | None = None
     status: int = 200
     query: str = ""
+    also: str = ""
+    headers: str = ""
 
 
 ROUTES = [
-    Operation("GET", "/ok", ok, query="check_db"),
-    Operation("GET", "/info", info),
-    Operation("GET", "/metrics", metrics, query="format"),
-    Operation("POST", "/assistants", create_assistant, AssistantCreate, "Assistant"),
-    Operation("POST", "/assistants/search", search_assistants, AssistantSearchRequest, "[Assistant]"),
-    Operation("POST", "/assistants/count", count_assistants, AssistantCountRequest, "integer"),
-    Operation("GET", "/assistants/{assistant_id}", get_assistant, None, "Assistant"),
-    Operation("PATCH", "/assistants/{assistant_id}", update_assistant, AssistantPatch, "Assistant"),
-    Operation("DELETE", "/assistants/{assistant_id}", delete_assistant, status=204, query="delete_threads"),
-    Operation("GET", "/assistants/{assistant_id}/graph", get_assistant_graph, None, "object", query="xray"),
-    Operation("GET", "/assistants/{assistant_id}/schemas", get_assistant_schemas, None, "GraphSchema"),
+    Operation("GET", "/ok", ok, None, "Health", query="check_db:count=0", also="400 422"),
+    Operation("GET", "/info", info, None, "Info"),
+    Operation("GET", "/metrics", metrics, None, "text|Metrics", query="format:MetricsFormat=prometheus"),
+    Operation("POST", "/assistants", create_assistant, AssistantCreate, "Assistant", also="400 404 409"),
+    Operation("POST", "/assistants/search", search_assistants, AssistantSearchRequest, "[AssistantPart]", also="404"),
+    Operation("POST", "/assistants/count", count_assistants, AssistantCountRequest, "integer", also="404"),
+    Operation("GET", "/assistants/{assistant_id}", get_assistant, None, "Assistant", also="404"),
+    Operation("PATCH", "/assistants/{assistant_id}", update_assistant, AssistantPatch, "Assistant", also="400 404"),
     Operation(
-        "GET", "/assistants/{assistant_id}/subgraphs", get_assistant_subgraphs, None, "Subgraphs", query="recurse"
+        "DELETE", "/assistants/{assistant_id}", delete_assistant, status=204, query="delete_threads:flag", also="404"
+    ),
+    Operation(
+        "GET",
+        "/assistants/{assistant_id}/graph",
+        get_assistant_graph,
+        None,
+        "GraphDrawing",
+        query="xray:xray",
+        also="404",
+    ),
+    Operation("GET", "/assistants/{assistant_id}/schemas", get_assistant_schemas, None, "GraphSchema", also="404"),
+    Operation(
+        "GET",
+        "/assistants/{assistant_id}/subgraphs",
+        get_assistant_subgraphs,
+        None,
+        "Subgraphs",
+        query="recurse:flag",
+        also="404",
     ),
     Operation(
         "GET",
@@ -6670,78 +6694,169 @@ ROUTES = [
         get_assistant_subgraphs,
         None,
         "Subgraphs",
-        query="recurse",
+        query="recurse:flag",
+        also="404",
     ),
     Operation(
         "POST",
         "/assistants/{assistant_id}/versions",
         list_assistant_versions,
         AssistantVersionsSearchRequest,
-        "[Assistant]",
+        "[AssistantVersion]",
+        also="404",
     ),
-    Operation("POST", "/assistants/{assistant_id}/latest", set_latest_assistant, AssistantVersionChange, "Assistant"),
-    Operation("POST", "/threads", create_thread, ThreadCreate, "Thread"),
-    Operation("POST", "/threads/search", search_threads, ThreadSearchRequest, "[Thread]"),
+    Operation(
+        "POST",
+        "/assistants/{assistant_id}/latest",
+        set_latest_assistant,
+        AssistantVersionChange,
+        "Assistant",
+        also="404",
+    ),
+    Operation("POST", "/threads", create_thread, ThreadCreate, "Thread", also="201=ErrorResponse 400 404 409"),
+    Operation("POST", "/threads/search", search_threads, ThreadSearchRequest, "[ThreadPart]", also="400"),
     Operation("POST", "/threads/count", count_threads, ThreadCountRequest, "integer"),
     Operation("POST", "/threads/prune", prune_threads, ThreadPruneRequest, "ThreadPruneResponse"),
-    Operation("GET", "/threads/{thread_id}", get_thread, None, "Thread", query="include"),
-    Operation("PATCH", "/threads/{thread_id}", update_thread, ThreadPatch, "Thread"),
-    Operation("DELETE", "/threads/{thread_id}", delete_thread, status=204),
-    Operation("POST", "/threads/{thread_id}/copy", copy_thread, None, "Thread"),
-    Operation("GET", "/threads/{thread_id}/storage", get_thread_storage, None, "ThreadStorage"),
-    Operation("GET", "/threads/{thread_id}/stream", join_thread_stream, None, "stream", query="stream_modes"),
-    Operation("GET", "/threads/{thread_id}/state", get_state, None, "ThreadState", query="subgraphs"),
-    Operation("POST", "/threads/{thread_id}/state", update_state, ThreadStateUpdate, "ThreadStateUpdateResponse"),
+    Operation("GET", "/threads/{thread_id}", get_thread, None, "Thread", query="include:[string]", also="404"),
+    Operation(
+        "PATCH", "/threads/{thread_id}", update_thread, ThreadPatch, "Thread", also="204 404", headers="Prefer:string"
+    ),
+    Operation("DELETE", "/threads/{thread_id}", delete_thread, status=204, also="404"),
+    Operation("POST", "/threads/{thread_id}/copy", copy_thread, None, "Thread", also="409"),
+    Operation("GET", "/threads/{thread_id}/storage", get_thread_storage, None, "ThreadStorage", also="404"),
+    Operation(
+        "GET",
+        "/threads/{thread_id}/stream",
+        join_thread_stream,
+        None,
+        "stream",
+        query="stream_modes:[ThreadStreamMode]=run_modes",
+        headers="Last-Event-ID:string",
+    ),
+    Operation("GET", "/threads/{thread_id}/state", get_state, None, "ThreadState", query="subgraphs:flag", also="404"),
+    Operation(
+        "POST",
+        "/threads/{thread_id}/state",
+        update_state,
+        ThreadStateUpdate,
+        "ThreadStateUpdateResponse",
+        also="400 404 409",
+    ),
     Operation(
         "POST",
         "/threads/{thread_id}/state/checkpoint",
         get_state_at_checkpoint,
         ThreadStateCheckpointRequest,
         "ThreadState",
+        also="404",
     ),
     Operation(
-        "GET", "/threads/{thread_id}/state/{checkpoint_id}", get_state_at, None, "ThreadState", query="subgraphs"
+        "GET",
+        "/threads/{thread_id}/state/{checkpoint_id}",
+        get_state_at,
+        None,
+        "ThreadState",
+        query="subgraphs:flag",
+        also="404",
     ),
-    Operation("GET", "/threads/{thread_id}/history", get_history, None, "[ThreadState]", query="limit before"),
-    Operation("POST", "/threads/{thread_id}/history", search_history, ThreadStateSearch, "[ThreadState]"),
-    Operation("GET", "/threads/{thread_id}/runs", list_runs, None, "[Run]", query="limit offset status select"),
-    Operation("POST", "/threads/{thread_id}/runs", create_run, RunCreateStateful, "Run"),
-    Operation("POST", "/threads/{thread_id}/runs/stream", stream_run, RunCreateStreamingStateful, "stream"),
-    Operation("POST", "/threads/{thread_id}/runs/wait", wait_run, RunCreateStateful, "any"),
-    Operation("GET", "/threads/{thread_id}/runs/{run_id}", get_run, None, "Run"),
-    Operation("DELETE", "/threads/{thread_id}/runs/{run_id}", delete_run, status=204),
-    Operation("GET", "/threads/{thread_id}/runs/{run_id}/join", join_run, None, "any", query="cancel_on_disconnect"),
+    Operation(
+        "GET",
+        "/threads/{thread_id}/history",
+        get_history,
+        None,
+        "[ThreadState]",
+        query="limit:count=1 before:string",
+        also="404",
+    ),
+    Operation("POST", "/threads/{thread_id}/history", search_history, ThreadStateSearch, "[ThreadState]", also="404"),
+    Operation(
+        "GET",
+        "/threads/{thread_id}/runs",
+        list_runs,
+        None,
+        "[RunPart]",
+        query="limit:count=10 offset:count=0 status:RunStatus select:[RunField]",
+        also="400 404",
+    ),
+    Operation("POST", "/threads/{thread_id}/runs", create_run, RunCreateStateful, "Run", also="400 404 409"),
+    Operation(
+        "POST", "/threads/{thread_id}/runs/stream", stream_run, RunCreateStreamingStateful, "stream", also="400 404 409"
+    ),
+    Operation("POST", "/threads/{thread_id}/runs/wait", wait_run, RunCreateStateful, "any", also="400 404 409"),
+    Operation("GET", "/threads/{thread_id}/runs/{run_id}", get_run, None, "Run", also="404"),
+    Operation("DELETE", "/threads/{thread_id}/runs/{run_id}", delete_run, status=204, also="404"),
+    Operation(
+        "GET", "/threads/{thread_id}/runs/{run_id}/join", join_run, None, "any", query="cancel_on_disconnect:flag"
+    ),
     Operation(
         "GET",
         "/threads/{thread_id}/runs/{run_id}/stream",
         join_run_stream,
         None,
         "stream",
-        query="cancel_on_disconnect stream_mode",
+        query="cancel_on_disconnect:flag stream_mode:[StreamMode]",
+        headers="Last-Event-ID:string",
     ),
-    Operation("POST", "/threads/{thread_id}/runs/{run_id}/cancel", cancel_run, None, "any", 202, "action wait"),
-    Operation("POST", "/threads/{thread_id}/commands", send_command, ProtocolCommand, "object"),
-    Operation("POST", "/threads/{thread_id}/stream/events", stream_events, ProtocolEventStreamRequest, "stream"),
-    Operation("POST", "/runs", create_stateless_run, RunCreateStateless, "Run"),
-    Operation("POST", "/runs/stream", stream_stateless_run, RunCreateStreamingStateless, "stream"),
-    Operation("POST", "/runs/wait", wait_stateless_run, RunCreateStateless, "any"),
-    Operation("POST", "/runs/batch", create_run_batch, list[RunCreateStateless], "[Run]"),
-    Operation("POST", "/runs/cancel", cancel_runs, RunsCancel, status=204, query="action"),
-    Operation("POST", "/runs/crons", create_cron, CronCreate, "Cron"),
-    Operation("POST", "/runs/crons/search", search_crons, CronSearch, "[Cron]"),
+    Operation(
+        "POST",
+        "/threads/{thread_id}/runs/{run_id}/cancel",
+        cancel_run,
+        status=202,
+        query="action:CancelAction=interrupt wait:flag",
+        also="200=object 404",
+    ),
+    Operation(
+        "POST", "/threads/{thread_id}/commands", send_command, ProtocolCommand, "ProtocolAnswer", also="400=object"
+    ),
+    Operation(
+        "POST", "/threads/{thread_id}/stream/events", stream_events, ProtocolEventStreamRequest, "stream", also="400"
+    ),
+    Operation("POST", "/runs", create_stateless_run, RunCreateStateless, "Run", also="400 404"),
+    Operation("POST", "/runs/stream", stream_stateless_run, RunCreateStreamingStateless, "stream", also="400 404"),
+    Operation("POST", "/runs/wait", wait_stateless_run, RunCreateStateless, "any", also="400 404"),
+    Operation("POST", "/runs/batch", create_run_batch, list[RunCreateStateless], "[Run]", also="400 404"),
+    Operation(
+        "POST", "/runs/cancel", cancel_runs, RunsCancel, status=204, query="action:CancelAction=interrupt", also="404"
+    ),
+    Operation("POST", "/runs/crons", create_cron, CronCreate, "Cron", also="400 404"),
+    Operation("POST", "/runs/crons/search", search_crons, CronSearch, "[CronPart]"),
     Operation("POST", "/runs/crons/count", count_crons, CronCountRequest, "integer"),
-    Operation("GET", "/runs/crons/{cron_id}", get_cron, None, "Cron"),
-    Operation("PATCH", "/runs/crons/{cron_id}", update_cron, CronPatch, "Cron"),
-    Operation("DELETE", "/runs/crons/{cron_id}", delete_cron, status=204),
-    Operation("POST", "/threads/{thread_id}/runs/crons", create_cron_for_thread, ThreadCronCreate, "Cron"),
-    Operation("POST", "/mcp/", call_mcp, None, "object"),
-    Operation("GET", "/mcp/", get_mcp, status=405),
-    Operation("DELETE", "/mcp/", delete_mcp, status=404),
-    Operation("PUT", "/store/items", put_item, StorePutRequest, status=204),
-    Operation("GET", "/store/items", get_item, None, "Item", query="namespace key refresh_ttl"),
-    Operation("DELETE", "/store/items", delete_item, StoreDeleteRequest, status=204),
-    Operation("POST", "/store/items/search", search_items, StoreSearchRequest, "SearchItemsResponse"),
-    Operation("POST", "/store/namespaces", list_item_namespaces, StoreListNamespacesRequest, "ListNamespaceResponse"),
+    Operation("GET", "/runs/crons/{cron_id}", get_cron, None, "Cron", also="404"),
+    Operation("PATCH", "/runs/crons/{cron_id}", update_cron, CronPatch, "Cron", also="400 404"),
+    Operation("DELETE", "/runs/crons/{cron_id}", delete_cron, status=204, also="404"),
+    Operation(
+        "POST", "/threads/{thread_id}/runs/crons", create_cron_for_thread, ThreadCronCreate, "Cron", also="400 404"
+    ),
+    Operation("POST", "/mcp/", call_mcp, JsonObject, "object", also="202 307 400=object 501"),
+    Operation("GET", "/mcp/", get_mcp, status=405, also="307"),
+    Operation("DELETE", "/mcp/", delete_mcp, status=404, also="307"),
+    Operation("PUT", "/store/items", put_item, StorePutRequest, status=204, also="400 422=text|ErrorResponse"),
+    Operation(
+        "GET",
+        "/store/items",
+        get_item,
+        None,
+        "Item?",
+        query="namespace!:string key!:string refresh_ttl:flag",
+        also="400=object 422=text",
+    ),
+    Operation("DELETE", "/store/items", delete_item, StoreDeleteRequest, status=204, also="422=text|ErrorResponse"),
+    Operation(
+        "POST",
+        "/store/items/search",
+        search_items,
+        StoreSearchRequest,
+        "SearchItemsResponse",
+        also="400 422=text|ErrorResponse",
+    ),
+    Operation(
+        "POST",
+        "/store/namespaces",
+        list_item_namespaces,
+        StoreListNamespacesRequest,
+        "ListNamespaceResponse",
+        also="422=text|ErrorResponse",
+    ),
 ]
 
 # Parts of the API that this version does not serve: (methods, path).
@@ -6753,35 +6868,56 @@ NOT_SERVED = [
 ]
 ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
-# What operations give, for the OpenAPI document: field names with their types, "?" for nullable.
+# What operations give, for the OpenAPI document: fields with their types; "?" after a name for those that may be
+# missing, after a type for what may be null.
 # fmt: off
 RESPONSES: dict[str, dict[str, str]] = {
+    "Health": {"ok": "boolean", "services": "object"},
+    "Info": {"version": "string", "langgraph_py_version": "string", "flags": "{boolean}", "host": "object"},
+    "Metrics": {"queue": "{number}", "api": "object", "workers": "{integer}"},
     "Assistant": {
         "assistant_id": "uuid", "graph_id": "string", "name": "string", "description": "string?",
         "config": "object", "context": "object", "metadata": "object", "version": "integer",
-        "created_at": "date-time",
+        "created_at": "date-time", "updated_at": "date-time",
     },
-    "Thread": {"thread_id": "uuid", "created_at": "date-time", "updated_at": "date-time", "metadata": "object"},
+    "GraphDrawing": {"nodes": "[object]", "edges": "[object]"},
+    "Thread": {
+        "thread_id": "uuid", "created_at": "date-time", "updated_at": "date-time", "state_updated_at": "date-time",
+        "metadata": "object", "config": "object", "status": "ThreadStatus", "values?": "any",
+        "interrupts?": "{[Interrupt]}", "error?": "object?",
+    },
     "Run": {
         "run_id": "uuid", "thread_id": "uuid", "assistant_id": "uuid", "created_at": "date-time",
-        "updated_at": "date-time", "metadata": "object", "status": "string", "kwargs": "object",
-        "multitask_strategy": "string",
+        "updated_at": "date-time", "metadata": "object", "status": "RunStatus", "kwargs": "object",
+        "multitask_strategy": "MultitaskStrategy", "langsmith_session_name": "null",
     },
     "Cron": {
-        "cron_id": "uuid", "assistant_id": "uuid", "thread_id": "string?", "schedule": "string",
+        "cron_id": "uuid", "assistant_id": "uuid", "thread_id": "uuid?", "user_id": "string", "schedule": "string",
         "timezone": "string?", "end_time": "string?", "payload": "object", "next_run_date": "date-time",
-        "metadata": "object", "on_run_completed": "string?", "enabled": "boolean", "created_at": "date-time",
+        "metadata": "object", "on_run_completed": "OnCompletion?", "enabled": "boolean", "created_at": "date-time",
         "updated_at": "date-time",
     },
     "ThreadState": {
-        "values": "any", "next": "[string]", "tasks": "[object]", "metadata": "object?", "created_at": "string?",
-        "checkpoint": "object?", "parent_checkpoint": "object?", "interrupts": "[Interrupt]",
+        "values": "any", "next": "[string]", "tasks": "[ThreadTask]", "metadata": "object?",
+        "created_at": "date-time?", "checkpoint": "Checkpoint?", "parent_checkpoint": "Checkpoint?",
+        "interrupts": "[Interrupt]", "checkpoint_id": "string?", "parent_checkpoint_id": "string?",
     },
-    "ThreadStateUpdateResponse": {"checkpoint": "object", "configurable": "object", "checkpoint_id": "string"},
+    "ThreadTask": {
+        "id": "string", "name": "string", "path": "[any]", "error": "any", "interrupts": "[Interrupt]",
+        "checkpoint": "Checkpoint?", "state": "ThreadState?", "result": "any",
+    },
+    "Checkpoint": {
+        "thread_id": "uuid", "checkpoint_ns?": "string", "checkpoint_id?": "string", "checkpoint_map?": "object",
+    },
+    "ThreadStateUpdateResponse": {
+        "checkpoint": "Checkpoint", "configurable": "Checkpoint", "checkpoint_id": "string",
+    },
     "ThreadStorage": {
-        "thread_id": "uuid", "total_bytes": "integer", "checkpoints": "object", "channel_values": "object",
-        "pending_writes": "object",
+        "thread_id": "uuid", "total_bytes": "integer", "checkpoints": "Size", "channel_values": "ChannelSize",
+        "pending_writes": "Size",
     },
+    "Size": {"count": "integer", "bytes": "integer"},
+    "ChannelSize": {"count": "integer", "bytes": "integer", "by_channel": "{{integer}}"},
     "ThreadPruneResponse": {"pruned_count": "integer"},
     "GraphSchemaNoId": {
         "input_schema": "object?", "output_schema": "object?", "state_schema": "object?",
@@ -6792,68 +6928,134 @@ RESPONSES: dict[str, dict[str, str]] = {
         "namespace": "[string]", "key": "string", "value": "object", "created_at": "date-time",
         "updated_at": "date-time",
     },
-    "SearchItemsResponse": {"items": "[Item]"},
-    "ListNamespaceResponse": {"namespaces": "[any]"},
+    "SearchItemsResponse": {"items": "[FoundItem]"},
+    "ListNamespaceResponse": {"namespaces": "[[string]]"},
+    "ProtocolAnswer": {
+        "type": "ProtocolAnswerType", "id": "integer", "result?": "object", "meta?": "object", "error?": "string",
+        "message?": "string",
+    },
     "ErrorResponse": {"detail": "string"},
 }
 # fmt: on
+RESPONSES["AssistantVersion"] = {k: typ for k, typ in RESPONSES["Assistant"].items() if k != "updated_at"}
 RESPONSES["GraphSchema"] = {"graph_id": "string", **RESPONSES["GraphSchemaNoId"]}
+RESPONSES["FoundItem"] = {**RESPONSES["Item"], "score": "number?"}
+for _name in ("Assistant", "Thread", "Run", "Cron"):  # `select` leaves out fields
+    RESPONSES[f"{_name}Part"] = {f"{key.rstrip('?')}?": typ for key, typ in RESPONSES[_name].items()}
+RESPONSES["ThreadPart"]["extracted?"] = "object"
+
+_MEDIA = {"stream": "text/event-stream", "text": "text/plain", "html": "text/html"}
+_TYPES: dict[str, JsonObject] = {
+    **{name: {"type": name} for name in ("string", "integer", "number", "boolean", "object", "null")},
+    **{name: {"type": "string", "format": name} for name in ("uuid", "date-time")},
+    **{name: {"type": "string"} for name in _MEDIA},
+    **{
+        name: {"enum": list(typing.get_args(words))}
+        for name, words in {
+            "RunStatus": RunStatus,
+            "ThreadStatus": ThreadStatus,
+            "MultitaskStrategy": MultitaskStrategy,
+            "OnCompletion": OnCompletion,
+            "CancelAction": CancelAction,
+            "RunField": RunField,
+            "StreamMode": StreamMode,
+            "ThreadStreamMode": ThreadStreamMode,
+            "MetricsFormat": Literal["prometheus", "json"],
+            "ProtocolAnswerType": Literal["success", "error"],
+        }.items()
+    },
+    "any": {},
+    "count": {"type": "integer", "minimum": 0, "maximum": SAFE_INTEGER},
+    "flag": {"type": "boolean", "default": False},
+    "xray": {"anyOf": [{"type": "boolean"}, {"type": "integer", "minimum": 1, "maximum": 99_999}], "default": False},
+}
 
 
 def _type_schema(name: str) -> JsonObject:
-    """The JSON schema of a type named in RESPONSES or ROUTES."""
+    """The JSON schema of a type named in ROUTES or RESPONSES; `[T]` is a list, `{T}` an object of them."""
     if name.endswith("?"):
         return {"anyOf": [_type_schema(name[:-1]), {"type": "null"}]}
     if name.startswith("["):
         return {"type": "array", "items": _type_schema(name[1:-1])}
-    if name == "any":
-        return {}
-    if name in ("uuid", "date-time"):
-        return {"type": "string", "format": name}
-    if name in ("string", "integer", "object", "boolean"):
-        return {"type": name}
-    return {"$ref": f"#/components/schemas/{name}"}
+    if name.startswith("{"):
+        return {"type": "object", "additionalProperties": _type_schema(name[1:-1])}
+    return _TYPES.get(name, {"$ref": f"#/components/schemas/{name}"})
+
+
+def _response_schema(fields: Mapping[str, str]) -> JsonObject:
+    return {
+        "type": "object",
+        "properties": {key.rstrip("?"): _type_schema(typ) for key, typ in fields.items()},
+        "required": [key for key in fields if not key.endswith("?")],
+    }
 
 
 def _request_schemas() -> JsonObject:
     from pydantic.json_schema import models_json_schema
 
-    models = {typing.get_args(r.body)[0] if typing.get_origin(r.body) else r.body for r in ROUTES if r.body}
+    bodies = {typing.get_args(r.body)[0] if typing.get_origin(r.body) is list else r.body for r in ROUTES}
+    models = sorted((b for b in bodies if isinstance(b, type) and issubclass(b, Body)), key=lambda b: b.__name__)
     _, schemas = models_json_schema(
-        [(model, "validation") for model in sorted(models, key=lambda m: m.__name__)],
-        ref_template="#/components/schemas/{model}",
+        [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
     )
     return cast(JsonObject, schemas["$defs"])
 
 
-def _operation(route: Operation) -> JsonObject:
-    parameters: list[JsonObject] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in re.findall(r"{(\w+)}", route.path)
+def _parameter(place: str, text: str) -> JsonObject:
+    """A parameter from its declaration in ROUTES."""
+    declared, _, default = text.partition("=")
+    name, _, typ = declared.partition(":")
+    schema = _type_schema(typ or "string")
+    if default:
+        value = int(default) if default.isdigit() else default
+        schema = {**schema, "default": [value] if typ.startswith("[") else value}
+    return {"name": name.rstrip("!"), "in": place, "required": place == "path" or "!" in name, "schema": schema}
+
+
+def _parameters(route: Operation) -> list[JsonObject]:
+    texts = ("checkpoint_id", "namespace", *(["assistant_id"] if route.path.endswith("/graph") else []))
+    return [
+        *(_parameter("path", f"{n}:{'string' if n in texts else 'uuid'}") for n in re.findall(r"{(\w+)}", route.path)),
+        *(_parameter("query", text) for text in route.query.split()),
+        *(_parameter("header", text) for text in route.headers.split()),
     ]
-    parameters += [{"name": name, "in": "query", "schema": {"type": "string"}} for name in route.query.split()]
-    success: JsonObject = {"description": HTTPStatus(route.status).phrase}
-    if route.returns == "stream":
-        success["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
-    elif route.returns:
-        success["content"] = {"application/json": {"schema": _type_schema(route.returns)}}
-    error = {"description": "Error", "content": {"application/json": {"schema": _type_schema("ErrorResponse")}}}
+
+
+def _responses(route: Operation) -> JsonObject:
+    """An operation's answers by status: its own, and those that all of its kind have."""
+    types_ = {"403": "ErrorResponse"}
+    if route.body:
+        types_["413"] = "ErrorResponse"
+    if route.body or "_id}" in route.path:
+        types_["422"] = "ErrorResponse"
+    for each in route.also.split():
+        status, _, typ = each.partition("=")
+        types_[status] = typ or ("ErrorResponse" if status >= "400" else "")
+    types_[str(route.status)] = route.returns or ""
+    return {
+        status: {
+            "description": HTTPStatus(int(status)).phrase,
+            "content": {
+                _MEDIA.get(part, "application/json"): {"schema": _type_schema(part)} for part in typ.split("|") if part
+            },
+        }
+        for status, typ in sorted(types_.items())
+    }
+
+
+def _operation(route: Operation) -> JsonObject:
+    name = route.handler.__name__
     operation: JsonObject = {
-        "operationId": f"{route.handler.__name__}_{len(parameters)}"
-        if "{namespace}" in route.path
-        else route.handler.__name__,
+        "operationId": f"{name}_of_namespace" if "{namespace}" in route.path else name,
         "summary": (route.handler.__doc__ or "").partition("\n")[0],
         "tags": [route.path.split("/")[1]],
-        "parameters": parameters,
-        "responses": {str(route.status): success, "4XX": error},
+        "parameters": _parameters(route),
+        "responses": _responses(route),
     }
-    if route.status == 202:
-        operation["responses"]["200"] = success
     if route.body:
         is_list = typing.get_origin(route.body) is list
-        model = "RunBatchCreate" if is_list else route.body.__name__
-        content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model}"}}}
-        operation["requestBody"] = {"required": True, "content": content}
+        model = "RunBatchCreate" if is_list else "object" if route.body is JsonObject else route.body.__name__
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _type_schema(model)}}}
     return operation
 
 
@@ -6861,15 +7063,12 @@ def _operation(route: Operation) -> JsonObject:
 def openapi() -> JsonObject:
     """The OpenAPI document: made from the same models that validate."""
     paths: JsonObject = {}
-    for route in ROUTES:
+    for route in [*ROUTES, Operation("GET", "/docs", get_docs, None, "html")]:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
-    paths["/docs"] = {"get": {"summary": "This API, for people.", "responses": {"200": {"description": "OK"}}}}
     schemas = _request_schemas()
     schemas["RunBatchCreate"] = {"type": "array", "minItems": 1, "items": _type_schema("RunCreateStateless")}
-    schemas["Subgraphs"] = {"type": "object", "additionalProperties": _type_schema("GraphSchemaNoId")}
-    for name, types_of_fields in RESPONSES.items():
-        properties = {key: _type_schema(typ) for key, typ in types_of_fields.items()}
-        schemas[name] = {"type": "object", "properties": properties}
+    schemas["Subgraphs"] = _type_schema("{GraphSchemaNoId}")
+    schemas |= {name: _response_schema(fields) for name, fields in RESPONSES.items()}
     return {
         "openapi": "3.1.0",
         "info": {"title": "devserver", "version": __version__, "description": "The LangGraph Server API, locally."},
