@@ -111,7 +111,7 @@ from langgraph.pregel._utils import get_function_nonlocals
 from langgraph.runtime import RunControl
 from langgraph.store.base import BaseStore, GetOp, Item, ListNamespacesOp, Op, PutOp, Result, SearchItem, SearchOp
 from langgraph.store.sqlite.base import SqliteStore
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from starlette import types as asgi
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -182,8 +182,10 @@ RESERVED_METADATA = frozenset({"thread_id", "assistant_id", "run_id", "cron_id",
 CancelAction = Literal["interrupt", "rollback"]
 SAFE_INTEGER = 2**63 - 1
 Id = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
-Limit = Annotated[int, Field(ge=1, le=1000)]
-Offset = Annotated[int, Field(ge=0, le=SAFE_INTEGER)]
+Label = Annotated[str, Field(json_schema_extra={"pattern": r"^[^.]+$"})]
+WHOLE = BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)  # 1.0 is an integer in JSON
+Limit = Annotated[int, Field(ge=1, le=1000), WHOLE]
+Offset = Annotated[int, Field(ge=0, le=SAFE_INTEGER), WHOLE]
 
 
 class Body(BaseModel):
@@ -202,7 +204,7 @@ class Config(Body):
     model_config = ConfigDict(strict=True, extra="allow", defer_build=True)
 
     tags: list[str] = Field(default_factory=list)
-    recursion_limit: int = 25
+    recursion_limit: Annotated[int, WHOLE] = 25
     configurable: JsonObject = Field(default_factory=dict)
     metadata: JsonObject = Field(default_factory=dict)
 
@@ -287,7 +289,7 @@ class AssistantVersionsSearchRequest(Body):
 
 
 class AssistantVersionChange(Body):
-    version: Annotated[int, Field(ge=-SAFE_INTEGER, le=SAFE_INTEGER)] | None = None
+    version: Annotated[int, Field(ge=-SAFE_INTEGER, le=SAFE_INTEGER), WHOLE] | None = None
 
 
 class ThreadTtl(Body):
@@ -442,8 +444,8 @@ class CronPatch(Body):
 
 
 class CronCountRequest(Body):
-    assistant_id: str | None = None
-    thread_id: str | None = None
+    assistant_id: Id | None = None
+    thread_id: Id | None = None
     enabled: bool | None = None
     metadata: JsonObject | None = None
 
@@ -469,12 +471,12 @@ class ProtocolEventStreamRequest(Body):
 
     channels: list[str]
     namespaces: list[list[str]] | None = None
-    depth: Annotated[int, Field(ge=0)] | None = None
-    since: Annotated[int, Field(ge=0)] | None = None
+    depth: Annotated[int, Field(ge=0), WHOLE] | None = None
+    since: Annotated[int, Field(ge=0), WHOLE] | None = None
 
 
 class StorePutRequest(Body):
-    namespace: list[str]
+    namespace: list[Label]
     key: str
     value: JsonObject
     index: Literal[False] | list[str] | None = None
@@ -483,24 +485,24 @@ class StorePutRequest(Body):
 
 class StoreDeleteRequest(Body):
     key: str
-    namespace: list[str] | None = None
+    namespace: list[Label] | None = None
 
 
 class StoreSearchRequest(Body):
-    namespace_prefix: list[str] | None = None
+    namespace_prefix: list[Label] | None = None
     filter: JsonObject | None = None
-    limit: Annotated[int, Field(le=SAFE_INTEGER)] | None = 10
-    offset: Annotated[int, Field(ge=0, le=SAFE_INTEGER)] | None = 0
+    limit: Annotated[int, Field(le=SAFE_INTEGER), WHOLE] | None = 10
+    offset: Offset | None = 0
     query: str | None = None
     refresh_ttl: bool | None = None
 
 
 class StoreListNamespacesRequest(Body):
-    prefix: list[str] | None = None
-    suffix: list[str] | None = None
-    max_depth: Annotated[int, Field(ge=1, le=1000)] | None = None
-    limit: Annotated[int, Field(ge=1, le=SAFE_INTEGER)] | None = 100
-    offset: Annotated[int, Field(ge=0, le=SAFE_INTEGER)] | None = 0
+    prefix: list[Label] | None = None
+    suffix: list[Label] | None = None
+    max_depth: Limit | None = None
+    limit: Annotated[int, Field(ge=1, le=SAFE_INTEGER), WHOLE] | None = 100
+    offset: Offset | None = 0
 
 
 ########################################################################################################
@@ -6731,7 +6733,7 @@ ROUTES = [
         None,
         "stream",
         query="stream_modes:[ThreadStreamMode]=run_modes",
-        headers="Last-Event-ID:string",
+        headers="Last-Event-ID:place",
     ),
     Operation("GET", "/threads/{thread_id}/state", get_state, None, "ThreadState", query="subgraphs:flag", also="404"),
     Operation(
@@ -6768,7 +6770,9 @@ ROUTES = [
         query="limit:count=1 before:string",
         also="404",
     ),
-    Operation("POST", "/threads/{thread_id}/history", search_history, ThreadStateSearch, "[ThreadState]", also="404"),
+    Operation(
+        "POST", "/threads/{thread_id}/history", search_history, ThreadStateSearch, "[ThreadState]", also="400 404"
+    ),
     Operation(
         "GET",
         "/threads/{thread_id}/runs",
@@ -6934,6 +6938,7 @@ RESPONSES: dict[str, dict[str, str]] = {
         "type": "ProtocolAnswerType", "id": "integer", "result?": "object", "meta?": "object", "error?": "string",
         "message?": "string",
     },
+    "ServerSentEvent": {"event": "string", "data": "string", "id?": "string"},
     "ErrorResponse": {"detail": "string"},
 }
 # fmt: on
@@ -6948,7 +6953,8 @@ _MEDIA = {"stream": "text/event-stream", "text": "text/plain", "html": "text/htm
 _TYPES: dict[str, JsonObject] = {
     **{name: {"type": name} for name in ("string", "integer", "number", "boolean", "object", "null")},
     **{name: {"type": "string", "format": name} for name in ("uuid", "date-time")},
-    **{name: {"type": "string"} for name in _MEDIA},
+    **{name: {"type": "string"} for name in ("text", "html")},
+    "stream": {"$ref": "#/components/schemas/ServerSentEvent"},
     **{
         name: {"enum": list(typing.get_args(words))}
         for name, words in {
@@ -6965,6 +6971,7 @@ _TYPES: dict[str, JsonObject] = {
         }.items()
     },
     "any": {},
+    "place": {"type": "string", "pattern": r"^(-|[0-9]{1,18}(-[0-9]{1,18})?)$"},
     "count": {"type": "integer", "minimum": 0, "maximum": SAFE_INTEGER},
     "flag": {"type": "boolean", "default": False},
     "xray": {"anyOf": [{"type": "boolean"}, {"type": "integer", "minimum": 1, "maximum": 99_999}], "default": False},
