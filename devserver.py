@@ -573,6 +573,15 @@ def to_uuid(text: str, what: str) -> str:
         raise Invalid(f"Invalid {what} ID: must be a UUID") from None
 
 
+def is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def exception_value(error: BaseException) -> JsonObject:
     """An exception as clients see it, in events, threads and webhooks."""
     try:
@@ -1651,9 +1660,11 @@ class Threads(Table):
         )
 
     def set_unshown(self, thread_id: str) -> None:
-        """An update changes the thread's checkpoints; `set_state` has to follow. Raises NotFound."""
-        if not self.conn.execute("UPDATE threads SET unshown = 1 WHERE thread_id = ?", (thread_id,)).rowcount:
-            raise NotFound(f"Thread with ID {thread_id} not found")
+        """An update changes the thread's checkpoints; `set_state` has to follow."""
+        self.conn.execute("UPDATE threads SET unshown = 1 WHERE thread_id = ?", (thread_id,))
+
+    def is_unshown(self, thread_id: str) -> bool:
+        return self._exists("SELECT 1 FROM threads WHERE unshown AND thread_id = ?", thread_id)
 
     def unshown(self) -> list[Thread]:
         """Threads without live runs whose state was changed, but not shown before the server died."""
@@ -2306,6 +2317,8 @@ class Saver(BaseCheckpointSaver[str]):
                 "type, checkpoint, metadata) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 row,
             )
+            if scope and scope.updates:
+                Threads(conn).set_unshown(scope.updates[0])
             for puts in shared:
                 Items(conn).apply(puts)
             return True
@@ -2440,7 +2453,7 @@ def _check_run(conn: sqlite3.Connection, scope: SharedScope | None) -> None:
     if scope and scope.updates:
         if Runs(conn).has_since(*scope.updates):
             raise Conflict(f"Thread {scope.updates[0]} has in-flight runs")
-        Threads(conn).set_unshown(scope.updates[0])
+        Threads(conn).require(scope.updates[0])
 
 
 class Store(BaseStore):
@@ -4320,12 +4333,13 @@ class WebhookSender:
             task.cancel()
 
     async def _deliver(self, number: int, url: str, payload: bytes) -> None:
-        """POST a webhook, with four tries over some seconds; then its row goes."""
+        """POST a webhook, with four tries over some seconds; then its row goes. No proxy leads to this machine."""
         import httpx
 
-        headers = {"content-type": "application/json"}
+        headers, host = {"content-type": "application/json"}, httpx.URL(url).host
+        direct = {f"all://{f'[{host}]' if ':' in host else host}": None} if is_loopback(host) else None
         try:
-            async with httpx.AsyncClient(timeout=10) as client:
+            async with httpx.AsyncClient(timeout=10, mounts=direct) as client:
                 for pause in (0.5, 1, 2, 0):
                     try:
                         async with (
@@ -4389,7 +4403,7 @@ class Runner:
         self.loop.start()
         self._slots = asyncio.Semaphore(self.max_concurrency)
         for thread in await self.db.read(lambda conn: Threads(conn).unshown()):
-            await show_state(self, thread)
+            await show_state(self, thread, now())
         for thread_id in await self.db.write(recover_runs):
             self.loop.loop.call_soon_threadsafe(self._notice, thread_id)
         self.loop.loop.call_soon_threadsafe(lambda: self._keep(self._webhooks.send_due()))
@@ -4607,14 +4621,15 @@ class Runner:
             await asyncio.wait(self._background, timeout=1)
 
 
-async def show_state(runner: Runner, thread: Thread) -> None:
-    """Let a thread show the state that its checkpoints hold."""
+async def show_state(runner: Runner, thread: Thread, since: str) -> None:
+    """Let a thread show the state that its checkpoints hold, unless it has had runs since that moment."""
 
     async def look(graph: Graph) -> Rest:
         return Rest.of(await snapshot(graph, _thread_place(thread.thread_id)))
 
     def show(conn: sqlite3.Connection) -> None:
-        Threads(conn).set_state(thread.thread_id, rest.status, rest.values, rest.interrupts, thread.error)
+        if not Runs(conn).has_since(thread.thread_id, since):
+            Threads(conn).set_state(thread.thread_id, rest.status, rest.values, rest.interrupts, thread.error)
 
     try:
         rest = await runner.with_graph(thread.metadata["graph_id"], thread.config, "threads.read", look)
@@ -5064,6 +5079,18 @@ async def get_thread(server: Server, request: Request) -> Response:
 
 async def update_thread(server: Server, request: Request) -> Response:
     """Merge metadata into a thread's; with `Prefer: return=minimal` nothing comes back."""
+    thread = await patch_thread(server, request)
+    minimal = "return=minimal" in request.headers.get("prefer", "").replace(" ", "")
+    return empty() if minimal else reply(thread.to_dict())
+
+
+async def patch_state(server: Server, request: Request) -> Response:
+    """Merge metadata into a thread's, as the JavaScript SDK's `patchState` does."""
+    await patch_thread(server, request)
+    return empty()
+
+
+async def patch_thread(server: Server, request: Request) -> Thread:
     thread_id = path_id(request, "thread")
     body = await parse(request, ThreadPatch)
 
@@ -5077,9 +5104,7 @@ async def update_thread(server: Server, request: Request) -> Response:
         Threads(conn).update(thread_id, **changes)
         return Threads(conn).require(thread_id)
 
-    thread = await server.db.write(patch)
-    minimal = "return=minimal" in request.headers.get("prefer", "").replace(" ", "")
-    return empty() if minimal else reply(thread.to_dict())
+    return await server.db.write(patch)
 
 
 def delete_thread_rows(conn: sqlite3.Connection, thread_id: str) -> list[Run]:
@@ -5336,7 +5361,12 @@ async def _change_state(
         found = await snapshot(graph, _thread_place(thread.thread_id))
         return changed, state_value(found), Rest.of(found)
 
-    changed, state, rest = await server.runner.with_graph(graph_id, thread.config, "threads.update", change)
+    try:
+        changed, state, rest = await server.runner.with_graph(graph_id, thread.config, "threads.update", change)
+    except Exception:  # of several supersteps the first may be there
+        if await server.db.read(lambda conn: Threads(conn).is_unshown(thread.thread_id)):
+            await show_state(server.runner, thread, began)
+        raise
 
     def show(conn: sqlite3.Connection) -> None:
         if not Runs(conn).has_since(thread.thread_id, began):  # a run that came in between shows its own
@@ -5640,28 +5670,38 @@ async def delete_run(server: Server, request: Request) -> Response:
     run = await find_run(server, request)
     if run is None:
         raise NotFound("Run not found")
-    rest = await rest_without(server, run)
-
-    def delete(conn: sqlite3.Connection) -> list[Run]:
-        current = Runs(conn).get(run.thread_id, run.run_id)
-        if current is None:
-            raise NotFound("Run not found")
-        Runs(conn).delete(current)
-        if current.temporary:
-            Threads(conn).delete(run.thread_id)
-        elif rest:
-            Threads(conn).set_state(run.thread_id, rest.status, rest.values, rest.interrupts, None)
-        return [current]
-
-    server.runner.end(await server.db.write(delete), deleted=True)
+    deleted = None
+    while deleted is None:
+        trace = await server.db.read(run_trace, run)
+        deleted = await server.db.write(delete_run_rows, run, trace, await rest_without(server, run, *trace))
+    server.runner.end([deleted], deleted=True)
     return empty()
 
 
-async def rest_without(server: Server, run: Run) -> Rest | None:
+def run_trace(conn: sqlite3.Connection, run: Run) -> tuple[bool, str | None]:
+    """Whether the thread's latest checkpoint is of the run, and which is the latest of others."""
+    return Runs(conn).has_checkpoint(run), Runs(conn).latest_checkpoint_without(run)
+
+
+def delete_run_rows(
+    conn: sqlite3.Connection, run: Run, trace: tuple[bool, str | None], rest: Rest | None
+) -> Run | None:
+    """Delete a run, and show the state that its thread then has. None if the thread has gone on meanwhile."""
+    current = Runs(conn).get(run.thread_id, run.run_id)
+    if current is None:
+        raise NotFound("Run not found")
+    if run_trace(conn, run) != trace:
+        return None
+    Runs(conn).delete(current)
+    if current.temporary:
+        Threads(conn).delete(run.thread_id)
+    elif rest:
+        Threads(conn).set_state(run.thread_id, rest.status, rest.values, rest.interrupts, None)
+    return current
+
+
+async def rest_without(server: Server, run: Run, had: bool, place: str | None) -> Rest | None:
     """The state that a thread will have once a run is deleted; None if the run left no trace in it."""
-    had, place = await server.db.read(
-        lambda conn: (Runs(conn).has_checkpoint(run), Runs(conn).latest_checkpoint_without(run))
-    )
     if not had or run.graph_id not in server.graphs.ids():
         return None
     if place is None:
@@ -6744,6 +6784,7 @@ ROUTES = [
         "ThreadStateUpdateResponse",
         also="400 404 409",
     ),
+    Operation("PATCH", "/threads/{thread_id}/state", patch_state, ThreadPatch, status=204, also="404"),
     Operation(
         "POST",
         "/threads/{thread_id}/state/checkpoint",
@@ -7186,7 +7227,7 @@ class Guard:
 
     def __init__(self, app: asgi.ASGIApp, host: str, allowed_hosts: list[str], cors: JsonObject) -> None:
         self.app = app
-        self._exposed = not _is_loopback(host)
+        self._exposed = not is_loopback(host)
         self._hosts = {host.lower(), *(name.lower() for name in allowed_hosts)}
         self._origins = set(cors["allow_origins"])
         self._origin_pattern = re.compile(cors["allow_origin_regex"])
@@ -7222,7 +7263,7 @@ class Guard:
 
     def _knows_host(self, host: str) -> bool:
         name = (re.sub(r":\d*$", "", host) if not host.endswith("]") else host).strip("[]").lower()
-        if name in self._hosts or _is_loopback(name):
+        if name in self._hosts or is_loopback(name):
             return True
         if not self._exposed:
             return False
@@ -7234,15 +7275,6 @@ class Guard:
 
     def _knows_origin(self, origin: str) -> bool:
         return "*" in self._origins or origin in self._origins or bool(self._origin_pattern.fullmatch(origin))
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def cors_settings(settings: Settings, studio: bool) -> JsonObject:
