@@ -7189,14 +7189,17 @@ def _routes() -> list[BaseRoute]:
     ]
     routes: list[BaseRoute] = [Route(path, _endpoint(handler), methods=["GET"]) for path, handler in single]
     routes.append(WebSocketRoute("/threads/{thread_id}/stream/events", protocol_socket))
-    for path, _ in single[1:]:  # other methods, and a slash too many, find nothing
+    for path, _ in single:  # other methods, and a slash too many, find nothing
         routes.append(Route(path, _endpoint(not_found), methods=ALL_METHODS))
         routes.append(Route(f"{path}/", _endpoint(not_found), methods=ALL_METHODS))
     for methods, path in NOT_SERVED:
         routes += [Route(path, _endpoint(not_served), methods=[method]) for method in methods]
     for operation in ROUTES:
         if operation.path not in dict(single) and not operation.path.startswith("/mcp"):
-            routes.append(Route(operation.path, _endpoint(operation.handler), methods=[operation.method]))
+            route = Route(operation.path, _endpoint(operation.handler), methods=[operation.method])
+            if operation.returns == "stream" and route.methods:
+                route.methods.discard("HEAD")  # its connection would be busy until the stream ends, if it ever does
+            routes.append(route)
     routes.append(Route("/mcp", _mcp_endpoint, methods=["GET", "POST", "DELETE"]))
     return routes
 
@@ -7208,7 +7211,8 @@ async def on_error(request: Request, error: Exception) -> Response:
     if isinstance(error, ApiError):
         return reply({"detail": error.detail}, error.status)
     if isinstance(error, HTTPException):
-        return reply({"detail": error.detail}, error.status_code, error.headers)
+        headers = {name: ", ".join(sorted(text.split(", "))) for name, text in (error.headers or {}).items()}  # Allow
+        return reply({"detail": error.detail}, error.status_code, headers)
     if isinstance(error, MissingScope):
         return reply({"detail": str(error)}, 422)
     if isinstance(error, ValueError | OverflowError | InvalidUpdateError | EmptyInputError):
@@ -7236,7 +7240,10 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in (b"host", b"origin")}
+        headers: dict[bytes, str] = {}
+        for name, value in scope["headers"]:
+            if name in (b"host", b"origin"):  # several of a name are no name of anybody
+                headers[name] = ", ".join(filter(None, (headers.get(name), value.decode("latin-1"))))
         if problem := self._problem(scope, headers.get(b"host"), headers.get(b"origin")):
             if scope["type"] == "websocket":  # closed before it is accepted: the client sees a 403
                 await send({"type": "websocket.close", "code": 4403, "reason": problem[:120]})

@@ -508,7 +508,7 @@ async def test_a_running_run_that_is_deleted_writes_nothing_more(
     """Its node can't be stopped, but what it returns counts for nothing; the next run waits for none of it."""
     thread_id = await new_thread(client)
     gate, done = tmp_path / "gate", tmp_path / "done"
-    values = await client.runs.wait(thread_id, "stubborn", input={"gate": str(tmp_path), "done": str(tmp_path)})
+    values: Any = await client.runs.wait(thread_id, "stubborn", input={"gate": str(tmp_path), "done": str(tmp_path)})
     rows = all_rows(server)
     given = {"gate": str(gate), "done": str(done)}
     run = await client.runs.create(thread_id, "stubborn", input=given, stream_resumable=True)

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httpx
@@ -158,8 +158,15 @@ def test_what_is_not_served_says_so(http: httpx.Client) -> None:
         ("POST", "/ok", 404, {}),
         ("GET", "/ok/", 404, {}),
         ("DELETE", "/openapi.json", 404, {}),
+        ("POST", "/", 404, {}),
+        ("GET", f"/threads//{ID}", 404, {}),
         ("DELETE", "/threads", 405, {"allow": "POST"}),
-        ("PUT", f"/threads/{ID}", 405, {}),
+        ("POST", "/store/items", 405, {"allow": "PUT"}),
+        ("PUT", f"/threads/{ID}", 405, {"allow": "GET, HEAD"}),
+        ("OPTIONS", "/mcp", 405, {"allow": "DELETE, GET, HEAD, POST"}),
+        ("FOO", "/threads", 405, {"allow": "POST"}),
+        ("HEAD", "/threads", 405, {"allow": "POST"}),
+        ("HEAD", "/nope", 404, {}),
         ("GET", "/threads/search", 422, {}),
         ("HEAD", f"/threads/{ID}", 404, {}),
     ],
@@ -180,7 +187,48 @@ def test_a_slash_too_many_leads_to_the_right_place(http: httpx.Client) -> None:
     assert [step.status_code for step in answer.history] == [307]
 
 
-# Who may talk to the server
+@pytest.mark.parametrize("path", ["/", "/ok", "/info", "/metrics?format=prometheus", "/docs", "/openapi.json"])
+def test_head_is_get_without_its_body(http: httpx.Client, path: str) -> None:
+    got, head = http.get(path), http.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert {**head.headers, "date": ""} == {**got.headers, "date": ""}
+
+
+def test_a_stream_has_no_head_lest_its_connection_hangs(http: httpx.Client) -> None:
+    thread_id = http.post("/threads", json={}).json()["thread_id"]
+    for path in (f"/threads/{thread_id}/stream", f"/threads/{thread_id}/runs/{ID}/stream"):
+        refused = http.head(path)
+        assert (refused.status_code, refused.headers["allow"]) == (405, "GET")
+    assert http.get("/ok", timeout=3).status_code == 200
+
+
+def test_ids_in_paths_are_read_as_uuids_are_written(http: httpx.Client) -> None:
+    thread_id = http.post("/threads", json={}).json()["thread_id"]
+    forms = [
+        thread_id.upper(),
+        thread_id.replace("-", ""),
+        f"%7B{thread_id}%7D",
+        "".join(f"%{ord(c):x}" for c in thread_id),
+    ]
+    for form in forms:
+        assert http.get(f"/threads/{form}").json()["thread_id"] == thread_id
+        copied = http.get(f"/threads/{form}/runs/{ID}/join")
+        assert copied.headers["location"] == f"/threads/{thread_id}/runs/{ID}/join"
+
+
+@pytest.mark.parametrize("line_end", ["%0d%0a", "%0a", "%e5%98%8a", "%00"])
+def test_no_path_gets_into_the_headers_of_its_answer(http: httpx.Client, line_end: str) -> None:
+    for path in (f"/{line_end}X-Evil:1/", f"/assistants/{line_end}X-Evil:1/", f"/threads/{ID}{line_end}X-Evil:1/runs"):
+        answer = http.get(path)
+        assert answer.status_code in (307, 404, 422)
+        assert "x-evil" not in answer.headers
+        assert not re.search(r"[\r\n\0]", str(answer.headers.get("location")))
+
+
+def test_a_very_long_path_or_query_is_answered(http: httpx.Client) -> None:
+    assert http.get(f"/threads/{'a' * 60_000}").json() == {"detail": "Invalid thread ID: must be a UUID"}
+    assert http.get("/nope/" + "a/" * 30_000).status_code == 404
+    assert http.get("/ok?" + "a=b&" * 15_000).status_code == 200
 
 
 def with_host(server: LiveServer, host: str, path: str = "/ok") -> int:
@@ -189,6 +237,16 @@ def with_host(server: LiveServer, host: str, path: str = "/ok") -> int:
     with socket.create_connection((where.hostname, where.port or 80), timeout=10) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         return int(connection.makefile("rb").readline().split()[1])
+
+
+@pytest.mark.parametrize(
+    "path", ["//", "//ok", "///", "//evil.com/threads/", "//threads", "*", "ok", "http://evil.com/ok"]
+)
+def test_a_path_of_no_form_is_not_found_and_leads_nowhere(server: LiveServer, path: str) -> None:
+    assert with_host(server, "localhost", path) == 404
+
+
+# Who may talk to the server
 
 
 LOOPBACK_HOSTS = [
@@ -288,6 +346,24 @@ def test_a_page_from_elsewhere_cannot_change_anything(http: httpx.Client, origin
     assert http.post("/threads/count", json={}).json() == before
     assert http.get(f"/threads/{thread_id}").json()["metadata"] == {"n": 1}
     assert http.get("/store/items", params={"namespace": "a", "key": "k"}).json() is None
+
+
+@pytest.mark.parametrize("name", [b"origin", b"host"])
+@pytest.mark.parametrize("order", [1, -1])
+async def test_of_two_names_neither_counts(name: bytes, order: int) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("let in")
+
+    values = [b"http://localhost", b"http://evil.com"] if name == b"origin" else [b"localhost", b"evil.com"]
+    guard = devserver.Guard(app, "127.0.0.1", [], {"allow_origins": [], "allow_origin_regex": "http://localhost"})
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "headers": [(name, value) for value in values[::order]]}
+    await guard(scope, cast(Any, None), send)
+    assert sent[0]["status"] == 403
 
 
 @pytest.mark.parametrize("origin", FOREIGN_ORIGINS)
