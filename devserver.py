@@ -7130,31 +7130,40 @@ async def get_openapi(server: Server, request: Request) -> Response:
     return reply(openapi())
 
 
+def _docs_row(method: str, path: str, operation: JsonObject) -> str:
+    """What an operation takes and gives, with links to the schemas."""
+    from html import escape
+
+    def models(value: Any) -> str:
+        names = dict.fromkeys(re.findall(r"#/components/schemas/(\w+)", str(value)))
+        return ", ".join(f'<a href="#{name}">{name}</a>' for name in names)
+
+    takes = [p["name"] for p in operation["parameters"] if p["in"] != "path"]
+    gives = [f"{status} {models(said) if status < '300' else ''}" for status, said in operation["responses"].items()]
+    return (
+        f"<tr><td><b>{method.upper()}</b><td><code>{escape(path)}</code><td>{escape(operation['summary'])}"
+        f"<td>{', '.join(filter(None, [models(operation.get('requestBody')), *takes]))}<td>{' '.join(gives)}"
+    )
+
+
 async def get_docs(server: Server, request: Request) -> Response:
     """The API for people: one page without anything from elsewhere."""
     from html import escape
 
-    rows = []
-    for path, methods in openapi()["paths"].items():
-        for method, operation in methods.items():
-            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
-            model = body.get("$ref", "").rpartition("/")[2]
-            link = f'<a href="#{model}">{model}</a>' if model else ""
-            rows.append(
-                f"<tr><td><b>{method.upper()}</b><td><code>{escape(path)}</code>"
-                f"<td>{escape(operation['summary'])}<td>{link}"
-            )
+    paths = openapi()["paths"]
+    rows = [_docs_row(method, path, each) for path, methods in paths.items() for method, each in methods.items()]
     schemas = "".join(
         f'<details id="{name}"><summary>{name}</summary><pre>{escape(json.dumps(schema, indent=2))}</pre></details>'
         for name, schema in openapi()["components"]["schemas"].items()
     )
     return HTMLResponse(
         "<!doctype html><html lang=en><meta charset=utf-8><title>devserver</title>"
-        "<style>body{font:15px/1.5 system-ui;margin:2rem auto;max-width:70rem;padding:0 1rem}"
+        "<style>body{font:15px/1.5 system-ui;margin:2rem auto;max-width:90rem;padding:0 1rem}"
         "td{padding:.2rem .8rem .2rem 0;vertical-align:top}pre{background:#f6f6f6;padding:1rem}"
         "summary{cursor:pointer}</style>"
         f"<h1>devserver {__version__}</h1><p>The LangGraph Server API. <a href=/openapi.json>openapi.json</a>"
-        f"<h2>Operations</h2><table>{''.join(rows)}</table><h2>Schemas</h2>{schemas}"
+        "<h2>Operations</h2><table><tr><th><th><th><th align=left>takes<th align=left>gives"
+        f"{''.join(rows)}</table><h2>Schemas</h2>{schemas}"
     )
 
 

@@ -109,6 +109,59 @@ def test_the_document_is_whole(document: dict[str, Any]) -> None:
         assert declared == set(re.findall(r"{(\w+)}", path)), path
 
 
+def parameters(document: dict[str, Any], method: str, path: str) -> dict[str, Any]:
+    return {each["name"]: each["schema"] for each in document["paths"][path][method]["parameters"]}
+
+
+def answers(document: dict[str, Any], method: str, path: str) -> dict[str, list[str]]:
+    """The statuses of an operation, with the media types that they come in."""
+    return {status: list(said["content"]) for status, said in document["paths"][path][method]["responses"].items()}
+
+
+def test_the_document_tells_what_parameters_may_be(document: dict[str, Any]) -> None:
+    takes = parameters(document, "get", "/threads/{thread_id}/runs")
+    assert takes["thread_id"] == {"type": "string", "format": "uuid"}
+    assert (takes["limit"]["type"], takes["limit"]["default"], takes["offset"]["minimum"]) == ("integer", 10, 0)
+    assert takes["status"]["enum"] == ["pending", "running", "success", "error", "timeout", "interrupted"]
+    assert "multitask_strategy" in takes["select"]["items"]["enum"]
+    cancel = parameters(document, "post", "/threads/{thread_id}/runs/{run_id}/cancel")
+    assert cancel["action"] == {"enum": ["interrupt", "rollback"], "default": "interrupt"}
+    assert cancel["wait"] == {"type": "boolean", "default": False}
+    assert parameters(document, "get", "/threads/{thread_id}/state/{checkpoint_id}")["checkpoint_id"] == {
+        "type": "string"
+    }
+    [*_, last] = document["paths"]["/threads/{thread_id}/runs/{run_id}/stream"]["get"]["parameters"]
+    assert (last["name"], last["in"], last["required"]) == ("Last-Event-ID", "header", False)
+    assert {p["name"] for p in document["paths"]["/store/items"]["get"]["parameters"] if p["required"]} == {
+        "namespace",
+        "key",
+    }
+
+
+def test_the_document_tells_every_status_an_operation_answers_with(document: dict[str, Any]) -> None:
+    assert answers(document, "post", "/threads").keys() == {"200", "201", "400", "403", "404", "409", "413", "422"}
+    assert answers(document, "patch", "/threads/{thread_id}")["204"] == []
+    assert answers(document, "post", "/threads/{thread_id}/runs/stream")["200"] == ["text/event-stream"]
+    assert answers(document, "put", "/store/items")["422"] == ["text/plain", "application/json"]
+    assert answers(document, "get", "/metrics")["200"] == ["text/plain", "application/json"]
+    assert "501" in answers(document, "post", "/mcp/")
+    for method, path, each in operations(document):
+        assert all(re.fullmatch(r"[1-5]\d\d", status) for status in each["responses"]), (method, path)
+        assert "403" in each["responses"], (method, path)
+
+
+def test_the_document_tells_what_may_be_null_or_missing(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    assert schemas["Assistant"]["properties"]["description"] == {"anyOf": [{"type": "string"}, {"type": "null"}]}
+    assert set(schemas["Thread"]["properties"]) - set(schemas["Thread"]["required"]) == {
+        "values",
+        "interrupts",
+        "error",
+    }
+    assert schemas["ThreadPart"]["required"] == []
+    assert schemas["Thread"]["properties"]["status"] == {"enum": ["idle", "busy", "interrupted", "error"]}
+
+
 @pytest.mark.parametrize(
     ("schema", "fields"),
     [
@@ -133,6 +186,8 @@ def test_the_documentation_needs_nothing_from_elsewhere(http: httpx.Client) -> N
     page = http.get("/docs")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert "/threads/{thread_id}/runs/stream" in page.text
+    row = page.text.partition("<code>/threads/{thread_id}/runs/{run_id}/cancel</code>")[2].partition("<tr>")[0]
+    assert row.endswith("<td>action, wait<td>200  202  403  404  422 ")
     assert not re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?\s*(?:https?:)?//", page.text)
     anchors = set(re.findall(r'href="#(\w+)"', page.text))
     assert anchors
