@@ -15,7 +15,7 @@ Contents
      9  Events          a run's event log, those who follow it, server-sent events
     10  Runner          create, claim, execute, finish; cancel, recover, webhooks
     11  HTTP            a handler per operation
-    12  Protocols       event streaming over HTTP and WebSocket, the Model Context Protocol
+    12  Protocols       event streaming over HTTP and WebSocket, MCP, Agent2Agent
     13  App             routes, OpenAPI, security, middleware
     14  CLI             devserver up
 
@@ -38,18 +38,21 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import bisect
 import concurrent.futures
 import contextlib
 import contextvars
 import dataclasses
 import datetime
 import enum
+import fnmatch
 import functools
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import ipaddress
+import itertools
 import json
 import linecache
 import logging
@@ -68,7 +71,7 @@ import typing
 import uuid
 import warnings
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
@@ -111,15 +114,16 @@ from langgraph.pregel._utils import get_function_nonlocals
 from langgraph.runtime import RunControl
 from langgraph.store.base import BaseStore, GetOp, Item, ListNamespacesOp, Op, PutOp, Result, SearchItem, SearchOp
 from langgraph.store.sqlite.base import SqliteStore
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from starlette import types as asgi
 from starlette.applications import Starlette
+from starlette.datastructures import URLPath
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 if typing.TYPE_CHECKING:
@@ -574,7 +578,7 @@ def to_uuid(text: str, what: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
+    if re.fullmatch(r"([\w-]+\.)*localhost", host):
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -829,6 +833,7 @@ class SharedScope:
         self._at_exit = at_exit  # durability "exit": checkpoints are made when the graph ends
         self.floor = str(uuid6())  # checkpoints of this run have greater ids
         self.failed = False  # a checkpoint could not be stored
+        self.latest: tuple[tuple[str, bytes], Any] | None = None  # checkpoint of the run's own graph, and its bytes
         self._sources = sources
         self._load = load
         self._loaded: dict[str, dict[str, bytes]] = {}
@@ -1111,14 +1116,16 @@ MIGRATIONS = [
     CREATE INDEX threads_updated ON threads (updated_at);
     CREATE INDEX threads_state_updated ON threads (state_updated_at);
     CREATE INDEX threads_rest ON threads (rest, updated_at);
-    -- `cancel` and `reason` are set when a live run is to stop; `attempt` counts its starts.
+    -- `cancel` and `reason` are set when a live run is to stop; `attempt` counts its starts; `task_id` is the A2A
+    -- task it belongs to, the id of that task's first run.
     CREATE TABLE runs (
         run_id TEXT PRIMARY KEY, thread_id TEXT NOT NULL, assistant_id TEXT NOT NULL,
         created_at TEXT NOT NULL, updated_at TEXT NOT NULL, started_at TEXT, status TEXT NOT NULL,
         metadata TEXT NOT NULL, kwargs TEXT NOT NULL, multitask_strategy TEXT NOT NULL,
-        attempt INTEGER NOT NULL DEFAULT 0, cancel TEXT, reason TEXT
+        attempt INTEGER NOT NULL DEFAULT 0, cancel TEXT, reason TEXT, task_id TEXT
     );
     CREATE INDEX runs_thread ON runs (thread_id, created_at);
+    CREATE INDEX runs_task ON runs (task_id) WHERE task_id IS NOT NULL;
     CREATE INDEX runs_live ON runs (thread_id, created_at) WHERE status IN ('pending', 'running');
     -- What a run wrote to checkpoints that are not its own, so that it can be taken back.
     CREATE TABLE run_writes (
@@ -1283,8 +1290,17 @@ class Db:
             self._readers = [
                 await _Connection(lambda: self._connect(False), "BEGIN").opened() for _ in range(self.READERS)
             ]
-        except sqlite3.Error as error:
+        except (sqlite3.Error, StartError) as error:
+            self._unlock()
+            if isinstance(error, StartError):
+                raise
             raise StartError(f"{self.path}: {error}. Is it a devserver database, and can it be written?") from None
+
+    def announce(self, address: str) -> None:
+        """Write where the server listens beside its pid, for commands that look for it."""
+        if self._lock:
+            self._lock.write(f"\n{address}")
+            self._lock.flush()
 
     async def close(self) -> None:
         for reader in self._readers:
@@ -1292,12 +1308,15 @@ class Db:
         for conn in self._owned:
             conn.close()
         await self._writer.close()
+        self._unlock()
+        if self._temporary:
+            self._temporary.cleanup()
+
+    def _unlock(self) -> None:
         if self._lock:
             with contextlib.suppress(OSError):
                 os.unlink(self._lock.name)
             self._lock.close()
-        if self._temporary:
-            self._temporary.cleanup()
 
     async def write(self, function: Callable[..., T], *args: Any) -> T:
         return await self._writer.run(lambda conn: function(conn, *args))
@@ -1327,6 +1346,7 @@ class Db:
         conn.row_factory = sqlite3.Row
         conn.create_function("contains", 2, _contains_text, deterministic=True)
         conn.create_function("casefold", 1, lambda text: text and text.casefold(), deterministic=True)
+        conn.create_function("tool_name", 2, tool_name, deterministic=True)
         conn.execute("PRAGMA cache_size = -32000")
         if writer:
             version = _schema_version(conn, self.path)
@@ -1336,6 +1356,11 @@ class Db:
         else:
             conn.execute("PRAGMA query_only = ON")
         return conn
+
+
+def tool_name(name: str, assistant_id: str) -> str:
+    """What the Model Context Protocol calls an assistant; by its id if nothing of its name may be used."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "", re.sub(r"\s+", "_", name))[:128] or assistant_id
 
 
 def _contains_text(whole: str | None, part: str) -> bool:
@@ -1377,7 +1402,7 @@ def _lock_file(path: str) -> IO[str] | None:
             return _lock_file(path)
     except OSError:
         lock.seek(0)
-        pid = lock.read().strip() or "unknown"
+        pid = (lock.read().split() or ["unknown"])[0]
         lock.close()
         raise StartError(
             f"{path} is in use by another devserver (pid {pid}). Stop it, or name another file with --db."
@@ -1386,6 +1411,22 @@ def _lock_file(path: str) -> IO[str] | None:
     lock.write(str(os.getpid()))
     lock.flush()
     return lock
+
+
+def server_address(path: str) -> str | None:
+    """Where the server that has a database listens; None if none has it, or that can't be told."""
+    try:
+        import fcntl
+
+        with open(f"{os.path.realpath(path)}.lock") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                _, *address = lock.read().split()
+                return address[0] if address else None
+    except (ImportError, OSError):
+        pass
+    return None
 
 
 ########################################################################################################
@@ -1458,6 +1499,10 @@ class Where:
         self.parameters.extend(parameters)
 
     def contains(self, column: str, part: JsonObject) -> None:
+        """A JSON column contains the part. Most rows fail by the text of a member, long before they are parsed."""
+        for key, value in part.items():
+            if isinstance(value, str):
+                self.add(f"instr({column}, ?)", _json_text({key: value})[1:-1])
         if part:
             self.add(f"contains({column}, ?)", _json_text(part))
 
@@ -1545,6 +1590,11 @@ class Assistants(Table):
     def count(self, body: AssistantCountRequest) -> int:
         return self._count("assistants", self._where(body))
 
+    def of_tool(self, name: str) -> list[Assistant]:
+        """Those that the Model Context Protocol knows by this name."""
+        rows = self.conn.execute("SELECT * FROM assistants WHERE tool_name(name, assistant_id) = ?", (name,))
+        return [self._row(row) for row in rows]
+
     def all_made_by_system(self) -> dict[str, Assistant]:
         rows = self.conn.execute("SELECT * FROM assistants WHERE metadata ->> 'created_by' = 'system'")
         return {assistant.assistant_id: assistant for assistant in map(self._row, rows)}
@@ -1583,7 +1633,8 @@ class Assistants(Table):
 
 @dataclass(frozen=True)
 class Thread:
-    """A conversation. `values`, `interrupts` and `error` are those after its latest run or update."""
+    """A conversation. `values` (`state` is their JSON), `interrupts` and `error` are those after its latest run
+    or update."""
 
     thread_id: str
     created_at: str
@@ -1592,24 +1643,28 @@ class Thread:
     metadata: JsonObject
     config: JsonObject
     status: str
-    values: Any
+    state: str | None
     interrupts: dict[str, list[JsonObject]] | None
     error: JsonObject | None
     ttl: JsonObject | None
 
     def to_dict(self) -> JsonObject:
         """`error` and `interrupts` appear once a state was written; `ttl` only when asked for."""
-        thread = vars(self).copy()
-        del thread["ttl"]
+        thread = {**vars(self), "values": self.state and orjson.Fragment(self.state)}
+        del thread["ttl"], thread["state"]
         if self.interrupts is None:
             del thread["interrupts"], thread["error"]
         return thread
+
+    @property
+    def values(self) -> Any:
+        return orjson.loads(self.state) if self.state else None
 
 
 _LIVE = "(SELECT 1 FROM runs WHERE runs.thread_id = threads.thread_id AND runs.status IN ('pending', 'running'))"
 _THREAD_STATUS = f"CASE WHEN EXISTS {_LIVE} THEN 'busy' ELSE rest END"
 _THREAD = (
-    "SELECT thread_id, created_at, updated_at, state_updated_at, metadata, config, state AS 'values', interrupts, "
+    "SELECT thread_id, created_at, updated_at, state_updated_at, metadata, config, state, interrupts, "
     f"error, ttl, {_THREAD_STATUS} AS status FROM threads"
 )
 
@@ -1724,7 +1779,7 @@ class Threads(Table):
 
     @staticmethod
     def _row(row: sqlite3.Row) -> Thread:
-        return Thread(**_parsed(row, "metadata", "config", "values", "interrupts", "error", "ttl"))
+        return Thread(**_parsed(row, "metadata", "config", "interrupts", "error", "ttl"))
 
 
 @dataclass(frozen=True)
@@ -1744,6 +1799,7 @@ class Run:
     attempt: int = 0
     cancel: str | None = None
     reason: str | None = None
+    task_id: str | None = None
 
     @property
     def graph_id(self) -> str:
@@ -1957,16 +2013,72 @@ class Runs(Table):
         return {
             "n_pending": len(pending),
             "n_running": len(rows) - len(pending),
-            "pending_runs_wait_time_max_secs": waits[-1] if waits else 0,
-            "pending_runs_wait_time_med_secs": waits[len(waits) // 2] if waits else 0,
+            "pending_runs_wait_time_max_secs": waits[-1] if waits else None,
+            "pending_runs_wait_time_med_secs": waits[len(waits) // 2] if waits else None,
             "pending_unblocked_runs_wait_time_max_secs": max(
-                (waited(row) for row in pending if not row["blocked"]), default=0
+                (waited(row) for row in pending if not row["blocked"]), default=None
             ),
         }
 
     @staticmethod
     def _row(row: sqlite3.Row) -> Run:
         return Run(**_parsed(row, "metadata", "kwargs"))
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of the Agent2Agent protocol as its newest run; `latest` if that is its thread's newest run, too."""
+
+    run: Run
+    state: str
+    latest: bool
+
+
+# The newest run of each task, with the state of the task: it needs input if its thread rests where the run left it.
+_TASK = """
+    SELECT newest.*, CASE status WHEN 'pending' THEN 'submitted' WHEN 'running' THEN 'working'
+        WHEN 'interrupted' THEN 'canceled' WHEN 'success' THEN
+        iif(latest AND rest = 'interrupted', 'input-required', 'completed') ELSE 'failed' END AS state
+    FROM (SELECT runs.*, runs.rowid AS place, rest, NOT EXISTS (SELECT 1 FROM runs AS later
+        WHERE later.thread_id = runs.thread_id AND (later.created_at, later.rowid) > (runs.created_at, runs.rowid))
+        AS latest FROM runs JOIN threads USING (thread_id) WHERE task_id IS NOT NULL) AS newest
+    WHERE NOT EXISTS (SELECT 1 FROM runs AS later
+        WHERE later.task_id = newest.task_id AND (later.created_at, later.rowid) > (newest.created_at, newest.place))
+"""
+
+
+class Tasks(Table):
+    """The tasks of the Agent2Agent protocol. A task is a run, with those that answered its questions."""
+
+    def get(self, thread_id: str, task_id: str) -> Task | None:
+        query = f"{_TASK} AND thread_id = ? AND task_id = ?"
+        return next(self._tasks(query, thread_id, task_id), None)
+
+    def waiting(self, thread_id: str) -> Task | None:
+        """The task whose question the thread waits for an answer to."""
+        return next(self._tasks(f"{_TASK} AND thread_id = ? AND state = 'input-required'", thread_id), None)
+
+    def search(
+        self, assistant_id: str, thread_id: str | None, state: str | None, since: str | None, limit: int, offset: int
+    ) -> tuple[list[Task], int]:
+        """A page of an assistant's tasks, those changed last first, and how many there are in all."""
+        where = Where()
+        where.add("assistant_id = ?", assistant_id)
+        for condition, value in (("thread_id = ?", thread_id), ("state = ?", state), ("updated_at >= ?", since)):
+            if value is not None:
+                where.add(condition, value)
+        query = f"{_TASK} AND {where}"
+        page = self._tasks(
+            f"{query} ORDER BY updated_at DESC, place DESC LIMIT ? OFFSET ?", *where.parameters, limit, offset
+        )
+        total = self.conn.execute(f"SELECT count(*) FROM ({query})", where.parameters).fetchone()[0]
+        return list(page), total
+
+    def _tasks(self, query: str, *parameters: Any) -> Iterator[Task]:
+        names = [column.name for column in dataclasses.fields(Run)]
+        for row in self.conn.execute(query, parameters):
+            values = _parsed(row, "metadata", "kwargs")
+            yield Task(Run(**{name: values[name] for name in names}), row["state"], bool(row["latest"]))
 
 
 class Event(NamedTuple):
@@ -2023,12 +2135,12 @@ class Cron:
         return self.end_time is not None and at > parse_moment(self.end_time)
 
 
-def parse_moment(text: str) -> datetime.datetime:
+def parse_moment(text: str, what: str = "end_time") -> datetime.datetime:
     """Raises Invalid for what is no ISO 8601 moment; without a zone it is UTC."""
     try:
         at = datetime.datetime.fromisoformat(text)
     except ValueError:
-        raise Invalid(f"end_time: '{text}' is not an ISO 8601 date and time") from None
+        raise Invalid(f"{what}: '{text}' is not an ISO 8601 date and time") from None
     return at if at.tzinfo else at.replace(tzinfo=datetime.UTC)
 
 
@@ -2224,6 +2336,21 @@ class Items(Table):
 NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"  # LangGraph's task id of a command's own writes
 
 
+class Recall(JsonPlusSerializer):
+    """Knows one checkpoint without reading its bytes: the one that a run has just stored."""
+
+    def __init__(self, stored: tuple[str, bytes], checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self._stored = stored
+        self._checkpoint = checkpoint
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+        return self._checkpoint if data == self._stored else super().loads_typed(data)
+
+
+RECALL: contextvars.ContextVar[Recall | None] = contextvars.ContextVar("recall", default=None)
+
+
 class Saver(BaseCheckpointSaver[str]):
     """LangGraph's checkpointer on the server's file, in the official tables and format.
 
@@ -2241,7 +2368,7 @@ class Saver(BaseCheckpointSaver[str]):
         return SqliteSaver.get_next_version(cast(SqliteSaver, self), current, channel)
 
     def _official(self, conn: sqlite3.Connection) -> SqliteSaver:
-        saver = SqliteSaver(conn, serde=self.serde)
+        saver = SqliteSaver(conn, serde=RECALL.get() or self.serde)
         saver.is_setup = True
         return saver
 
@@ -2290,16 +2417,18 @@ class Saver(BaseCheckpointSaver[str]):
             kept = {key: value for key, value in values.items() if not isinstance(value, SharedPuts)}
             checkpoint = {**checkpoint, "channel_values": kept}
         configurable = config["configurable"]
+        typed = self.serde.dumps_typed(checkpoint)
         row = (
             str(configurable["thread_id"]),
             configurable.get("checkpoint_ns", ""),
             checkpoint["id"],
             configurable.get("checkpoint_id"),
-            *self.serde.dumps_typed(checkpoint),
+            *typed,
             to_json(get_checkpoint_metadata(config, metadata)),
         )
         scope = RUN_SCOPE.get()
-
+        if scope and not configurable.get("checkpoint_ns"):
+            scope.latest = (typed, checkpoint)
         above = scope.checkpoints_above(configurable) if scope else []
 
         def write(conn: sqlite3.Connection, patient: bool) -> bool:
@@ -2590,7 +2719,155 @@ _BUILD_KEYS = {
     "source",
 }
 _SERVED_KEYS = {"graphs", "dependencies", "env", "http", "webhooks"}
-_SERVED_HTTP_KEYS = {"cors", "allowed_hosts"}
+# What would leave things more open than their user believes, were it ignored.
+_UNSAFE_TO_IGNORE = {
+    "auth": "without it the server would be open",
+    "encryption": "without it everything would be stored in plain text",
+}
+
+
+class SettingsPart(BaseModel):
+    """An object in langgraph.json: types are strict, null is as good as absent, unknown keys are not refused."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, raw: Any) -> Any:
+        return {key: value for key, value in raw.items() if value is not None} if isinstance(raw, dict) else raw
+
+    def unknown(self, raw: JsonObject, name: str) -> list[str]:
+        """The names of keys that this version does not know."""
+        found = [f"{name}.{key}" for key, value in raw.items() if key not in type(self).model_fields and value]
+        parts = {key: part for key, part in self if isinstance(part, SettingsPart)}
+        return found + [
+            key for place, part in parts.items() for key in part.unknown(raw.get(place) or {}, f"{name}.{place}")
+        ]
+
+
+class Cors(SettingsPart):
+    """Which web pages may use the server, besides those of this machine."""
+
+    allow_origins: list[str] = Field(default_factory=list)
+    allow_origin_regex: str | None = None
+    allow_methods: list[str] = Field(default_factory=lambda: ["*"])
+    allow_headers: list[str] = Field(default_factory=lambda: ["*"])
+    allow_credentials: bool = False
+    expose_headers: list[str] = Field(
+        default_factory=lambda: ["x-pagination-total", "x-pagination-next", "content-location"]
+    )
+    max_age: int = 600
+
+    @field_validator("allow_origin_regex")
+    @classmethod
+    def _is_regex(cls, pattern: str) -> str:
+        try:
+            re.compile(f"|{pattern}")  # it becomes one of several alternatives
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return pattern
+
+
+class HeaderPatterns(SettingsPart):
+    """Which request headers enter a run's configurable; `*` stands for any characters."""
+
+    SECRET: ClassVar = ("x-api-key", "x-tenant-id", "x-service-key")
+
+    includes: list[str] = Field(default_factory=list)
+    excludes: list[str] = Field(default_factory=list)
+
+    def select(self, headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+        def matches(name: str, patterns: Iterable[str]) -> bool:
+            return any(fnmatch.fnmatchcase(name, pattern.lower()) for pattern in patterns)
+
+        named = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
+        excludes = (*self.excludes, *self.SECRET, *RESERVED_CONFIGURABLE, "checkpoint*", "__*")
+        return {
+            name: value for name, value in named.items() if matches(name, self.includes) and not matches(name, excludes)
+        }
+
+
+class HttpSettings(SettingsPart):
+    """How the server shows itself over HTTP: `http` in langgraph.json."""
+
+    app: str | None = None
+    middleware_order: Literal["middleware_first", "auth_first"] = "middleware_first"
+    enable_custom_route_auth: bool = False
+    allowed_hosts: list[str] = Field(default_factory=list)
+    cors: Cors = Field(default_factory=Cors)
+    configurable_headers: HeaderPatterns = Field(default_factory=HeaderPatterns)
+    mount_prefix: str = ""
+    disable_assistants: bool = False
+    disable_threads: bool = False
+    disable_runs: bool = False
+    disable_store: bool = False
+    disable_mcp: bool = False
+    disable_a2a: bool = False
+    disable_meta: bool = False
+    disable_ui: bool = False
+    disable_webhooks: bool = False
+
+    @field_validator("mount_prefix")
+    @classmethod
+    def _is_path(cls, prefix: str) -> str:
+        if not re.fullmatch(r"((/[\w.~-]+)+)?", prefix):
+            raise ValueError("it must look like '/api', without a slash at its end")
+        return prefix
+
+    def disables(self, path: str) -> bool:
+        """Whether the routes of a path are taken away."""
+        first, _, rest = path[1:].partition("/")
+        if path in META_PATHS:
+            group = "meta"
+        elif first == "threads" and rest.partition("/")[2].startswith(("runs", "commands", "stream/events")):
+            group = "runs"
+        else:
+            group = "a2a" if first == ".well-known" else first
+        return bool(getattr(self, f"disable_{group}", False))
+
+
+META_PATHS = ("/", "/info", "/metrics", "/docs", "/openapi.json")
+
+
+class WebhookUrls(SettingsPart):
+    """Where webhooks may go. By default also to this machine: our neighbours live here."""
+
+    require_https: bool = True
+    allowed_domains: list[str] = Field(default_factory=list)
+    allowed_ports: list[int] = Field(default_factory=list)
+    max_url_length: int = 4096
+    disable_loopback: bool = False
+
+
+class WebhookSettings(SettingsPart):
+    """What is sent to webhooks, and where they may be: `webhooks` in langgraph.json."""
+
+    env_prefix: str = "LG_WEBHOOK_"
+    url: WebhookUrls = Field(default_factory=lambda: WebhookUrls(require_https=False))
+    headers: dict[str, str] = Field(default_factory=dict)
+
+    def filled_headers(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """The headers with `${{ env.NAME }}` filled in. Raises StartError naming what is missing, never a value."""
+
+        def fill(found: re.Match[str]) -> str:
+            name = found[1]
+            if not name.startswith(self.env_prefix):
+                raise StartError(f"webhooks.headers: the name of {name} does not begin with '{self.env_prefix}'")
+            if name not in environment:
+                raise StartError(f"webhooks.headers: {name} is not set in the environment")
+            return environment[name]
+
+        filled = {}
+        for key, text in self.headers.items():
+            if "${{" in _ENV_TEMPLATE.sub("", text):
+                raise StartError(f"webhooks.headers: {key} has a template that is not like ${{{{ env.NAME }}}}")
+            filled[key.lower()] = value = _ENV_TEMPLATE.sub(fill, text)
+            if not re.fullmatch(r"[\t\x20-\x7e\x80-\xff]*", value):
+                raise StartError(f"webhooks.headers: the value of {key} cannot be sent in a header")
+        return filled
+
+
+_ENV_TEMPLATE = re.compile(r"\${{\s*env\.(\w+)\s*}}")
 
 
 class GraphSpec(NamedTuple):
@@ -2613,9 +2890,9 @@ class Settings:
     graphs: list[GraphSpec]
     roots: list[Path]
     env: dict[str, str]
-    cors: JsonObject
-    allowed_hosts: list[str]
-    webhooks: JsonObject
+    http: HttpSettings
+    webhooks: WebhookSettings
+    ui: list[str]  # the graphs that have components of their own
     not_served: list[str]
 
 
@@ -2634,13 +2911,14 @@ def read_settings(path: Path) -> Settings:
     graphs = _setting(path, raw, "graphs", dict)
     if not graphs:
         raise StartError(f'{path}: \'graphs\' names no graph, e.g. {{"graphs": {{"agent": "./agent.py:graph"}}}}')
-    http = _setting(path, raw, "http", dict)
-    if raw.get("auth"):
-        raise StartError(
-            f"{path}: 'auth' is not served yet, and without it the server would be open. Remove it to go on."
-        )
+    for key, why in _UNSAFE_TO_IGNORE.items():
+        if raw.get(key):
+            raise StartError(f"{path}: '{key}' is not served yet, and {why}. Remove it to go on.")
+    http, webhooks = _part(path, raw, "http", HttpSettings), _part(path, raw, "webhooks", WebhookSettings)
+    if http.enable_custom_route_auth or http.middleware_order == "auth_first":
+        raise StartError(f"{path}: http.enable_custom_route_auth and auth_first need 'auth', which is not served yet.")
     not_served = [key for key in raw if key not in _SERVED_KEYS | _BUILD_KEYS and raw[key]]
-    not_served += [f"http.{key}" for key in http if key not in _SERVED_HTTP_KEYS]
+    not_served += http.unknown(raw.get("http") or {}, "http") + webhooks.unknown(raw.get("webhooks") or {}, "webhooks")
     dependencies = [d for d in _setting(path, raw, "dependencies", list) if isinstance(d, str)]
     root = path.resolve().parent
     return Settings(
@@ -2648,11 +2926,23 @@ def read_settings(path: Path) -> Settings:
         graphs=[_graph_spec(path, graph_id, value) for graph_id, value in graphs.items()],
         roots=[root, *((root / d).resolve() for d in dependencies if (root / d).is_dir())],
         env=_environment(path, raw.get("env")),
-        cors=_setting(path, http, "cors", dict),
-        allowed_hosts=_setting(path, http, "allowed_hosts", list),
-        webhooks=_setting(path, raw, "webhooks", dict),
+        http=http,
+        webhooks=webhooks,
+        ui=list(_setting(path, raw, "ui", dict)),
         not_served=not_served,
     )
+
+
+P = TypeVar("P", bound=SettingsPart)
+
+
+def _part(path: Path, raw: JsonObject, key: str, part: type[P]) -> P:
+    try:
+        return part.model_validate(_setting(path, raw, key, dict))
+    except ValidationError as error:
+        [problem, *_] = error.errors()
+        place = ".".join([key, *map(str, problem["loc"])])
+        raise StartError(f"{path}: '{place}': {problem['msg']}") from None
 
 
 def _setting(path: Path, raw: JsonObject, key: str, kind: type[T]) -> T:
@@ -2664,6 +2954,9 @@ def _setting(path: Path, raw: JsonObject, key: str, kind: type[T]) -> T:
     return value
 
 
+JAVASCRIPT = (".js", ".jsx", ".mjs", ".cjs", ".ts", ".tsx", ".mts", ".cts")
+
+
 def _graph_spec(path: Path, graph_id: str, value: Any) -> GraphSpec:
     description = None
     if isinstance(value, dict):
@@ -2673,7 +2966,7 @@ def _graph_spec(path: Path, graph_id: str, value: Any) -> GraphSpec:
             f"{path}: graphs.{graph_id} must be 'file.py:variable' or 'module:variable' (or an object with 'path')"
         )
     source, _, variable = value.rpartition(":")
-    if Path(source).suffix in (".js", ".jsx", ".mjs", ".cjs", ".ts", ".tsx", ".mts", ".cts"):
+    if Path(source).suffix in JAVASCRIPT:
         raise StartError(f"{path}: graphs.{graph_id}: {source} is JavaScript; devserver serves Python graphs only")
     return GraphSpec(graph_id, source, variable, description)
 
@@ -2733,6 +3026,7 @@ class Graphs:
         self._store = store
         self._loaded: dict[str, LoadedGraph] = {}
         self._warned: set[str] = set()
+        self._broken: set[str] = set()  # files that the last reload failed in
 
     def ids(self) -> list[str]:
         return sorted(self._loaded)
@@ -2768,18 +3062,21 @@ class Graphs:
             del sys.modules[name]
             _forget_bytecode(module)
         importlib.invalidate_caches()
+        self._broken = set()
         try:
             self.settings = settings
             self.load()
-        except BaseException:
-            self.settings = old
+        except BaseException as error:
+            self.settings, self._broken = old, set(_files_of(error))
             sys.modules.update(modules)
             raise
 
     def folders(self) -> set[str]:
-        """The folders of langgraph.json and of all imported project modules."""
-        files = [module.__file__ for name, module in list(sys.modules.items()) if self._is_project_module(name, module)]
-        folders = {str(self.settings.path.resolve().parent), *(str(Path(file).parent) for file in files if file)}
+        """The folders of langgraph.json, of all imported project modules, and of those that can't be imported."""
+        modules = list(sys.modules.items())
+        files = [module.__file__ for name, module in modules if self._is_project_module(name, module)]
+        folders = {str(self.settings.path.resolve().parent)}
+        folders |= {str(Path(file).parent) for file in [*files, *self._broken] if file}
         return {folder for folder in folders if os.path.isdir(folder)}
 
     def _is_project_module(self, name: str, module: types.ModuleType) -> bool:
@@ -2793,16 +3090,7 @@ class Graphs:
         )
 
     def _load_one(self, spec: GraphSpec) -> LoadedGraph:
-        try:
-            module = _import_source(spec.source, self.settings.path.resolve().parent)
-        except BaseException as error:  # whatever the user's code raises while it is imported
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            raise StartError(f"{spec} cannot be imported: {_import_problem(error)}") from error
-        try:
-            target = getattr(module, spec.variable)
-        except AttributeError:
-            raise StartError(f"{spec}: there is no '{spec.variable}' in {spec.source}") from None
+        target = import_object(str(spec), spec.source, spec.variable, self.settings.path)
         try:
             if isinstance(target, StateGraph):
                 target = target.compile()
@@ -2917,6 +3205,20 @@ def _import_source(source: str, root: Path) -> types.ModuleType:
     return module
 
 
+def import_object(what: str, source: str, variable: str, path: Path) -> Any:
+    """A variable of the user's code that langgraph.json, at `path`, names. Raises StartError."""
+    try:
+        module = _import_source(source, path.resolve().parent)
+    except BaseException as error:  # whatever the user's code raises while it is imported
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise StartError(f"{what} cannot be imported: {_import_problem(error)}") from error
+    try:
+        return getattr(module, variable)
+    except AttributeError:
+        raise StartError(f"{what}: there is no '{variable}' in {source}") from None
+
+
 def _names_file(name: str, file: Path) -> bool:
     try:
         spec = importlib.util.find_spec(name)
@@ -2932,6 +3234,15 @@ def _import_problem(error: BaseException) -> str:
     if frames and not isinstance(error, SyntaxError):
         text += f" (at {frames[-1].filename}:{frames[-1].lineno})"
     return text
+
+
+def _files_of(error: BaseException | None) -> Iterator[str]:
+    """The user's files that an error, or its cause, came through."""
+    while error is not None:
+        names = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        names += [error.filename or ""] if isinstance(error, SyntaxError) else []
+        yield from (name for name in names if name and not _is_library(name))
+        error = error.__cause__
 
 
 def _is_library(filename: str) -> bool:
@@ -3285,7 +3596,7 @@ class RunLog:
     def __init__(self, resumable: bool) -> None:
         self.resumable = resumable
         self.closed = False
-        self.last_values: bytes | None = None
+        self.last_values: Any = MISSING
         self.interrupts: list[Any] = []
         self.error: bytes | None = None
         self._events: list[Event] = []
@@ -3294,9 +3605,14 @@ class RunLog:
         self._waiters: set[Follower] = set()
         self._lock = threading.Lock()
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody will read what is told now."""
+        return self.resumable or bool(self._followers)
+
     def append(self, event: Event) -> None:
         with self._lock:
-            if self.resumable or self._followers:
+            if self.is_heard:
                 self._events.append(event)
             followers = list(self._followers)
         for follower in followers:
@@ -3418,6 +3734,9 @@ class Logs:
                 left.leave(follower)
                 if not left._followers:
                     del self._threads[thread_id]
+
+    def is_thread_followed(self, thread_id: str) -> bool:
+        return thread_id in self._threads
 
     def tell_thread(self, thread_id: str, event: Event) -> None:
         if (told := self._threads.get(thread_id)) is not None:
@@ -3717,6 +4036,12 @@ def without_reserved(values: Mapping[str, Any] | None, reserved: frozenset[str])
     return {key: value for key, value in (values or {}).items() if key not in reserved}
 
 
+# What of the request's headers enters the configurable (http.configurable_headers).
+CONFIGURABLE_HEADERS: contextvars.ContextVar[Mapping[str, str]] = contextvars.ContextVar(
+    "configurable_headers", default=types.MappingProxyType({})
+)
+
+
 @dataclass
 class NewRun:
     """A run as a client asked for it. Without `thread_id` it gets a thread of its own."""
@@ -3726,7 +4051,9 @@ class NewRun:
     shared: Mapping[str, frozenset[tuple[str, str]]]  # (scope, state key) of each graph's shared values
     start: bool = True  # at once, if nothing is in the way
     cron_id: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)  # those that enter the configurable
     protocol: bool = False  # started by a command of the event streaming protocol
+    task_id: str | None = None  # of the A2A task that it is made for
     run_id: str = field(default_factory=new_id)
 
     def config(self) -> JsonObject:
@@ -3771,6 +4098,7 @@ def make_run(conn: sqlite3.Connection, new: NewRun) -> Created:
     config, context = new.config(), new.context()
     if context and config.get("configurable"):
         raise BadRequest(NOT_TWICE)
+    new = replace(new, task_id=_task_of(conn, new, thread))
     gave_way = _make_room(conn, new, thread)
     thread_id = thread.thread_id if thread else new.thread_id or new_id()
     before = thread
@@ -3848,6 +4176,18 @@ def _make_room(conn: sqlite3.Connection, new: NewRun, thread: Thread | None) -> 
     return live
 
 
+def _task_of(conn: sqlite3.Connection, new: NewRun, thread: Thread | None) -> str | None:
+    """The A2A task that a run belongs to: whoever answers a task's question goes on with it. Other input drops
+    the question, and ends its task."""
+    waiting = Tasks(conn).waiting(thread.thread_id) if thread and thread.status == "interrupted" else None
+    if waiting is None:
+        return new.task_id
+    if new.body.input is None or _given_command(new.body):
+        return waiting.run.task_id
+    Runs(conn).set_status(waiting.run.run_id, "interrupted")
+    return new.task_id
+
+
 def cancel_live_run(conn: sqlite3.Connection, run: Run, action: str, reason: str) -> None:
     """Cancel a live run. One that is running ends once its graph has stopped."""
     if run.status == "running":
@@ -3900,6 +4240,7 @@ def _new_run(
             "context": {**assistant.context, **given, **from_cron},
         },
         multitask_strategy=body.multitask_strategy or "enqueue",
+        task_id=new.task_id,
     )
 
 
@@ -3912,6 +4253,7 @@ def _configurable(
         **assistant.config.get("configurable", {}),
         **(thread.config.get("configurable", {}) if thread else {}),
         **given,
+        **new.headers,
         **new.place(),
         "run_id": new.run_id,
         "thread_id": thread_id,
@@ -4036,6 +4378,7 @@ class RunLoop:
 
     WORKERS = 256
     BLOCKED_SECONDS = 1.0
+    PATIENCE_SECONDS = 0.2
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -4062,6 +4405,23 @@ class RunLoop:
     async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run something here for a caller on another loop."""
         return await asyncio.wrap_future(self.spawn(coroutine))
+
+    async def run_or_elsewhere(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run something here, or on a loop of its own if a node blocks this one."""
+        begun = asyncio.Event()
+        caller = asyncio.get_running_loop()
+
+        async def run() -> T:
+            caller.call_soon_threadsafe(begun.set)
+            return await make()
+
+        future = self.spawn(run())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.PATIENCE_SECONDS):
+                await begun.wait()
+        if not begun.is_set() and future.cancel():
+            return await asyncio.to_thread(asyncio.run, make())
+        return await asyncio.wrap_future(future)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -4248,16 +4608,17 @@ class Execution:
         return finish_run(conn, self._run, outcome, outcome.error)
 
     def _tell(self, name: str, data: Any) -> None:
-        event = Event(self._logs.ids.next(), name, to_json(data))
         if name == f"{PROTOCOL}input.requested":
             self._run_log.interrupts.append(data["data"])
         if name == "values":
-            self._run_log.last_values = event.data
+            self._run_log.last_values = data
             if isinstance(data, dict):
                 self._run_log.interrupts += data.get("__interrupt__", ())
-        self._run_log.append(event)
-        self._keeper.add(event)
-        self._logs.tell_thread(self._run.thread_id, event)
+        if self._run_log.is_heard or self._logs.is_thread_followed(self._run.thread_id):
+            event = Event(self._logs.ids.next(), name, to_json(data))
+            self._run_log.append(event)
+            self._keeper.add(event)
+            self._logs.tell_thread(self._run.thread_id, event)
 
     def _lifecycle(self, event: str, error: JsonObject | None = None) -> JsonObject:
         """The beginning or the end of a run's own graph, in the event streaming protocol."""
@@ -4299,6 +4660,7 @@ class Execution:
             RUN_SCOPE.set(None)
             if run.temporary and not kwargs["webhook"]:
                 return Outcome("success", shared=scope.rest())
+            RECALL.set(Recall(*scope.latest) if scope.latest else None)
             rest = Rest.of(await snapshot(graph, _thread_place(run.thread_id)))
             shared = scope.rest() if rest.status == "idle" else ()
             return Outcome("success", rest=rest, shared=shared)
@@ -4318,8 +4680,12 @@ class Execution:
 class WebhookSender:
     """Posts what runs left for their webhooks; what a stop cuts short is sent after the next start."""
 
-    def __init__(self, db: Db) -> None:
+    def __init__(self, db: Db, settings: Settings, address: str) -> None:
+        """Raises StartError if the headers of langgraph.json can't be filled in."""
         self._db = db
+        self._disabled = settings.http.disable_webhooks
+        self._headers = {**settings.webhooks.filled_headers(os.environ), "content-type": "application/json"}
+        self._address = address  # where URLs that are only a path lead: to this server
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     async def send_due(self) -> None:
@@ -4333,30 +4699,30 @@ class WebhookSender:
             task.cancel()
 
     async def _deliver(self, number: int, url: str, payload: bytes) -> None:
-        """POST a webhook, with four tries over some seconds; then its row goes. No proxy leads to this machine."""
-        import httpx
-
-        headers, host = {"content-type": "application/json"}, httpx.URL(url).host
-        direct = {f"all://{f'[{host}]' if ':' in host else host}": None} if is_loopback(host) else None
         try:
-            async with httpx.AsyncClient(timeout=10, mounts=direct) as client:
-                for pause in (0.5, 1, 2, 0):
-                    try:
-                        async with (
-                            asyncio.timeout(30),
-                            client.stream("POST", url, content=payload, headers=headers) as said,
-                        ):
-                            if said.status_code < 500 and said.status_code != 429:
-                                break
-                            problem = f"answered {said.status_code}"
-                    except Exception as error:
-                        problem = f"failed: {error or type(error).__name__}"
-                    await asyncio.sleep(pause)
-                else:
-                    log.warning("webhook %s %s; given up after 4 tries", url, problem)
+            if not self._disabled:
+                await self._post(f"{self._address}{url}" if url.startswith("/") else url, payload)
             await self._db.write(lambda conn: Webhooks(conn).delete(number))
         finally:
             del self._tasks[number]
+
+    async def _post(self, url: str, payload: bytes) -> None:
+        """POST a webhook, with four tries over some seconds. No proxy leads to this machine."""
+        import httpx
+
+        host = httpx.URL(url).host
+        direct = {f"all://{f'[{host}]' if ':' in host else host}": None} if is_loopback(host) else None
+        async with httpx.AsyncClient(timeout=10, headers=self._headers, mounts=direct) as client:
+            for pause in (0.5, 1, 2, 0):
+                try:
+                    async with asyncio.timeout(30), client.stream("POST", url, content=payload) as said:
+                        if said.status_code < 500 and said.status_code != 429:
+                            return
+                        problem = f"answered {said.status_code}"
+                except Exception as error:
+                    problem = f"failed: {error or type(error).__name__}"
+                await asyncio.sleep(pause)
+            log.warning("webhook %s %s; given up after 4 tries", url, problem)
 
 
 async def _sleep_until(due: str, noticed: asyncio.Event) -> None:
@@ -4380,7 +4746,7 @@ class Runner:
 
     GRACE_SECONDS = 5.0
 
-    def __init__(self, db: Db, graphs: Graphs, saver: Saver, max_concurrency: int) -> None:
+    def __init__(self, db: Db, graphs: Graphs, saver: Saver, webhooks: WebhookSender, max_concurrency: int) -> None:
         self.db = db
         self.graphs = graphs
         self.saver = saver
@@ -4391,7 +4757,7 @@ class Runner:
         self._workers: dict[str, Worker] = {}
         self._tasks: dict[str, asyncio.Task[Outcome]] = {}
         self._executions: dict[str, Execution] = {}
-        self._webhooks = WebhookSender(db)
+        self._webhooks = webhooks
         self._crons_changed = asyncio.Event()
         self._background: set[asyncio.Future[None]] = set()
         self.stopping = False
@@ -4471,13 +4837,16 @@ class Runner:
         self, graph_id: str, config: JsonObject, access: str, use: Callable[[Graph], Coroutine[Any, Any, T]]
     ) -> T:
         """Use a graph for something other than a run. What may call user code happens on the run loop."""
+        config = {**config, "configurable": {**(config.get("configurable") or {}), **CONFIGURABLE_HEADERS.get()}}
 
         async def opened() -> T:
             async with self.graphs.open(graph_id, config, access) as graph:
                 return await use(graph)
 
-        if self.graphs.get(graph_id).factory is not None or access == "threads.update":
+        if access == "threads.update":
             return await self.loop.run(opened())
+        if self.graphs.get(graph_id).factory is not None:
+            return await self.loop.run_or_elsewhere(opened)
         return await opened()
 
     def notice_crons(self) -> None:
@@ -4657,6 +5026,49 @@ NO_GRAPH = (
 )
 
 
+class RequestFigures:
+    """How many requests were answered, by method, route and status, and within which time each route did so."""
+
+    BOUNDS = (10, 100, 500, 1000, 5000, 15000, 30000, 60000, 120000, 300000, 600000, 1800000, 3600000)  # ms
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str, int]] = Counter()
+        self._within: dict[tuple[str, str], list[int]] = {}  # how many answers between two bounds
+        self._sums: Counter[tuple[str, str]] = Counter()
+
+    def add(self, method: str, path: str, status: int, milliseconds: float) -> None:
+        self._counts[method, path, status] += 1
+        within = self._within.setdefault((method, path), [0] * (len(self.BOUNDS) + 1))
+        within[bisect.bisect_left(self.BOUNDS, milliseconds)] += 1
+        self._sums[method, path] += round(milliseconds)
+
+    def to_json(self) -> list[JsonObject]:
+        return [
+            {"method": method, "path": path, "status": status, "count": count}
+            for (method, path, status), count in self._counts.items()
+        ]
+
+    def to_prometheus(self) -> str:
+        name = "lg_api_http_requests_total"
+        lines = [f"# TYPE {name} counter"]
+        for (method, path, status), count in self._counts.items():
+            lines.append(f"{name}{_labels(method=method, path=path, status=status)} {count}")
+        name = "lg_api_http_requests_latency"  # in milliseconds
+        lines.append(f"# TYPE {name} histogram")
+        for (method, path), within in self._within.items():
+            for bound, count in zip((*self.BOUNDS, "+Inf"), itertools.accumulate(within), strict=True):
+                lines.append(f"{name}_bucket{_labels(method=method, path=path, le=bound)} {count}")
+            lines.append(f"{name}_count{_labels(method=method, path=path)} {sum(within)}")
+            lines.append(f"{name}_sum{_labels(method=method, path=path)} {self._sums[method, path]}")
+        return "".join(f"{line}\n" for line in lines)
+
+
+def _labels(**labels: Any) -> str:
+    """Labels as Prometheus writes them; it escapes as JSON does."""
+    pairs = ",".join(f"{name}={json.dumps(str(value), ensure_ascii=False)}" for name, value in labels.items())
+    return f"{{{pairs}}}"
+
+
 @dataclass
 class Server:
     """What handlers work with."""
@@ -4667,6 +5079,8 @@ class Server:
     store: Store
     graphs: Graphs
     runner: Runner
+    app: Starlette | None = None  # of the user's: http.app
+    requests: RequestFigures = field(default_factory=RequestFigures)
     updates: weakref.WeakValueDictionary[str, asyncio.Lock] = field(default_factory=weakref.WeakValueDictionary)
 
 
@@ -4788,6 +5202,8 @@ def selected(row: JsonObject, select: Sequence[str] | None) -> JsonObject:
 
 async def ok(server: Server, request: Request) -> Response:
     """Health check."""
+    if server.settings.http.disable_meta:
+        return reply({"ok": True})
     if "check_db" in request.query_params and query_number(request, "check_db", 0):
         await server.db.read(lambda conn: Threads(conn).get(""))
     return reply({"ok": True, "services": {}})
@@ -4820,20 +5236,27 @@ async def info(server: Server, request: Request) -> Response:
 
 
 async def metrics(server: Server, request: Request) -> Response:
-    """Queue and workers, as Prometheus text or JSON (`format=json`)."""
+    """Queue, workers and requests, as Prometheus text or JSON (`format=json`)."""
     queue = await server.db.read(lambda conn: Runs(conn).queue())
     workers = server.runner.load()
     if request.query_params.get("format") == "json":
-        return reply({"queue": queue, "api": {}, "workers": workers})
+        return reply({"queue": queue, "api": {"http_requests_total": server.requests.to_json()}, "workers": workers})
     gauges = {
         "lg_api_num_pending_runs": queue["n_pending"],
         "lg_api_num_running_runs": queue["n_running"],
-        "lg_api_pending_runs_wait_time_max_seconds": queue["pending_runs_wait_time_max_secs"],
-        "lg_api_pending_runs_wait_time_med_seconds": queue["pending_runs_wait_time_med_secs"],
         **{f"lg_api_workers_{name}": value for name, value in workers.items()},
     }
     text = "".join(f"# TYPE {name} gauge\n{name} {value}\n" for name, value in gauges.items())
+    text += server.requests.to_prometheus()
     return Response(text, headers={"content-type": "text/plain; version=1.0.0; charset=utf-8"})
+
+
+async def get_ui(server: Server, request: Request) -> Response:
+    """The components that langgraph.json names for a graph. They are written in TSX."""
+    name = request.path_params["assistant_id"]
+    if name not in server.settings.ui:
+        return Response(f"UI not found for graph '{name}'", 404)
+    raise NotServed(f"The components of '{name}' need a JavaScript bundler, which devserver does not have")
 
 
 # -- assistants --
@@ -5132,7 +5555,8 @@ async def search_threads(server: Server, request: Request) -> Response:
     for thread in page.rows:
         row = selected(thread.to_dict(), body.select)
         if body.extract:
-            row["extracted"] = {name: extract(vars(thread), path) for name, path in body.extract.items()}
+            whole = {**vars(thread), "values": thread.values}
+            row["extracted"] = {name: extract(whole, path) for name, path in body.extract.items()}
         rows.append(row)
     return paged(rows, page.more, body.offset, body.limit)
 
@@ -5398,7 +5822,8 @@ async def new_run(server: Server, thread_id: str | None, body: RunCreate) -> New
     await check_run_body(server, body)
     if thread_id is None and body.command and body.command.resume is not None:
         raise BadRequest("You must provide a thread_id when resuming.")
-    return NewRun(thread_id, body.model_copy(update={"assistant_id": assistant_id}), server.graphs.shared())
+    body = body.model_copy(update={"assistant_id": assistant_id})
+    return NewRun(thread_id, body, server.graphs.shared(), headers=CONFIGURABLE_HEADERS.get())
 
 
 async def check_run_body(server: Server, body: RunCreate) -> None:
@@ -5410,28 +5835,38 @@ async def check_run_body(server: Server, body: RunCreate) -> None:
         except ValueError:
             raise Invalid("Invalid checkpoint ID") from None
     if body.webhook:
-        await asyncio.to_thread(check_webhook, body.webhook, server.settings.webhooks)
+        await asyncio.to_thread(check_webhook, body.webhook, server.settings.webhooks.url)
 
 
-def check_webhook(url: str, settings: JsonObject) -> None:
-    """Refuse webhooks that can't be meant. Those to this machine are fine: our neighbours live here."""
+def check_webhook(url: str, allowed: WebhookUrls) -> None:
+    """Refuse webhooks that can't be meant, or may not be. One that is only a path leads to this server."""
     from urllib.parse import urlsplit
 
-    rules = settings.get("url") or {}
-    if len(url) > 4096:
+    if len(url) > allowed.max_url_length:
         raise Invalid("Webhook URL too long")
+    if url.startswith("/") and not url.startswith("//"):
+        if allowed.disable_loopback:
+            raise Invalid("Webhook host blocked: webhooks.url.disable_loopback forbids relative URLs")
+        return
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
+        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError as error:
         raise Invalid(f"Invalid webhook URL: {error}") from None
-    if parts.scheme not in ("http", "https"):
+    if parts.scheme not in ("http", "https") or (allowed.require_https and parts.scheme != "https"):
         raise Invalid(f"Webhook host blocked: scheme '{parts.scheme}' not allowed")
-    if rules and rules.get("require_https", True) and parts.scheme != "https":
-        raise Invalid("Webhook host blocked: scheme 'http' not allowed")
     if not host:
         raise Invalid("Invalid webhook hostname ''")
-    _check_webhook_address(host, bool(rules.get("disable_loopback", False)))
+    if allowed.allowed_domains and not any(_is_in_domain(host, domain.lower()) for domain in allowed.allowed_domains):
+        raise Invalid("Webhook domain not allowed")
+    if allowed.allowed_ports and port not in allowed.allowed_ports:
+        raise Invalid(f"Webhook port {port} not allowed")
+    _check_webhook_address(host, allowed.disable_loopback)
+
+
+def _is_in_domain(host: str, domain: str) -> bool:
+    """`*.example.com` is every subdomain, without example.com itself."""
+    return host.endswith(domain[1:]) if domain.startswith("*.") else host == domain
 
 
 def _check_webhook_address(host: str, disable_loopback: bool) -> None:
@@ -5617,10 +6052,9 @@ async def run_result(server: Server, run: Run, run_log: RunLog) -> bytes:
     """What a run that was waited for comes to: its error, its last values, or its thread's."""
     if run_log.error is not None:
         return b'{"__error__":' + run_log.error + b"}"
-    if run_log.last_values is not None and not run_log.interrupts:
-        return run_log.last_values
-    if run_log.last_values is not None:
-        return to_json({**from_json(run_log.last_values), "__interrupt__": run_log.interrupts})
+    values = run_log.last_values
+    if values is not MISSING:
+        return to_json({**values, "__interrupt__": run_log.interrupts} if run_log.interrupts else values)
     thread = server.db.look(lambda conn: Threads(conn).get(run.thread_id))
     return to_json(thread_result(thread, with_values=True))
 
@@ -5632,7 +6066,7 @@ def thread_result(thread: Thread | None, with_values: bool) -> JsonObject:
     if thread.status == "error":
         return {"__error__": thread.error}
     questions = [question for asked in (thread.interrupts or {}).values() for question in asked]
-    values = thread.values if thread.values is not None else {}
+    values = thread.values if thread.state else {}
     if thread.status == "interrupted" and questions:
         return {**(values if with_values and isinstance(values, dict) else {}), "__interrupt__": questions}
     return cast(JsonObject, values)
@@ -5998,6 +6432,16 @@ async def delete_cron(server: Server, request: Request) -> Response:
     if not await server.db.write(lambda conn: Crons(conn).delete(cron_id)):
         raise NotFound()
     return empty()
+
+
+async def fire_cron(server: Server, request: Request) -> Response:
+    """Make the run of a cron now, even if the cron is disabled; its next date stays as it is."""
+    cron_id = path_id(request, "cron")
+    cron = server.db.look(lambda conn: Crons(conn).get(cron_id))
+    if cron is None:
+        raise NotFound(f"Cron '{cron_id}' not found")
+    run = await server.runner.create(cron_run(cron, server.graphs.shared()))
+    return reply(run.to_dict(), headers=run_headers(run, None))
 
 
 async def search_crons(server: Server, request: Request) -> Response:
@@ -6525,6 +6969,9 @@ class RpcError(Exception):
         super().__init__(message)
         self.code = code
 
+    def value(self) -> JsonObject:
+        return {"code": self.code, "message": str(self)}
+
 
 def needs_extra(name: str, module: str) -> Any:
     """Import an optional package. Raises NotServed naming the extra that brings it."""
@@ -6538,8 +6985,8 @@ async def call_mcp(server: Server, request: Request) -> Response:
     """The Model Context Protocol, stateless: one JSON answer per call."""
     types_ = needs_extra("mcp", "mcp.types")
     try:
-        message = from_json(await read_body(request))
-    except ValueError:
+        message = await read_json(request)
+    except Invalid:
         return reply({"error": "Invalid JSON"}, 400)
     accept = request.headers.get("accept", "")
     if "application/json" not in accept and "text/event-stream" not in accept:
@@ -6552,7 +6999,7 @@ async def call_mcp(server: Server, request: Request) -> Response:
     try:
         answer["result"] = await _mcp_result(server, types_, message["method"], message.get("params") or {})
     except RpcError as error:
-        answer["error"] = {"code": error.code, "message": str(error)}
+        answer["error"] = error.value()
     return reply(answer)
 
 
@@ -6591,18 +7038,14 @@ async def _mcp_result(server: Server, types_: Any, method: Any, params: JsonObje
     return dumped
 
 
-def _tool_name(assistant: Assistant) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]", "", re.sub(r"\s+", "_", assistant.name))[:128]
-
-
 async def _mcp_tools(server: Server, types_: Any, cursor: Any) -> Any:
     offset = int(cursor) if isinstance(cursor, str) and cursor.isascii() and cursor.isdigit() else 0
     body = AssistantSearchRequest(limit=MCP_PAGE, offset=min(offset, SAFE_INTEGER))
     page = await server.db.read(lambda conn: Assistants(conn).search(body))
     tools: dict[str, Any] = {}
     for assistant in page.rows:
-        name = _tool_name(assistant)
-        if name and name not in tools and assistant.graph_id in server.graphs.ids():
+        name = tool_name(assistant.name, assistant.assistant_id)
+        if name not in tools and assistant.graph_id in server.graphs.ids():
             tools[name] = types_.Tool(
                 name=name,
                 title=assistant.name,
@@ -6616,13 +7059,24 @@ async def _mcp_tools(server: Server, types_: Any, cursor: Any) -> Any:
     return types_.ListToolsResult(tools=list(tools.values()), **more)
 
 
-async def _mcp_input_schema(server: Server, assistant: Assistant) -> JsonObject:
-    """The input of the assistant's graph; a list of messages is simplified to the text of one."""
+async def input_schema(server: Server, assistant: Assistant) -> JsonObject:
+    """The JSON schema of what the assistant's graph takes; empty if it has none."""
 
     async def schema(graph: Graph) -> JsonObject:
-        return graph_schemas(graph)["input_schema"] or {}
+        if graph not in INPUT_SCHEMAS:
+            INPUT_SCHEMAS[graph] = _schema(graph.get_input_jsonschema) or {}
+        return INPUT_SCHEMAS[graph]
 
-    made = await of_assistant_graph(server, assistant.assistant_id, schema)
+    return await of_assistant_graph(server, assistant.assistant_id, schema)
+
+
+# A conversation's takes some 20 ms to make, and all assistants of a graph have the same.
+INPUT_SCHEMAS: weakref.WeakKeyDictionary[Graph, JsonObject] = weakref.WeakKeyDictionary()
+
+
+async def _mcp_input_schema(server: Server, assistant: Assistant) -> JsonObject:
+    """The input of the assistant's graph; a list of messages is simplified to the text of one."""
+    made = await input_schema(server, assistant)
     properties = dict(made.get("properties", {}))
     if "messages" in properties:
         properties["messages"] = {
@@ -6635,31 +7089,56 @@ async def _mcp_input_schema(server: Server, assistant: Assistant) -> JsonObject:
 
 
 async def _mcp_call(server: Server, types_: Any, params: JsonObject) -> Any:
-    name = params.get("name")
-    page = await server.db.read(lambda conn: Assistants(conn).search(AssistantSearchRequest(limit=1000)))
-    found = [assistant for assistant in page.rows if _tool_name(assistant) == name]
+    assistant = await _mcp_assistant(server, params.get("name"))
+    body = {
+        "assistant_id": assistant.assistant_id,
+        "input": _mcp_input(params.get("arguments") or {}),
+        "context": params.get("context"),
+    }
+    try:
+        new = await new_run(server, None, validate(RunCreateStateless, body))
+        created, run_log = await server.runner.make_followed(new)
+    except (ApiError, ValueError) as error:
+        raise RpcError(-32602, str(error)) from None
+    server.runner.begin(created)
+    async for _ in run_log.wait_closed():
+        pass
+    check_ended(server, created.run)
+    result = from_json(await run_result(server, created.run, run_log))
+    failure = result.get("__error__") if isinstance(result, dict) else None
+    text = types_.TextContent(type="text", text=failure_text(failure) if failure else repr(result))
+    return types_.CallToolResult(content=[text], **({"is_error": True} if failure else {}))
+
+
+async def _mcp_assistant(server: Server, name: Any) -> Assistant:
+    """The assistant that a tool stands for. Raises RpcError if there is none, or more than one."""
+    known = await server.db.read(lambda conn: Assistants(conn).of_tool(name)) if isinstance(name, str) else []
+    found = []
+    for each in known:
+        with contextlib.suppress(NotFound):
+            if each.graph_id in server.graphs.ids():
+                found.append(await find_assistant(server, each.assistant_id))
     if not found:
         raise RpcError(-32602, f"Unknown tool: {name}")
     if len(found) > 1:
         raise RpcError(-32602, "Multiple tools found with the same name.")
-    arguments, context = params.get("arguments") or {}, params.get("context")
-    body = validate(
-        RunCreateStateless, {"assistant_id": found[0].assistant_id, "input": _mcp_input(arguments), "context": context}
-    )
-    created, run_log = await server.runner.make_followed(await new_run(server, None, body))
-    server.runner.begin(created)
-    async for _ in run_log.wait_closed():
-        pass
-    if server.runner.stopping and server.db.look(lambda conn: Runs(conn).is_live(created.run.run_id)):
-        raise RpcError(-32603, "The server stopped before the run ended.")
-    result = from_json(await run_result(server, created.run, run_log))
-    failure = result.get("__error__") if isinstance(result, dict) else None
-    text = types_.TextContent(type="text", text=failure["error"] if failure else repr(result))
-    return types_.CallToolResult(content=[text], **({"is_error": True} if failure else {}))
+    return found[0]
 
 
-def _mcp_input(arguments: Any) -> Any:
-    if isinstance(arguments, dict) and isinstance(arguments.get("messages"), str):
+def check_ended(server: Server, run: Run) -> None:
+    """Raises RpcError if the log of a run was closed because the server stops."""
+    if server.runner.stopping and server.db.look(lambda conn: Runs(conn).is_live(run.run_id)):
+        raise RpcError(-32603, "The server stopped before the run ended. It goes on when the server starts again.")
+
+
+def failure_text(error: JsonObject) -> str:
+    return f"{error['error']}: {error['message']}" if error["message"] else str(error["error"])
+
+
+def _mcp_input(arguments: Any) -> JsonObject:
+    if not isinstance(arguments, dict):
+        raise RpcError(-32602, "arguments must be an object")
+    if isinstance(arguments.get("messages"), str):
         return {**arguments, "messages": [{"role": "user", "content": arguments["messages"]}]}
     return arguments
 
@@ -6672,6 +7151,641 @@ async def get_mcp(server: Server, request: Request) -> Response:
 async def delete_mcp(server: Server, request: Request) -> Response:
     """There are no sessions to end."""
     return empty(404)
+
+
+# -- the Agent2Agent protocol: every assistant is an agent; a task is a run, with those that answer its questions --
+
+A2A_PAGE = 100
+A2A_SCOPE_HEADER, A2A_SCOPES = "LangGraph-A2A-History-Scope", ("context", "task")
+FINAL_STATES = ("completed", "failed", "canceled")
+FILE_WORDS = {"bytes": "raw", "uri": "url", "name": "filename", "mimeType": "mediaType"}  # in versions 0.3 and 1.0
+# fmt: off
+HISTORY_EXTENSION = {
+    "uri": "https://langchain.com/a2a/extensions/history-scope/v1", "required": False,
+    "description": "Choose task-only or full-context response history",
+    "params": {
+        "header": A2A_SCOPE_HEADER, "values": list(A2A_SCOPES), "default": A2A_SCOPES[0],
+        "methods": ["SendMessage", "GetTask", "ListTasks"],
+    },
+}
+# fmt: on
+
+
+@dataclass(frozen=True)
+class AgentCall:
+    """A JSON-RPC call to an agent. It is answered in the words of version 1.0 or of 0.3, as it was made."""
+
+    server: Server
+    request: Request
+    types: Any  # the SDK's models of version 0.3
+    assistant: Assistant
+    rpc_id: str | int
+    params: JsonObject
+    modern: bool
+
+    def value(self, made: Any) -> JsonObject:
+        """A task or an update as JSON."""
+        value: JsonObject = made.model_dump(by_alias=True, exclude_none=True, mode="json")
+        return modern_words(value) if self.modern else value
+
+    def wrapped(self, made: Any) -> JsonObject:
+        """The same where it may be one of several kinds."""
+        value = self.value(made)
+        names = {"task": "task", "status-update": "statusUpdate", "artifact-update": "artifactUpdate"}
+        return {names[value["kind"]]: value} if self.modern else value
+
+    def frame(self, name: str, value: JsonObject) -> bytes:
+        """A server-sent event with a result, or an error."""
+        answer = {"jsonrpc": "2.0", "id": self.rpc_id, name: value}
+        return sse_frame(Event((0, 0), "message", to_json(answer)), False)
+
+    def text(self, name: str) -> str:
+        """A parameter that is a text, empty if it is not given. Raises RpcError."""
+        value = self.params.get(name) or ""
+        rpc_check(isinstance(value, str), f"{name} must be a string")
+        return str(value)
+
+    def task_id(self) -> str:
+        rpc_check(name := self.text("id"), "Missing required parameter: id (task_id)")
+        return name
+
+    def length(self, options: JsonObject) -> int | None:
+        """How many messages of a task's history to show, and of the scope to show them in. Raises RpcError."""
+        length: int | None = options.get("historyLength")
+        is_count = isinstance(length, int) and not isinstance(length, bool) and length >= 0
+        rpc_check(length is None or is_count, "historyLength must be a non-negative integer")
+        rpc_check(self.scope() in A2A_SCOPES, f"{A2A_SCOPE_HEADER} must be one of {A2A_SCOPES}")
+        return length
+
+    def scope(self) -> str:
+        return self.request.headers.get(A2A_SCOPE_HEADER, A2A_SCOPES[0])
+
+
+def rpc_check(condition: Any, problem: str, code: int = -32602) -> None:
+    """Raises RpcError unless the condition holds."""
+    if not condition:
+        raise RpcError(code, problem)
+
+
+def rpc_error(error: RpcError | ApiError) -> JsonObject:
+    return error.value() if isinstance(error, RpcError) else RpcError(-32602, error.detail).value()
+
+
+async def call_agent(server: Server, request: Request) -> Response:
+    """The Agent2Agent protocol: a JSON-RPC call of one of an agent's methods."""
+    types_ = needs_extra("a2a", "a2a.compat.v0_3.types")
+    rpc_id = None
+    try:
+        message = await _rpc_message(request)
+        rpc_id = message.get("id")
+        if "result" in message and "method" not in message:
+            return empty(202)
+        method, params = _rpc_method(message), message.get("params", {})
+        wanted = "text/event-stream" if method in STREAMING_METHODS else "application/json"
+        accept = request.headers.get("accept") or "*/*"
+        if not any(each in accept for each in (wanted, f"{wanted.partition('/')[0]}/*", "*/*")):
+            return reply({"error": f"Accept header must include {wanted}"}, 400)
+        rpc_check(isinstance(params, dict), "Invalid params: must be an object")
+        assistant = await find_agent(server, request.path_params["assistant_id"])
+        modern = "/" not in message["method"]
+        result = await method(AgentCall(server, request, types_, assistant, message["id"], params, modern))
+    except (RpcError, ApiError) as error:
+        return reply({"jsonrpc": "2.0", "id": rpc_id, "error": rpc_error(error)})
+    return result if isinstance(result, Response) else reply({"jsonrpc": "2.0", "id": rpc_id, "result": result})
+
+
+async def _rpc_message(request: Request) -> JsonObject:
+    """A JSON-RPC message; its id, if it has any, is one. Raises RpcError."""
+    try:
+        message = await read_json(request)
+    except Invalid as error:
+        raise RpcError(-32700, error.detail) from None
+    rpc_check(isinstance(message, dict), "Invalid request: must be an object", -32600)
+    rpc_id = message.get("id")
+    is_id = isinstance(rpc_id, str | int) and not isinstance(rpc_id, bool)
+    rpc_check(is_id, "Invalid request: id must be a string or an integer", -32600)
+    return cast(JsonObject, message)
+
+
+def _rpc_method(message: JsonObject) -> AgentMethod:
+    rpc_check(message.get("jsonrpc") == "2.0", "Invalid request: jsonrpc must be '2.0'", -32600)
+    name = message.get("method")
+    rpc_check(name and isinstance(name, str), "Invalid request: method must be a string", -32600)
+    rpc_check("pushnotificationconfig" not in str(name).lower(), "Push notifications are not supported", -32003)
+    rpc_check(name in AGENT_METHODS, f"Method not found: {name}", -32601)
+    return AGENT_METHODS[str(name)]
+
+
+async def find_agent(server: Server, assistant_id: str) -> Assistant:
+    try:
+        return await find_assistant(server, to_uuid(assistant_id, "assistant"))
+    except (Invalid, NotFound):
+        raise RpcError(-32602, f"Assistant not found: '{assistant_id}'") from None
+
+
+# what a client says
+
+
+def sent_message(call: AgentCall) -> Any:
+    """The message of a call, checked. Raises RpcError."""
+    raw = call.params.get("message")
+    rpc_check(isinstance(raw, dict), "Missing or invalid 'message' in params")
+    raw = cast(JsonObject, raw)
+    parts = raw.get("parts", [])
+    rpc_check(isinstance(parts, list), "Invalid params: 'parts' must be an array")
+    rpc_check(parts, "Message must contain at least one part")
+    for name in ("messageId", "role"):
+        rpc_check(raw.get(name), f"Missing required '{name}' in message")
+    for name in ("contextId", "taskId"):
+        rpc_check(isinstance(raw.get(name) or "", str), f"{name} must be a string")
+    role = str(raw["role"]).removeprefix("ROLE_").lower()
+    raw = {**raw, "role": role, "parts": [_sent_part(part) for part in parts]}
+    try:
+        return call.types.Message.model_validate(raw)
+    except ValidationError as error:
+        raise RpcError(-32602, f"Invalid message: {_validation_detail(error, raw)}") from None
+
+
+def _sent_part(part: Any) -> JsonObject:
+    """A part that a client sent, of either version, in the form of 0.3. Raises RpcError if it is of no known kind."""
+    given = part if isinstance(part, dict) else {}
+    if "kind" not in given and ("raw" in given or "url" in given):
+        return {"kind": "file", "file": {old: given[new] for old, new in FILE_WORDS.items() if new in given}}
+    kind = given.get("kind") or next((kind for kind in ("text", "data") if kind in given), None)
+    known = "Unsupported part type. A2A agents support 'text', 'data', and 'file' parts only."
+    rpc_check(kind in ("text", "data", "file"), known, -32005)
+    return {**given, "kind": kind}
+
+
+def read_parts(message: Any) -> tuple[JsonObject, str | list[JsonObject] | None]:
+    """What a message brings for a graph: its data parts as one object, and its texts and files as the content of
+    a message of the conversation, if there are any."""
+    data: JsonObject = {}
+    blocks = []
+    for part in (part.root for part in message.parts):
+        if part.kind == "data":
+            data |= part.data
+        else:
+            blocks.append({"type": "text", "text": part.text} if part.kind == "text" else _file_block(part.file))
+    if blocks and all(block["type"] == "text" for block in blocks):
+        return data, "\n".join(block["text"] for block in blocks)
+    return data, blocks or None
+
+
+def _file_block(file: Any) -> JsonObject:
+    """A file as a content block of LangChain's messages."""
+    kind = (file.mime_type or "").partition("/")[0]
+    source = {"base64": file.bytes} if hasattr(file, "bytes") else {"url": file.uri}
+    mime_type = {"mime_type": file.mime_type} if file.mime_type else {}
+    name = {"extras": {"filename": file.name}} if file.name else {}
+    return {"type": kind if kind in ("image", "audio", "video") else "file", **source, **mime_type, **name}
+
+
+def graph_input(message: Any, task_id: str) -> JsonObject:
+    """The data parts merged, and what is text or file as one more message."""
+    data, content = read_parts(message)
+    if content is None:
+        return data
+    known = data.get("messages", [])
+    new = {
+        "role": "human" if message.role == "user" else "ai",
+        "content": content,
+        "id": message.message_id,
+        "additional_kwargs": {"a2a": {"task_start_id": task_id}},
+    }
+    return {**data, "messages": [*(known if isinstance(known, list) else [known]), new]}
+
+
+def task_answer(message: Any, task_id: str, asked: list[str]) -> JsonObject:
+    """The command that answers a task's questions (their ids): with `resume` of the data, or the text, or all the
+    data; what is left changes the state. Raises RpcError if it can't be told which question is answered."""
+    data, content = read_parts(message)
+    update: JsonObject = {}
+    if "resume" in data:
+        update = graph_input(message, task_id)
+        resume = update.pop("resume")
+    elif content is not None:
+        resume, update = content, data
+    else:
+        resume = data
+    is_told = len(asked) < 2 or (isinstance(resume, dict) and resume and set(resume) <= set(asked))
+    rpc_check(is_told, f"Several inputs are required: send {{'resume': {{id: answer}}}} with ids of {asked}")
+    return {"resume": resume, "update": update} if update else {"resume": resume}
+
+
+async def check_takes_messages(call: AgentCall) -> None:
+    fields = list((await input_schema(call.server, call.assistant)).get("properties", {}))
+    rpc_check(
+        "messages" in fields,
+        f"Assistant '{call.assistant.assistant_id}' (graph '{call.assistant.graph_id}') does not support A2A "
+        "conversational messages. Graph input schema must include a 'messages' field to accept text or file "
+        f"parts. Available input fields: {fields}",
+    )
+
+
+# what an agent shows
+
+
+def modern_words(value: JsonObject) -> JsonObject:
+    """A task or an update of version 0.3 in the words of 1.0."""
+    status = value.get("status", {})
+    messages = [*value.get("history", ()), *([status["message"]] if "message" in status else ())]
+    artifacts = [*value.get("artifacts", ()), *([value["artifact"]] if "artifact" in value else ())]
+    if status:
+        status["state"] = f"TASK_STATE_{status['state'].upper().replace('-', '_')}"
+    for message in messages:
+        message["role"] = f"ROLE_{message['role'].upper()}"
+    for each in (*messages, *artifacts):
+        each["parts"] = [
+            {FILE_WORDS[key]: value for key, value in part["file"].items()} if part["kind"] == "file" else part
+            for part in each["parts"]
+        ]
+    return value
+
+
+def message_parts(message: JsonObject) -> list[JsonObject]:
+    """What a message of a thread holds, as A2A parts: its texts and files, or a tool's result."""
+    content = message.get("content")
+    if message.get("type") == "tool":
+        result = {key: message.get(key) for key in ("content", "name", "status")}
+        return [{"kind": "data", "data": {"tool_results": [{**result, "toolCallId": message.get("tool_call_id")}]}}]
+    blocks = content if isinstance(content, list) else [content]
+    return [part for block in blocks if (part := _block_part(block))]
+
+
+def _block_part(block: Any) -> JsonObject | None:
+    text = block.get("text") if isinstance(block, dict) else block
+    if isinstance(text, str):
+        return {"kind": "text", "text": text} if text else None
+    if not isinstance(block, dict) or not (block.get("base64") or block.get("url")):
+        return None
+    name = (block.get("extras") or {}).get("filename")
+    file = {"bytes": block.get("base64"), "uri": block.get("url"), "mimeType": block.get("mime_type"), "name": name}
+    return {"kind": "file", "file": {key: value for key, value in file.items() if value is not None}}
+
+
+def conversation(types_: Any, thread: Thread) -> list[Any]:
+    """The messages of a thread that say something, each with the task that it belongs to, if any."""
+    said, task_id, values = [], None, thread.values
+    messages = values.get("messages") if isinstance(values, dict) else None
+    for number, message in enumerate(messages if isinstance(messages, list) else ()):
+        with contextlib.suppress(AttributeError, TypeError, ValidationError):  # it is no message
+            is_user = message["type"].lower().startswith("human")
+            marks = (message.get("additional_kwargs") or {}).get("a2a")
+            start = marks.get("task_start_id") if isinstance(marks, dict) else None
+            if start or is_user:
+                task_id = f"{thread.thread_id}:{start}" if start else None
+            ids = {"message_id": message.get("id") or str(number), "context_id": thread.thread_id, "task_id": task_id}
+            parts = message_parts(message)
+            if parts and message["type"] != "system":
+                said.append(types_.Message(role="user" if is_user else "agent", parts=parts, **ids))
+    return said
+
+
+def task_ids(run: Run) -> JsonObject:
+    """The ids of a run's task, as the models' fields."""
+    return {"context_id": run.thread_id, "task_id": f"{run.thread_id}:{run.task_id}"}
+
+
+def task_status(call: AgentCall, run: Run, state: str, parts: list[Any], timestamp: str) -> Any:
+    """A status, with what the agent has to say."""
+    message = call.types.Message(message_id=str(uuid.uuid4()), role="agent", parts=parts, **task_ids(run))
+    return call.types.TaskStatus(state=state, message=message if parts else None, timestamp=timestamp)
+
+
+def present_status(call: AgentCall, task: Task, thread: Thread, note: str = "") -> Any:
+    """A task's status; a failure says what has failed, anything else has the note."""
+    if task.state == "failed":
+        error = thread.error if task.latest else None
+        note = f"Error executing assistant{': ' + failure_text(error) if error else ''}"
+    parts = [{"kind": "text", "text": note}] if note else []
+    return task_status(call, task.run, task.state, parts, task.run.updated_at)
+
+
+def task_artifacts(call: AgentCall, task: Task, thread: Thread, history: list[Any]) -> list[Any]:
+    """What a task has come to: the questions that wait for an answer, or the agent's last message, or else its
+    graph's values, if no later run has changed them."""
+    name, description, parts = "Interrupt", "Agent requires input to continue", []
+    if task.state == "input-required":
+        parts = [{"kind": "data", "data": question} for question in questions(thread)]
+    elif task.state == "completed":
+        name, description = "Assistant Response", f"Response from assistant {call.assistant.assistant_id}"
+        task_id = task_ids(task.run)["task_id"]
+        for said in history:
+            if said.task_id == task_id and said.role == "agent" and said.parts[0].root.kind != "data":
+                parts = said.parts
+        if task.latest and not parts:
+            parts = [{"kind": "text", "text": repr(thread.values)}]
+    artifact_id = str(uuid.uuid5(uuid.UUID(task.run.run_id), "artifact"))
+    made = call.types.Artifact(artifact_id=artifact_id, name=name, description=description, parts=parts)
+    return [made] if parts else []
+
+
+def questions(thread: Thread) -> list[JsonObject]:
+    return [question for asked in (thread.interrupts or {}).values() for question in asked]
+
+
+def shown_task(call: AgentCall, run: Run, status: Any, history: list[Any], length: int | None, **more: Any) -> Any:
+    """A task with the last `length` messages of its history."""
+    ids = task_ids(run)
+    kept = None if length == 0 else history[-(length or 0) :]
+    return call.types.Task(id=ids["task_id"], context_id=ids["context_id"], status=status, history=kept, **more)
+
+
+def present_task(call: AgentCall, task: Task, thread: Thread, length: int | None, note: str = "") -> Any:
+    """A task as it is, with its artifacts, and the history of its context or of it alone."""
+    history, task_id = conversation(call.types, thread), task_ids(task.run)["task_id"]
+    if call.scope() == "task":
+        history = [message for message in history if message.task_id == task_id]
+    artifacts = task_artifacts(call, task, thread, history) or None
+    return shown_task(call, task.run, present_status(call, task, thread, note), history, length, artifacts=artifacts)
+
+
+# the methods
+
+
+class Started(NamedTuple):
+    """A run that goes on for a task, and its log."""
+
+    run: Run
+    run_log: RunLog
+
+
+async def find_task(call: AgentCall, name: str, context: str | None, where: str = "") -> tuple[Task, Thread]:
+    """A task of the agent by `THREAD:RUN`, or by the run's id and its context. Raises RpcError."""
+    thread_id, _, task_id = name.rpartition(":")
+    call.request.path_params["thread_id"] = thread_id or context or ""  # where find_thread looks for it
+    task = None
+    with contextlib.suppress(Invalid, NotFound):
+        thread, task_id = await find_thread(call.server, call.request), to_uuid(task_id, "run")
+        if not context or to_uuid(context, "thread") == thread.thread_id:
+            task = call.server.db.look(lambda conn: Tasks(conn).get(thread.thread_id, task_id))
+    if task is None or task.run.assistant_id != call.assistant.assistant_id:
+        raise RpcError(-32001, f"Task not found: {name}{where}")
+    return task, thread
+
+
+async def start_task(call: AgentCall, message: Any, modes: list[str], follower: Follower | None = None) -> Started:
+    """Start a run for a message: of a new task, or of the one that the message names. Raises RpcError."""
+    server, run_id = call.server, new_id()
+    thread_id, task_id, command = message.context_id or new_id(), run_id, None
+    if read_parts(message)[1] is not None:
+        await check_takes_messages(call)
+    if message.task_id:
+        task, thread = await find_task(call, message.task_id, message.context_id)
+        rpc_check(task.state not in FINAL_STATES, "A terminal task cannot accept another message", -32004)
+        thread_id, task_id = thread.thread_id, str(task.run.task_id)
+        if task.state == "input-required":
+            command = task_answer(message, task_id, [each["id"] for each in questions(thread)])
+    body = {
+        "assistant_id": call.assistant.assistant_id,
+        "metadata": {"a2a": {"task_start_id": task_id}},
+        "if_not_exists": "create",
+        "stream_mode": modes,
+        **({"command": command} if command else {"input": graph_input(message, task_id)}),
+    }
+    try:
+        new = await new_run(server, str(uuid.UUID(thread_id)), validate(RunCreateStateful, body))
+        created, run_log = await server.runner.make_followed(replace(new, run_id=run_id, task_id=task_id), follower)
+    except (ApiError, ValueError) as error:
+        detail = "Invalid thread ID" if "hexadecimal UUID" in str(error) else str(error)
+        raise RpcError(-32602, f"Failed to create run: {detail}") from None
+    server.runner.begin(created)
+    return Started(created.run, run_log)
+
+
+async def ended_task(call: AgentCall, started: Started) -> tuple[Task, Thread]:
+    """A task whose run is over, and its thread with what that run left in it. Raises RpcError."""
+    run, run_log = started
+    check_ended(call.server, run)
+    task, thread = await find_task(call, task_ids(run)["task_id"], None)
+    if task.run.run_id == run.run_id:  # later runs may have changed the thread
+        state = thread.state if run_log.last_values is MISSING else to_json(run_log.last_values).decode()
+        error = thread.error if run_log.error is None else from_json(run_log.error)
+        task, thread = replace(task, latest=True), replace(thread, state=state, error=error)
+    return task, thread
+
+
+def message_options(call: AgentCall) -> JsonObject:
+    """How a message is to be answered. Raises RpcError for what can't be."""
+    options = call.params.get("configuration") or {}
+    rpc_check(isinstance(options, dict), "configuration must be an object")
+    pushes = options.get("pushNotificationConfig") or options.get("taskPushNotificationConfig")
+    rpc_check(not pushes, "Push notifications are not supported", -32003)
+    return cast(JsonObject, options)
+
+
+def submitted(call: AgentCall, message: Any, started: Started, length: int | None) -> Any:
+    """A task that has just begun, with the message that began it."""
+    status = task_status(call, started.run, "submitted", [], started.run.updated_at)
+    return shown_task(call, started.run, status, [message.model_copy(update=task_ids(started.run))], length)
+
+
+async def send_message(call: AgentCall) -> JsonObject:
+    options = message_options(call)
+    length, message = call.length(options), sent_message(call)
+    started = await start_task(call, message, ["values"])
+    if options.get("blocking") is False or options.get("returnImmediately") is True:
+        return call.wrapped(submitted(call, message, started, length))
+    async for _ in started.run_log.wait_closed():
+        pass
+    return call.wrapped(present_task(call, *await ended_task(call, started), length))
+
+
+async def stream_message(call: AgentCall) -> Response:
+    length, message, follower = call.length(message_options(call)), sent_message(call), Follower()
+    started = await start_task(call, message, ["values", "messages"], follower)
+    return task_stream(call, submitted(call, message, started, length), started, follower)
+
+
+async def resubscribe_task(call: AgentCall) -> Response:
+    task, thread = await find_task(call, call.task_id(), call.text("contextId"))
+    first, follower = present_task(call, task, thread, call.length({})), Follower()
+    run_log = await live_log(call.server, task.run, follower, None)
+    if run_log is None:
+        raise RpcError(-32004, f"There is nothing to follow: the task is {task.state}")
+    return task_stream(call, first, Started(task.run, run_log), follower)
+
+
+def task_stream(call: AgentCall, first: Any, started: Started, follower: Follower) -> Response:
+    frames = with_heartbeats(task_frames(call, first, started, follower))
+    return event_stream(call.server, None, frames, {"content-type": "text/event-stream"}, cancel=False)
+
+
+async def task_frames(call: AgentCall, first: Any, started: Started, follower: Follower) -> AsyncIterator[list[bytes]]:
+    """A task's updates while its run goes on, in batches of events; the last one says how it ended."""
+    types_, ids, run = call.types, task_ids(started.run), started.run
+
+    def frame(made: Any) -> bytes:
+        return call.frame("result", call.wrapped(made))
+
+    yield [frame(first)]
+    said: list[JsonObject] = []
+    async for batch in started.run_log.follow(follower):
+        frames = []
+        for parts in filter(None, map(_agent_parts, batch)):
+            if parts != said:
+                status = task_status(call, run, "working", parts, now())
+                frames.append(frame(types_.TaskStatusUpdateEvent(status=status, final=False, **ids)))
+            said = parts
+        yield frames
+    try:
+        task, thread = await ended_task(call, started)
+    except RpcError as error:
+        yield [call.frame("error", error.value())]
+        return
+    whole = {"append": False, "last_chunk": True} if task.state == "completed" else {}
+    for artifact in task_artifacts(call, task, thread, conversation(types_, thread)):
+        yield [frame(types_.TaskArtifactUpdateEvent(artifact=artifact, **whole, **ids))]
+    yield [frame(types_.TaskStatusUpdateEvent(status=present_status(call, task, thread), final=True, **ids))]
+
+
+def _agent_parts(event: Event) -> list[JsonObject]:
+    """What the agent has said so far in the message that an event is about."""
+    if event.name not in ("messages/partial", "messages/complete"):
+        return []
+    (message,) = from_json(event.data)
+    return message_parts(message) if message["type"].lower().startswith("ai") else []
+
+
+async def get_task(call: AgentCall) -> JsonObject:
+    name, context, length = call.task_id(), call.text("contextId"), call.length(call.params)
+    task, thread = await find_task(call, name, context, f" in context '{context}'" if context else "")
+    note = "Task completed successfully" if task.state == "completed" else ""
+    return {**call.value(present_task(call, task, thread, length, note)), "id": name}
+
+
+async def cancel_task(call: AgentCall) -> JsonObject:
+    """Stop what goes on for a task; one that waits for an answer will not get it."""
+    server, name, context, length = call.server, call.task_id(), call.text("contextId"), call.length({})
+    task, thread = await find_task(call, name, context)
+    before = task.state
+    if before == "input-required":
+        await server.db.write(end_waiting, task.run)
+    elif before not in FINAL_STATES:
+        live = server.db.look(lambda conn: Runs(conn).live(thread.thread_id))
+        mine = [run for run in live if run.task_id == task.run.task_id]
+        logs = [await live_log(server, run, None, None) for run in mine]
+        await server.runner.cancel([(run.thread_id, run.run_id) for run in mine], "interrupt", "canceled by its client")
+        for run_log in filter(None, logs):
+            async for _ in run_log.wait_closed():
+                pass
+    task, thread = await find_task(call, name, context)
+    is_canceled = before not in FINAL_STATES and task.state == "canceled"
+    rpc_check(is_canceled, "Task is not cancelable in its current state", -32002)
+    return {**call.value(present_task(call, task, thread, length)), "id": name}
+
+
+def end_waiting(conn: sqlite3.Connection, run: Run) -> None:
+    """End a task that waits for an answer, unless it has just got one."""
+    waiting = Tasks(conn).waiting(run.thread_id)
+    if waiting and waiting.run.run_id == run.run_id:
+        Runs(conn).set_status(run.run_id, "interrupted")
+
+
+async def list_tasks(call: AgentCall) -> JsonObject:
+    size, length = call.params.get("pageSize", A2A_PAGE), call.length(call.params)
+    is_size = isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= A2A_PAGE
+    rpc_check(is_size, f"pageSize must be an integer between 1 and {A2A_PAGE}.")
+    token, state, since = call.text("pageToken") or "0", call.text("status"), call.text("statusTimestampAfter")
+    rpc_check(re.fullmatch(r"[0-9]{1,18}", token), f"Invalid page token: '{token}'.")
+    states = {f"TASK_STATE_{each.name.upper()}": each.value for each in call.types.TaskState}
+    rpc_check(state in ("", *states, *states.values()), f"Invalid status value: '{state}'.")
+    page, total = await call.server.db.read(
+        lambda conn: Tasks(conn).search(
+            call.assistant.assistant_id,
+            call.text("contextId") or None,
+            states.get(state, state) or None,
+            moment(parse_moment(since, "statusTimestampAfter")) if since else None,
+            size,
+            int(token),
+        )
+    )
+    tasks = []
+    for found in page:
+        with contextlib.suppress(RpcError):  # gone meanwhile
+            task, thread = await find_task(call, task_ids(found.run)["task_id"], None)
+            shown = call.value(present_task(call, task, thread, length))
+            tasks.append(
+                {**shown, "artifacts": shown.get("artifacts", []) if call.params.get("includeArtifacts") else []}
+            )
+    following = int(token) + size
+    following_token = str(following) if following < total else ""
+    return {"tasks": tasks, "totalSize": total, "pageSize": len(tasks), "nextPageToken": following_token}
+
+
+async def get_extended_card(call: AgentCall) -> JsonObject:
+    return await agent_card(call.server, call.request, call.assistant)
+
+
+AgentMethod = Callable[[AgentCall], Coroutine[Any, Any, JsonObject | Response]]
+AGENT_METHODS: dict[str, AgentMethod] = {
+    "message/send": send_message,
+    "message/stream": stream_message,
+    "tasks/get": get_task,
+    "tasks/cancel": cancel_task,
+    "tasks/resubscribe": resubscribe_task,
+    "SendMessage": send_message,
+    "SendStreamingMessage": stream_message,
+    "GetTask": get_task,
+    "CancelTask": cancel_task,
+    "SubscribeToTask": resubscribe_task,
+    "ListTasks": list_tasks,
+    "GetExtendedAgentCard": get_extended_card,
+}
+STREAMING_METHODS = (stream_message, resubscribe_task)
+
+
+# the card
+
+
+async def agent_card(server: Server, request: Request, assistant: Assistant) -> JsonObject:
+    """What an agent can do, and where: at the address that the client has reached, whatever it calls it."""
+    schema = await input_schema(server, assistant)
+    fields = list(schema.get("properties", {}))
+    scope = request.scope
+    host, port = scope["server"]
+    host = f"[{host}]" if ":" in host else host
+    url = f"{scope['scheme']}://{host}:{port}{scope.get('root_path', '')}/a2a/{assistant.assistant_id}"
+    description = assistant.description or f"{assistant.name} assistant"
+    modes = assistant.metadata.get("a2a")
+    modes = modes if isinstance(modes, dict) else {}
+    inputs, outputs = (modes.get(key) or ["application/json", "text/plain"] for key in ("input_modes", "output_modes"))
+    takes = {"required": schema.get("required", []), "properties": fields, "supportsA2A": "messages" in fields}
+    # fmt: off
+    return {
+        "name": assistant.name, "description": description, "url": url, "version": __version__,
+        "supportedInterfaces": [{"protocolBinding": "JSONRPC", "protocolVersion": "1.0", "url": url}],
+        "capabilities": {
+            "streaming": True, "pushNotifications": False, "stateTransitionHistory": False,
+            "extensions": [HISTORY_EXTENSION],
+        },
+        "defaultInputModes": inputs, "defaultOutputModes": outputs,
+        "skills": [{
+            "id": f"{assistant.assistant_id}-main", "name": f"{assistant.name} Capabilities",
+            "description": description, "tags": ["assistant", "langgraph"], "examples": [],
+            "inputModes": inputs, "outputModes": outputs, "metadata": {"inputSchema": takes},
+        }],
+    }
+    # fmt: on
+
+
+async def get_agent_card(server: Server, request: Request) -> Response:
+    """The card of an assistant as an agent."""
+    return await show_card(server, request, request.path_params["assistant_id"])
+
+
+async def find_agent_card(server: Server, request: Request) -> Response:
+    """The card of the assistant that the query names."""
+    return await show_card(server, request, request.query_params.get("assistant_id", ""))
+
+
+async def show_card(server: Server, request: Request, assistant_id: str) -> Response:
+    needs_extra("a2a", "a2a.compat.v0_3.types")
+    try:
+        return reply(await agent_card(server, request, await find_agent(server, assistant_id)))
+    except (RpcError, ApiError) as error:
+        return reply({"error": rpc_error(error)}, 400)
 
 
 ########################################################################################################
@@ -6869,12 +7983,24 @@ ROUTES = [
     Operation("GET", "/runs/crons/{cron_id}", get_cron, None, "Cron", also="404"),
     Operation("PATCH", "/runs/crons/{cron_id}", update_cron, CronPatch, "Cron", also="400 404"),
     Operation("DELETE", "/runs/crons/{cron_id}", delete_cron, status=204, also="404"),
+    Operation("POST", "/runs/crons/{cron_id}/fire", fire_cron, None, "Run", also="400 404 409"),
     Operation(
         "POST", "/threads/{thread_id}/runs/crons", create_cron_for_thread, ThreadCronCreate, "Cron", also="400 404"
     ),
     Operation("POST", "/mcp/", call_mcp, JsonObject, "object", also="202 307 400=object 501"),
     Operation("GET", "/mcp/", get_mcp, status=405, also="307"),
     Operation("DELETE", "/mcp/", delete_mcp, status=404, also="307"),
+    Operation("POST", "/a2a/{assistant_id}", call_agent, JsonObject, "object|stream", also="202 400=object 501"),
+    Operation("GET", "/a2a/{assistant_id}", get_agent_card, None, "object", also="400=object 501"),
+    Operation(
+        "GET",
+        "/.well-known/agent-card.json",
+        find_agent_card,
+        None,
+        "object",
+        query="assistant_id!:uuid",
+        also="400=object 501",
+    ),
     Operation("PUT", "/store/items", put_item, StorePutRequest, status=204, also="400 422=text|ErrorResponse"),
     Operation(
         "GET",
@@ -6904,13 +8030,6 @@ ROUTES = [
     ),
 ]
 
-# Parts of the API that this version does not serve: (methods, path).
-NOT_SERVED = [
-    (("GET", "POST", "DELETE"), "/a2a/{assistant_id}"),
-    (("GET",), "/a2a/{assistant_id}/.well-known/agent-card.json"),
-    (("GET",), "/.well-known/agent-card.json"),
-    (("POST",), "/ui/{assistant_id}"),
-]
 ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 # What operations give, for the OpenAPI document: fields with their types; "?" after a name for those that may be
@@ -7127,7 +8246,21 @@ def openapi() -> JsonObject:
 
 async def get_openapi(server: Server, request: Request) -> Response:
     """The OpenAPI document."""
-    return reply(openapi())
+    return reply(served_openapi(server))
+
+
+def served_openapi(server: Server) -> JsonObject:
+    """The OpenAPI document, without what langgraph.json takes away, with what a FastAPI app in http.app adds."""
+    document, http = openapi(), server.settings.http
+    paths = {path: operations for path, operations in document["paths"].items() if not http.disables(path)}
+    schemas = document["components"]["schemas"]
+    custom = server.app.openapi() if server.app and hasattr(server.app, "openapi") else {}
+    return {
+        **document,
+        **({"servers": [{"url": http.mount_prefix}]} if http.mount_prefix else {}),
+        "paths": {**paths, **custom.get("paths", {})},
+        "components": {"schemas": {**schemas, **custom.get("components", {}).get("schemas", {})}},
+    }
 
 
 def _docs_row(method: str, path: str, operation: JsonObject) -> str:
@@ -7138,10 +8271,12 @@ def _docs_row(method: str, path: str, operation: JsonObject) -> str:
         names = dict.fromkeys(re.findall(r"#/components/schemas/(\w+)", str(value)))
         return ", ".join(f'<a href="#{name}">{name}</a>' for name in names)
 
-    takes = [p["name"] for p in operation["parameters"] if p["in"] != "path"]
-    gives = [f"{status} {models(said) if status < '300' else ''}" for status, said in operation["responses"].items()]
+    takes = [p["name"] for p in operation.get("parameters", ()) if p["in"] != "path"]
+    gives = [
+        f"{status} {models(said) if status < '300' else ''}" for status, said in operation.get("responses", {}).items()
+    ]
     return (
-        f"<tr><td><b>{method.upper()}</b><td><code>{escape(path)}</code><td>{escape(operation['summary'])}"
+        f"<tr><td><b>{method.upper()}</b><td><code>{escape(path)}</code><td>{escape(operation.get('summary', ''))}"
         f"<td>{', '.join(filter(None, [models(operation.get('requestBody')), *takes]))}<td>{' '.join(gives)}"
     )
 
@@ -7150,25 +8285,23 @@ async def get_docs(server: Server, request: Request) -> Response:
     """The API for people: one page without anything from elsewhere."""
     from html import escape
 
-    paths = openapi()["paths"]
-    rows = [_docs_row(method, path, each) for path, methods in paths.items() for method, each in methods.items()]
+    document = served_openapi(server)
+    rows = [
+        _docs_row(method, path, each) for path, methods in document["paths"].items() for method, each in methods.items()
+    ]
     schemas = "".join(
         f'<details id="{name}"><summary>{name}</summary><pre>{escape(json.dumps(schema, indent=2))}</pre></details>'
-        for name, schema in openapi()["components"]["schemas"].items()
+        for name, schema in document["components"]["schemas"].items()
     )
     return HTMLResponse(
         "<!doctype html><html lang=en><meta charset=utf-8><title>devserver</title>"
         "<style>body{font:15px/1.5 system-ui;margin:2rem auto;max-width:90rem;padding:0 1rem}"
         "td{padding:.2rem .8rem .2rem 0;vertical-align:top}pre{background:#f6f6f6;padding:1rem}"
         "summary{cursor:pointer}</style>"
-        f"<h1>devserver {__version__}</h1><p>The LangGraph Server API. <a href=/openapi.json>openapi.json</a>"
+        f"<h1>devserver {__version__}</h1><p>The LangGraph Server API. <a href=openapi.json>openapi.json</a>"
         "<h2>Operations</h2><table><tr><th><th><th><th align=left>takes<th align=left>gives"
         f"{''.join(rows)}</table><h2>Schemas</h2>{schemas}"
     )
-
-
-async def not_served(server: Server, request: Request) -> Response:
-    raise NotServed(f"{request.method} {request.url.path} is not served by devserver {__version__}")
 
 
 async def not_found(server: Server, request: Request) -> Response:
@@ -7187,7 +8320,7 @@ async def _mcp_endpoint(request: Request) -> Response:
     return await handler(request.app.state.server, request)
 
 
-def _routes() -> list[BaseRoute]:
+def _routes(http: HttpSettings) -> list[BaseRoute]:
     single: list[tuple[str, Handler]] = [
         ("/", ok),
         ("/ok", ok),
@@ -7201,8 +8334,6 @@ def _routes() -> list[BaseRoute]:
     for path, _ in single:  # other methods, and a slash too many, find nothing
         routes.append(Route(path, _endpoint(not_found), methods=ALL_METHODS))
         routes.append(Route(f"{path}/", _endpoint(not_found), methods=ALL_METHODS))
-    for methods, path in NOT_SERVED:
-        routes += [Route(path, _endpoint(not_served), methods=[method]) for method in methods]
     for operation in ROUTES:
         if operation.path not in dict(single) and not operation.path.startswith("/mcp"):
             route = Route(operation.path, _endpoint(operation.handler), methods=[operation.method])
@@ -7210,7 +8341,12 @@ def _routes() -> list[BaseRoute]:
                 route.methods.discard("HEAD")  # its connection would be busy until the stream ends, if it ever does
             routes.append(route)
     routes.append(Route("/mcp", _mcp_endpoint, methods=["GET", "POST", "DELETE"]))
-    return routes
+    routes.append(Route("/ui/{assistant_id}", _endpoint(get_ui), methods=["POST"]))
+    routes.append(Route("/.well-known/agent.json", _endpoint(find_agent_card), methods=["GET"]))
+    for name in ("agent-card.json", "agent.json"):
+        path = f"/a2a/{{assistant_id}}/.well-known/{name}"
+        routes.append(Route(path, _endpoint(get_agent_card), methods=["GET"]))
+    return [route for route in routes if not http.disables(getattr(route, "path", "").rstrip("/") or "/")]
 
 
 async def on_error(request: Request, error: Exception) -> Response:
@@ -7295,22 +8431,103 @@ class Guard:
 
 def cors_settings(settings: Settings, studio: bool) -> JsonObject:
     """Loopback origins on any port, and what langgraph.json allows besides."""
-    cors = settings.cors
-    pattern = cors.get("allow_origin_regex")
+    cors = settings.http.cors
+    pattern = cors.allow_origin_regex
     return {
-        "allow_origins": [*cors.get("allow_origins", []), *([STUDIO_ORIGIN] if studio else [])],
+        **cors.model_dump(),
+        "allow_origins": [*cors.allow_origins, *([STUDIO_ORIGIN] if studio else [])],
         "allow_origin_regex": f"{_LOOPBACK_ORIGIN}|{pattern}" if pattern else _LOOPBACK_ORIGIN,
-        "allow_methods": cors.get("allow_methods", ["*"]),
-        "allow_headers": cors.get("allow_headers", ["*"]),
-        "allow_credentials": bool(cors.get("allow_credentials", False)),
-        "expose_headers": cors.get("expose_headers", ["x-pagination-total", "x-pagination-next", "content-location"]),
-        "max_age": cors.get("max_age", 600),
     }
 
 
-def create_app(server: Server, host: str = "127.0.0.1", studio: bool = False) -> Starlette:
-    """The ASGI application of a server that was started."""
-    cors = cors_settings(server.settings, studio)
+class Metered:
+    """Counts every request once it is answered, but those that only look after the server."""
+
+    def __init__(self, app: asgi.ASGIApp, figures: RequestFigures) -> None:
+        self.app = app
+        self._figures = figures
+
+    async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 500
+
+        async def send_noticing(message: asgi.Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_noticing)
+        finally:
+            path = getattr(scope.get("route"), "path", "")  # as a template
+            if path not in (*META_PATHS, "/ok"):
+                self._figures.add(scope["method"], path, status, (time.perf_counter() - began) * 1000)
+
+
+class HeadersToConfigurable:
+    """Takes from each request's headers what langgraph.json wants in the configurable of its runs."""
+
+    def __init__(self, app: asgi.ASGIApp, patterns: HeaderPatterns) -> None:
+        self.app = app
+        self._patterns = patterns
+
+    async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+        CONFIGURABLE_HEADERS.set(self._patterns.select(scope["headers"]))
+        await self.app(scope, receive, send)
+
+
+# -- the user's app --
+
+
+class ApiRoute(BaseRoute):
+    """The whole API as the last route of the user's app: it matches what the API serves, and nothing else."""
+
+    def __init__(self, api: Starlette) -> None:
+        self.api = api
+
+    def matches(self, scope: asgi.Scope) -> tuple[Match, asgi.Scope]:
+        return max((route.matches(scope)[0] for route in self.api.routes), key=lambda match: match.value), {}
+
+    async def handle(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+        inner = dict(scope)  # in which the API is the app
+        await self.api(inner, receive, send)
+        scope["route"] = inner.get("route")
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
+        return self.api.url_path_for(name, **path_params)
+
+
+def load_app(settings: Settings) -> Starlette | None:
+    """The app that http.app names. Raises StartError."""
+    target = settings.http.app
+    if not target:
+        return None
+    source, _, variable = target.rpartition(":")
+    if not source or Path(source).suffix in JAVASCRIPT:
+        raise StartError(f"{settings.path}: http.app must be 'file.py:variable' or 'module:variable', not '{target}'")
+    app = import_object(f"http.app ({target})", source, variable, settings.path)
+    if not isinstance(app, Starlette):
+        raise StartError(f"http.app ({target}) is a {type(app).__name__}, not a Starlette or FastAPI application")
+    return app
+
+
+def around_api(app: Starlette, api: Starlette) -> Starlette:
+    """The user's app with the API behind it: its middleware runs for both, its routes go first."""
+    # FastAPI's documents go: ours include what they have, and need nothing from elsewhere
+    documents = {getattr(app, "openapi_url", None), getattr(app, "docs_url", None)} & {*META_PATHS}
+    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") not in documents]
+    app.router.routes.append(ApiRoute(api))
+    app.exception_handlers.setdefault(HTTPException, cast(Any, on_error))
+    return app
+
+
+# -- the whole --
+
+
+def _starlette(server: Server, routes: list[BaseRoute], **options: Any) -> Starlette:
     handled: list[type[Exception]] = [
         ApiError,
         HTTPException,
@@ -7321,16 +8538,26 @@ def create_app(server: Server, host: str = "127.0.0.1", studio: bool = False) ->
         ClientDisconnect,
         Exception,
     ]
-    app = Starlette(
-        routes=_routes(),
-        exception_handlers={kind: cast(Any, on_error) for kind in handled},
-        middleware=[
-            Middleware(Guard, host=host, allowed_hosts=server.settings.allowed_hosts, cors=cors),
-            Middleware(CORSMiddleware, **cors),
-        ],
-    )
+    app = Starlette(routes=routes, exception_handlers={kind: cast(Any, on_error) for kind in handled}, **options)
     app.state.server = server
     return app
+
+
+def create_app(server: Server, host: str = "127.0.0.1", studio: bool = False) -> asgi.ASGIApp:
+    """The ASGI application of a server that was started, from the inside out."""
+    http, cors = server.settings.http, cors_settings(server.settings, studio)
+    headers = Middleware(HeadersToConfigurable, patterns=http.configurable_headers)
+    app = _starlette(server, _routes(http), middleware=[headers] if http.configurable_headers.includes else [])
+    if server.app:
+        app = around_api(server.app, app)
+    if http.mount_prefix:
+        served = app
+        health: list[tuple[str, Handler]] = [("/ok", ok), ("/", ok), ("/metrics", metrics)]
+        outside = [Route(path, _endpoint(handler)) for path, handler in health if not http.disables(path)]
+        routes = [Mount(http.mount_prefix, served), *outside]
+        app = _starlette(server, routes, lifespan=lambda _: served.router.lifespan_context(served))
+    guarded_app = Guard(CORSMiddleware(app, **cors), host, http.allowed_hosts, cors)
+    return Metered(guarded_app, server.requests)
 
 
 def sync_system_assistants(conn: sqlite3.Connection, graphs: list[LoadedGraph]) -> None:
@@ -7364,20 +8591,22 @@ def sync_system_assistants(conn: sqlite3.Connection, graphs: list[LoadedGraph]) 
             Assistants(conn).delete(assistant_id)
 
 
-async def start_server(settings: Settings, db: Db, max_concurrency: int) -> Server:
+async def start_server(settings: Settings, db: Db, max_concurrency: int, address: str) -> Server:
     """Open the database, load the graphs, go on with what was left. Raises StartError."""
     await db.open()
     try:
         saver, store = Saver(db), Store(db)
         graphs = Graphs(settings, saver, store)
         graphs.load()
+        app = load_app(settings)
         await db.write(sync_system_assistants, graphs.all())
-        runner = Runner(db, graphs, saver, max_concurrency)
+        runner = Runner(db, graphs, saver, WebhookSender(db, settings, address), max_concurrency)
         await runner.start()
+        db.announce(f"{address}{settings.http.mount_prefix}")
     except BaseException:
         await db.close()
         raise
-    return Server(settings, db, saver, store, graphs, runner)
+    return Server(settings, db, saver, store, graphs, runner, app)
 
 
 async def stop_server(server: Server) -> None:
@@ -7425,10 +8654,10 @@ async def reload(server: Server, changed: list[str]) -> None:
         log.exception("%s changed, but the last good graphs stay", ", ".join(changed))
         return
     new, old = server.graphs.settings, server.settings
-    if (new.env, new.cors, new.allowed_hosts, new.webhooks) != (old.env, old.cors, old.allowed_hosts, old.webhooks):
-        log.warning("changes of env, http and webhooks take effect when the server starts again")
+    if (new.env, new.http, new.webhooks, new.ui) != (old.env, old.http, old.webhooks, old.ui):
+        log.warning("changes of env, http, ui and webhooks take effect when the server starts again")
     await server.db.write(sync_system_assistants, server.graphs.all())
-    log.info("%s changed: graphs reloaded", ", ".join(changed))
+    log.info("%s changed: graphs reloaded%s", ", ".join(changed), ", http.app not" if server.app else "")
 
 
 ########################################################################################################
@@ -7464,7 +8693,7 @@ def bind(host: str, port: int | None) -> socket.socket:
 def banner(server: Server, address: str, port: int | None, reload: bool) -> str:
     """What a person wants to know at the start."""
     lines = [f"devserver {__version__}", f"  API       {address}", f"  Docs      {address}/docs"]
-    if port is None and not address.endswith(f":{DEFAULT_PORT}"):
+    if port is None and f":{DEFAULT_PORT}" not in address:
         lines.append(f"            PORT {DEFAULT_PORT} IS TAKEN: point your clients at {address}")
     kept = "kept between starts" if server.db.persistent else "gone when the server stops"
     lines.append(f"  Database  {server.db.path} ({kept})")
@@ -7512,18 +8741,23 @@ async def serve(options: UpOptions) -> None:
         log.warning("%s: not served yet, ignored: %s", settings.path, ", ".join(settings.not_served))
     listener = bind(options.host, options.port)
     path = options.db or str(settings.path.parent / "devserver.db")
-    server = await start_server(settings, Db(path, options.full_sync), options.max_concurrency)
-    app = create_app(server, options.host, options.studio)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
-    http = _http_server(config, server)
     host = f"[{options.host}]" if ":" in options.host else options.host
     address = f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{listener.getsockname()[1]}"
+    server = await start_server(settings, Db(path, options.full_sync), options.max_concurrency, address)
+    app = create_app(server, options.host, options.studio)
+    lifespan: Literal["on", "off"] = "on" if server.app else "off"
+    http = _http_server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan=lifespan), server)
+    address += settings.http.mount_prefix
     click.echo(banner(server, address, options.port, options.reload))
     watcher = asyncio.ensure_future(reload_on_change(server)) if options.reload else None
     if options.open_browser:
         click.launch(f"{address}/docs")
     try:
-        await http.serve(sockets=[listener])
+        with contextlib.suppress(SystemExit):  # uvicorn's, after it has shown why there was no start
+            await http.serve(sockets=[listener])
+        if not http.started:
+            await server.runner.stop()
+            raise StartError("http.app failed to start: see above")
     finally:
         if watcher:
             watcher.cancel()
@@ -7581,6 +8815,94 @@ def up(verbose: bool, no_reload: bool, **options: Any) -> None:
         time.sleep(0.2)
         if any(thread.name.startswith(NODE_THREADS) and thread.is_alive() for thread in threading.enumerate()):
             os._exit(0)  # a node that still blocks its thread keeps nobody waiting
+
+
+@main.group()
+def cron() -> None:
+    """List crons, and fire them."""
+
+
+CRONS_AT_ONCE = 1000
+
+
+def cron_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say whose crons are meant."""
+    for option in (
+        click.option("--header", "headers", multiple=True, help="To send along: 'authorization: Bearer ...'"),
+        click.option("--url", help="Address of the server  [default: that of the one that has the database]"),
+        click.option("--db", help="Database file  [default: devserver.db beside langgraph.json]"),
+        click.option("--config", type=click.Path(path_type=Path), default=Path("langgraph.json"), show_default=True),
+    ):
+        command = option(command)
+    return command
+
+
+@cron.command("list")
+@cron_options
+def list_crons(config: Path, db: str | None, url: str | None, headers: Sequence[str]) -> None:
+    """List all crons: those of the running server, or else of the database file."""
+    path = db or str(config.parent / "devserver.db")
+    address = url or server_address(path)
+    found: list[JsonObject] = []
+    while True:
+        asked = CronSearch(limit=CRONS_AT_ONCE, offset=len(found))
+        page = post(f"{address}/runs/crons/search", headers, asked) if address else stored_crons(path, asked)
+        found += page
+        if len(page) < asked.limit:
+            break
+    for each in found:
+        click.echo(
+            f"{each['cron_id']}  {each['schedule']} ({each['timezone'] or 'UTC'})  "
+            f"{'next ' + each['next_run_date'] if each['enabled'] else 'disabled'}  assistant {each['assistant_id']}  "
+            f"{'thread ' + each['thread_id'] if each['thread_id'] else 'new threads'}"
+        )
+
+
+@cron.command("fire")
+@click.argument("cron_id")
+@cron_options
+def fire_now(cron_id: str, config: Path, db: str | None, url: str | None, headers: Sequence[str]) -> None:
+    """Make the run of a cron now. Its server must be running."""
+    path = db or str(config.parent / "devserver.db")
+    address = url or server_address(path)
+    if not address:
+        raise click.ClickException(f"no running server has {path}. Start it, or name one with --url.")
+    run = post(f"{address}/runs/crons/{cron_id}/fire", headers)
+    click.echo(f"run {run['run_id']} on thread {run['thread_id']}")
+
+
+def post(url: str, headers: Sequence[str], body: Body | None = None) -> Any:
+    """What a server answers. Raises ClickException with its refusal."""
+    import httpx
+
+    try:
+        sent = {name.strip(): value.strip() for name, _, value in (header.partition(":") for header in headers)}
+        answer = httpx.post(url, json=body.model_dump() if body else {}, headers=sent, timeout=30, trust_env=False)
+        answer.raise_for_status()
+        return answer.json()
+    except httpx.HTTPStatusError:
+        raise click.ClickException(f"{url} answered {answer.status_code}: {answer.text}") from None
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        raise click.ClickException(f"{url} cannot be reached: {error}") from None
+
+
+def stored_crons(path: str, asked: CronSearch) -> list[JsonObject]:
+    """Crons from a database that no server has."""
+
+    async def read() -> list[JsonObject]:
+        db = Db(path)
+        await db.open()
+        try:
+            return [cron.to_dict() for cron in (await db.read(lambda conn: Crons(conn).search(asked))).rows]
+        finally:
+            await db.close()
+
+    if not Path(path).is_file():
+        raise click.ClickException(f"there is no database {path}. Name one with --db, or a server with --url.")
+    try:
+        return asyncio.run(read())
+    except StartError as error:
+        raise click.ClickException(str(error)) from None
 
 
 if __name__ == "__main__":

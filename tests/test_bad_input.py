@@ -102,7 +102,7 @@ RUN_FIELDS: dict[str, list[Any]] = {
     ],
     "context": OBJECT,
     "metadata": OBJECT,
-    "webhook": [*TEXT, "", "ftp://localhost/", "/relative", "http://", "http://[::1", "x" * 5000],
+    "webhook": [*TEXT, "", "ftp://localhost/", "relative", "http://", "http://[::1", "x" * 5000],
     "interrupt_before": [*TEXTS, "all"],
     "interrupt_after": [*TEXTS, "all"],
     "stream_mode": ["nope", 5, {}, True, ["nope"], ["values", 5], [["values"]]],

@@ -16,7 +16,20 @@ from typing import Any
 import pytest
 from conftest import PROBE, LiveServer
 
-AREAS = ("assistants", "threads", "state", "runs", "stream", "stateless", "crons", "store", "mcp", "system", "errors")
+AREAS = (
+    "assistants",
+    "threads",
+    "state",
+    "runs",
+    "stream",
+    "stateless",
+    "crons",
+    "store",
+    "mcp",
+    "a2a",
+    "system",
+    "errors",
+)
 ONLY = ",".join(f"{area}.*" for area in AREAS)
 ACCEPTED = Path(__file__).with_name("conformance_accepted.txt")
 EXACT_SHARE = 0.95

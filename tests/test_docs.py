@@ -200,41 +200,37 @@ def test_settings_are_served_or_named(tmp_path: Path) -> None:
     """What the table names is taken without a word; what it does not, is named in a warning."""
     table = README[README.index("| in langgraph.json |") :].partition("\n\n")[0]
     named = {key for row in table.splitlines()[2:] for key in re.findall(r"`([\w.]+)`", row.split("|")[1])}
-    served: dict[str, Any] = {
-        "env": {"A": "b"},
-        "http": {"cors": {"allow_origins": ["http://example.com"]}, "allowed_hosts": ["example.com"]},
-        "webhooks": {"url": {"require_https": True, "disable_loopback": True}},
+    parts = [key for key in devserver.HttpSettings.model_fields if key.startswith("disable_")]
+    http: dict[str, Any] = {
+        "cors": {"allow_origins": ["http://example.com"]},
+        "allowed_hosts": ["example.com"],
+        "app": "./g.py:app",
+        "mount_prefix": "/api",
+        "configurable_headers": {"includes": ["x-*"], "excludes": ["x-y"]},
     }
-    assert named == {"graphs", "dependencies", "env", "http.cors", "http.allowed_hosts", "webhooks"}
-    write_project(tmp_path, {"g": "./g.py:graph"}, {"g.py": GRAPH}, **served)
+    served: dict[str, Any] = {
+        "env": {"LG_WEBHOOK_A": "b"},
+        "http": http | dict.fromkeys(parts, True),
+        "webhooks": {"headers": {"a": "${{ env.LG_WEBHOOK_A }}"}, "url": {"disable_loopback": True}},
+    }
+    assert {key.removeprefix("http").removeprefix(".") for key in named} == {
+        *("graphs", "dependencies", "env", "webhooks", "disable_..."),
+        *http,
+    }
+    app = "\nfrom starlette.applications import Starlette\napp = Starlette()\n"
+    write_project(tmp_path, {"g": "./g.py:graph"}, {"g.py": GRAPH + app}, **served)
     server = LiveServer(tmp_path).start()
     server.kill()
     assert "not served" not in server.log
-    write_project(tmp_path, {"g": "./g.py:graph"}, {"g.py": GRAPH}, http={"app": "./app.py:app"})
+    write_project(tmp_path, {"g": "./g.py:graph"}, {"g.py": GRAPH}, ui={"g": "./ui.tsx"})
     server.start()
     server.kill()
     (warning,) = [line for line in server.log.splitlines() if "not served yet" in line]
-    assert "http.app" in warning
-    assert "`http.app`, are named in a warning" in README
+    assert warning.endswith("ignored: ui")
+    assert "`ui`, are named in a warning" in README
     write_project(tmp_path, {"g": "./g.py:graph"}, {"g.py": GRAPH}, auth={"path": "./auth.py:auth"})
     with pytest.raises(AssertionError, match="'auth' is not served yet"):
         server.start()
-
-
-# What the README calls the parts of the API that may be missing, by the beginning of their paths.
-PARTS = {"/mcp": "MCP", "/a2a": "A2A", "/.well-known": "A2A", "/ui": "generative UI"}
-
-
-def test_what_is_not_served_yet_says_so(example: LiveServer) -> None:
-    (sentence,) = re.findall(r"\*\*Not yet\*\*:(.*?) answer\s+501", README, re.S)
-    missing = [(methods[0], path) for methods, path in devserver.NOT_SERVED]
-    named = {part for start, part in PARTS.items() for _, path in missing if path.startswith(start)}
-    assert set(re.findall(r"MCP|A2A|generative UI|crons?|event streaming", sentence)) == named
-    with example.http() as http:
-        for method, path in missing:
-            answer = http.request(method, re.sub(r"{\w+}", "01a20708-6052-7670-898c-203668c5e188", path))
-            assert answer.status_code == 501, path
-            assert "not served" in answer.json()["detail"]
 
 
 async def test_the_file_is_all_there_is(example: LiveServer, tmp_path: Path) -> None:

@@ -533,9 +533,6 @@ def test_a_blocking_node_blocks_neither_the_api_nor_the_reading_of_states(misbeh
     assert f"crash_gates.py:{line} " in warning
 
 
-@pytest.mark.xfail(
-    reason="what a function makes is made on the run loop, as its clients may be bound to it", strict=False
-)
 def test_a_blocking_node_does_not_block_the_states_of_graphs_that_a_function_makes(misbehaving: LiveServer) -> None:
     idle = idle_thread(misbehaving, "factory")
     blocked_for(misbehaving, 1.5)

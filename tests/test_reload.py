@@ -154,7 +154,6 @@ def test_broken_code_leaves_the_last_good_graphs_and_is_named_in_the_log(
     until(lambda: said_by(server) == ["mended"])
 
 
-@pytest.mark.xfail(reason="a folder that no good module is in is not watched", strict=False)
 def test_a_broken_module_in_a_new_folder_is_read_again_once_it_is_mended(make_server: Make) -> None:
     files = {"agent.py": WITH_HELPER.format(module="helper"), "helper.py": "def word():\n    return 'old'\n"}
     server = make_server({"agent": "./agent.py:graph"}, files)

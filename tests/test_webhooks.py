@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class Receiver(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.got: list[tuple[str, str, Any]] = []
+        self.headers: list[Message] = []
         self.times: list[float] = []
         self.statuses: list[int] = []
 
@@ -49,6 +51,7 @@ class Handler(BaseHTTPRequestHandler):
         assert isinstance(receiver, Receiver)
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         receiver.times.append(time.monotonic())
+        receiver.headers.append(self.headers)
         receiver.got.append((self.path, self.headers["content-type"], body))
         self.send_response(receiver.statuses.pop(0) if receiver.statuses else 200)
         self.send_header("content-length", "0")
@@ -220,7 +223,8 @@ async def test_what_was_not_told_before_a_crash_is_told_after_it(
         ("ftp://localhost/x", "Webhook host blocked: scheme 'ftp' not allowed"),
         ("file:///etc/passwd", "Webhook host blocked: scheme 'file' not allowed"),
         ("javascript:alert(1)", "Webhook host blocked: scheme 'javascript' not allowed"),
-        ("/relative", "Webhook host blocked: scheme '' not allowed"),
+        ("relative", "Webhook host blocked: scheme '' not allowed"),
+        ("//localhost/x", "Webhook host blocked: scheme '' not allowed"),
         ("localhost:8000/x", "Webhook host blocked: scheme 'localhost' not allowed"),
         ("http:///x", "Invalid webhook hostname ''"),
         ("http://[::1", "Invalid webhook URL"),
@@ -247,10 +251,13 @@ def test_some_places_are_told_nothing(http: httpx.Client, url: str, detail: str)
 @pytest.mark.parametrize(
     ("url", "rules", "detail"),
     [
-        ("http://localhost/x", {}, None),
-        ("http://127.0.0.1/x", {}, None),
-        ("http://[::1]/x", {}, None),
-        ("http://10.0.0.1/x", {}, None),
+        ("http://localhost/x", None, None),
+        ("http://127.0.0.1/x", None, None),
+        ("http://[::1]/x", None, None),
+        ("http://10.0.0.1/x", None, None),
+        ("/x", None, None),
+        ("/x", {"disable_loopback": True}, "webhooks.url.disable_loopback forbids relative URLs"),
+        ("http://10.0.0.1/x", {}, "scheme 'http' not allowed"),
         ("http://10.0.0.1/x", {"disable_loopback": False}, "scheme 'http' not allowed"),
         ("https://10.0.0.1/x", {"disable_loopback": False}, None),
         ("https://127.0.0.1/x", {"disable_loopback": False}, None),
@@ -262,12 +269,13 @@ def test_some_places_are_told_nothing(http: httpx.Client, url: str, detail: str)
         ("https://10.0.0.1/x", {"disable_loopback": True}, None),
     ],
 )
-def test_langgraph_json_may_forbid_more(url: str, rules: dict[str, Any], detail: str | None) -> None:
+def test_langgraph_json_may_forbid_more(url: str, rules: dict[str, Any] | None, detail: str | None) -> None:
+    allowed = devserver.WebhookSettings.model_validate({"url": rules}).url
     if detail is None:
-        devserver.check_webhook(url, {"url": rules})
+        devserver.check_webhook(url, allowed)
     else:
         with pytest.raises(devserver.Invalid, match=f"Webhook host blocked: {detail}"):
-            devserver.check_webhook(url, {"url": rules})
+            devserver.check_webhook(url, allowed)
 
 
 async def test_a_proxy_is_used_for_webhooks_elsewhere_but_not_for_this_machines(

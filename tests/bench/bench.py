@@ -1,6 +1,6 @@
 """Benchmarks devserver against its peer, `langgraph dev`, and the floor: the same graphs in one process.
 
-    python tests/bench/bench.py [--only devserver peer floor] [--scenario one,ten] [--rounds 3] [--json FILE]
+    python tests/bench/bench.py [--only devserver peer floor] [--scenario one,ten] [--rounds 3] [--picture FILE]
 
 The sides take turns (A B C A B C ...) with fresh servers each time, so that a slow spell of the machine meets
 all of them. The samples of all rounds are pooled; the table shows medians and, of many times, the 95th
@@ -12,33 +12,16 @@ percentile. Start-up time and memory are always measured, and alone with `--scen
 import argparse
 import asyncio
 import json
-import os
-import platform
 import signal
 import sys
 import time
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 
 import servers
 from load import SCENARIOS, Connection, Samples, measure
-
-SIDES = ("devserver", "peer", "floor")
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table. `<=` says that less is better; the aim is absolute or a multiple of the floor."""
-
-    key: str
-    label: str
-    unit: str
-    better: str
-    aim: float | None = None
-    of_floor: bool = False
-
+from table import SIDES, Row, about, picture, table
 
 ROWS = (
     Row("ready_s", "ready after start", "s", "<=", 1.3, of_floor=True),
@@ -81,47 +64,13 @@ def measure_floor(options: argparse.Namespace, found: Samples) -> None:
         found[key].extend(values)
 
 
-def number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def cell(key: str, values: list[float]) -> str:
-    many = key.endswith("_ms") and len(values) >= 20
-    p95 = f" (p95 {number(quantiles(values, n=20)[-1])})" if many else ""
-    return number(median(values)) + p95 if values else "-"
-
-
-def line(row: Row, sides: dict[str, Samples]) -> list[str]:
-    """The cells of a row: label, sides, times better than the peer, multiple of the floor, aim, met."""
-    samples = [sides[who].get(row.key, []) for who in SIDES]
-    ours, peer, floor = (median(values) if values else None for values in samples)
-    less = row.better == "<="
-    to_peer = (peer / ours if less else ours / peer) if ours and peer else None
-    to_floor = ours / floor if ours and floor else None
-    aim = f"{row.better} {row.aim:,g}{' x floor' if row.of_floor else ''}" if row.aim else ""
-    value = to_floor if row.of_floor else ours
-    met = ""
-    if row.aim and value:
-        met = "yes" if (value <= row.aim if less else value >= row.aim) else "NO"
-    ratios = [f"{number(ratio)} x" if ratio else "-" for ratio in (to_peer, to_floor)]
-    return [f"{row.label}, {row.unit}", *(cell(row.key, values) for values in samples), *ratios, aim, met]
-
-
-def table(sides: dict[str, Samples]) -> str:
-    """An aligned Markdown table, with a line for whatever was measured."""
-    heading = ["", *SIDES, "times better than peer", "devserver / floor", "aim", "met"]
-    lines = [heading, *(line(row, sides) for row in ROWS if any(sides[who].get(row.key) for who in SIDES))]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(f"| {' | '.join(map(str.ljust, cells, widths))} |" for cells in lines)
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", choices=SIDES, nargs="+", default=SIDES, help="measure some sides")
     parser.add_argument("--scenario", default=",".join(SCENARIOS), help="some of " + ",".join(SCENARIOS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples to a file")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the medians as SVG")
     parser.add_argument("--peer-venv", type=Path, default=servers.cache_directory() / "peer", metavar="DIR")
     parser.add_argument("--peer-jobs", type=int, metavar="N", help="give the peer --n-jobs-per-worker N")
     options = parser.parse_args()
@@ -149,14 +98,12 @@ def main() -> int:
                     measure_server(who, options, sides[who], failures)
             except Exception as error:
                 failures.append(f"{who}: {type(error).__name__}: {error}")
-    about = {
-        "machine": f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
-        "devserver and floor": servers.versions(Path(sys.executable), "langgraph"),
-        "peer": servers.versions(options.peer_venv / "bin/python", "langgraph", "langgraph-api"),
-    }
-    print(*(f"{key}: {value}" for key, value in about.items()), "", table(sides), *failures, sep="\n")
+    print(*about(options.peer_venv), "", table(ROWS, sides), *failures, sep="\n")
     if options.json:
-        options.json.write_text(json.dumps({"about": about, "samples": sides, "failures": failures}, indent=1))
+        options.json.write_text(json.dumps({"samples": sides, "failures": failures}, indent=1))
+    if options.picture:
+        medians = {who: {key: median(values) for key, values in found.items()} for who, found in sides.items()}
+        options.picture.write_text(picture(ROWS, medians))
     return 1 if failures else 0
 
 

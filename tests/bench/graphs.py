@@ -14,9 +14,26 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langgraph.channels.delta import DeltaChannel
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.graph.message import add_messages
 from typing_extensions import TypedDict
+
+try:
+    from devserver import SharedValue
+except ImportError:  # the peer has none
+    SharedValue = None  # type: ignore[assignment, misc]
+
+
+def add_all(messages: Any, updates: Any) -> Any:
+    for update in updates:
+        messages = add_messages(messages or [], update)
+    return messages
+
+
+class DeltaState(TypedDict):
+    messages: Annotated[list[Any], DeltaChannel(add_all)]
 
 
 class State(TypedDict, total=False):
@@ -79,6 +96,15 @@ async def answer(state: MessagesState) -> dict[str, list[BaseMessage]]:
     return {"messages": [AIMessage(f"Answer {len(state['messages'])}: " + "well, " * 15)]}
 
 
+async def answer_delta(state: DeltaState) -> dict[str, list[BaseMessage]]:
+    return {"messages": [AIMessage(f"Answer {len(state['messages'])}: " + "well, " * 15)]}
+
+
+async def look(state: Any) -> State:
+    """Reads the shared items of its user."""
+    return {"steps": len(state["info"])}
+
+
 def chain(schema: type, *nodes: Any) -> StateGraph[Any]:
     """A graph of these nodes one after the other, compiled by whoever serves it."""
     graph = StateGraph[Any](schema)
@@ -95,4 +121,11 @@ ten = chain(State, *[step] * 10)
 events = chain(State, emit)
 tokens = chain(MessagesState, speak)
 chat = chain(MessagesState, answer)
+delta = chain(DeltaState, answer_delta)
 sleeper = chain(State, sleep)
+if SharedValue is not None:
+
+    class Shared(State):
+        info: Annotated[dict[str, Any], SharedValue.on("user_id")]
+
+    shared = chain(Shared, look)

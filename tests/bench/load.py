@@ -55,15 +55,15 @@ class Connection:
     async def __aexit__(self, *_: object) -> None:
         self.writer.close()
 
-    async def _send(self, path: str, body: Any) -> dict[str, str]:
-        """Post, and return the answer's headers."""
-        data = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nContent-Length: {len(data)}\r\n"
+    async def _send(self, path: str, body: Any, method: str = "POST", more: str = "") -> dict[str, str]:
+        """Send a request, and return the answer's headers."""
+        data = b"" if method == "GET" else json.dumps(body).encode()
+        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nContent-Length: {len(data)}\r\n{more}"
         self.writer.write(f"{head}Content-Type: application/json\r\n\r\n".encode() + data)
         status, *lines = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").strip().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         if not status.startswith("HTTP/1.1 2"):
-            raise RuntimeError(f"POST {path}: {status} {(await self._body(headers))[:500]!r}")
+            raise RuntimeError(f"{method} {path}: {status} {(await self._body(headers))[:500]!r}")
         return headers
 
     async def _body(self, headers: dict[str, str]) -> bytes:
@@ -77,9 +77,15 @@ class Connection:
 
     async def post(self, path: str, body: Any) -> Any:
         answer = json.loads(await self._body(await self._send(path, body)))
-        if "__error__" in answer:
+        if isinstance(answer, dict) and "__error__" in answer:
             raise RuntimeError(f"POST {path}: {answer['__error__']}")
         return answer
+
+    async def get(self, path: str) -> Any:
+        return json.loads(await self._body(await self._send(path, None, "GET")))
+
+    async def put(self, path: str, body: Any) -> None:
+        await self._send(path, body, "PUT")
 
     async def new_thread(self) -> str:
         return str((await self.post("/threads", {}))["thread_id"])
@@ -93,10 +99,21 @@ class Connection:
 
     async def stream_run(self, thread: str, graph: str, given: Any, mode: str, expected: int) -> Stream:
         """Counts events in the raw bytes: no server's chunk ends in the middle of an event's name."""
-        body = {"assistant_id": graph, "input": given, "stream_mode": [mode]}
+        start = perf_counter()
+        await self._send(
+            f"/threads/{thread}/runs/stream", {"assistant_id": graph, "input": given, "stream_mode": [mode]}
+        )
+        return await self._read_stream(start, graph, mode, expected)
+
+    async def replay_run(self, thread: str, run: str, mode: str, expected: int) -> Stream:
+        """Read all events of a run that is over and was resumable."""
+        start = perf_counter()
+        await self._send(f"/threads/{thread}/runs/{run}/stream", None, "GET", "Last-Event-ID: -1\r\n")
+        return await self._read_stream(start, run, mode, expected)
+
+    async def _read_stream(self, start: float, graph: str, mode: str, expected: int) -> Stream:
         mark = b"event: " + mode.removesuffix("-tuple").encode()
-        start, first, count, tail = perf_counter(), 0.0, 0, b""
-        await self._send(f"/threads/{thread}/runs/stream", body)
+        first, count, tail = 0.0, 0, b""
         while not tail.endswith(b"\r\n0\r\n\r\n"):
             data = await self.reader.read(1 << 20)
             count += (tail[1 - len(mark) :] + data).count(mark)

@@ -18,7 +18,8 @@ from time import perf_counter, sleep
 
 HERE = Path(__file__).resolve().parent
 PEER = ["langgraph-cli[inmem]", "langgraph-api==0.16.7"]
-GRAPHS = ("one", "ten", "events", "tokens", "chat", "sleeper")
+GRAPHS = ("one", "ten", "events", "tokens", "chat", "delta", "sleeper")
+SHARED = ("shared",)  # graphs that only devserver can serve
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def environment() -> dict[str, str]:
 def command(who: str, directory: Path, port: int, venv: Path, jobs: int | None) -> list[str]:
     common = ["--config", f"{directory}/langgraph.json", "--port", str(port), "--no-reload"]
     if who == "devserver":
-        return [sys.executable, "-m", "devserver", "up", *common, "--db", f"{directory}/bench.db"]
+        more = ["--db", f"{directory}/bench.db", "--max-concurrency", "200"]
+        return [sys.executable, "-m", "devserver", "up", *common, *more]
     more = ["--n-jobs-per-worker", str(jobs)] if jobs else []
     return [f"{venv}/bin/langgraph", "dev", *common, "--host", "127.0.0.1", "--no-browser", *more]
 
@@ -79,30 +81,43 @@ def answers(port: int) -> bool:
 
 
 @contextmanager
-def running(who: str, venv: Path, jobs: int | None) -> Iterator[Server]:
-    """A fresh server in a fresh directory; both are gone afterwards, whatever happened."""
+def folder(who: str) -> Iterator[Path]:
+    """A fresh directory with the graphs, gone afterwards."""
     with tempfile.TemporaryDirectory(prefix=f"bench-{who}-", ignore_cleanup_errors=True) as name:
-        directory, port = Path(name), free_port()
-        shutil.copy(HERE / "graphs.py", directory)
-        served = {graph: f"./graphs.py:{graph}" for graph in GRAPHS}
-        (directory / "langgraph.json").write_text(json.dumps({"dependencies": ["."], "graphs": served}))
-        env = environment() | ({"PYTHONPATH": str(HERE.parents[1])} if who == "devserver" else {})
-        full, start = command(who, directory, port, venv, jobs), perf_counter()
-        with open(directory / "log", "w") as log:
-            process = subprocess.Popen(full, cwd=name, env=env, stdout=log, stderr=log)
+        shutil.copy(HERE / "graphs.py", name)
+        served = {graph: f"./graphs.py:{graph}" for graph in GRAPHS + SHARED * (who == "devserver")}
+        (Path(name) / "langgraph.json").write_text(json.dumps({"dependencies": ["."], "graphs": served}))
+        yield Path(name)
+
+
+@contextmanager
+def started(who: str, directory: Path, venv: Path, jobs: int | None) -> Iterator[Server]:
+    """A server in this directory, which ends politely, whatever happened."""
+    port = free_port()
+    env = environment() | ({"PYTHONPATH": str(HERE.parents[1])} if who == "devserver" else {})
+    full, start = command(who, directory, port, venv, jobs), perf_counter()
+    with open(directory / "log", "w") as log:
+        process = subprocess.Popen(full, cwd=directory, env=env, stdout=log, stderr=log)
+    try:
+        while not answers(port):
+            if process.poll() is not None or perf_counter() - start > 120:
+                raise RuntimeError(f"{who} did not start:\n{(directory / 'log').read_text()[-3000:]}")
+            sleep(0.005)
+        yield Server(port, process.pid, perf_counter() - start)
+    finally:
+        process.terminate()
         try:
-            while not answers(port):
-                if process.poll() is not None or perf_counter() - start > 60:
-                    raise RuntimeError(f"{who} did not start:\n{(directory / 'log').read_text()[-3000:]}")
-                sleep(0.005)
-            yield Server(port, process.pid, perf_counter() - start)
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def running(who: str, venv: Path, jobs: int | None) -> Iterator[Server]:
+    """A fresh server in a fresh directory."""
+    with folder(who) as directory, started(who, directory, venv, jobs) as server:
+        yield server
 
 
 def memory(pid: int) -> float:

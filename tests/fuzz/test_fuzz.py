@@ -31,7 +31,8 @@ requests = pytest.importorskip("requests")
 
 log = logging.getLogger(__name__)
 REQUESTS = int(os.environ.get("DEVSERVER_FUZZ", "400"))
-SERVED = {name: f"./basic.py:{name}" for name in ("steps", "question", "failing", "context", "nested")}
+SERVED = {name: f"./basic.py:{name}" for name in ("steps", "question", "failing", "context", "nested", "chat")}
+AGENT_METHODS = ["message/send", "message/stream", "tasks/get", "tasks/cancel", "SendMessage", "ListTasks", "nope"]
 REFUSALS = {"GET /mcp/", "DELETE /mcp/"}
 # Of these only the head of the answer is read; what comes then is tested in test_stream.py.
 ENDLESS = {("GET", "/threads/{thread_id}/stream"), ("POST", "/threads/{thread_id}/stream/events")}
@@ -78,9 +79,10 @@ class Fuzz:
     def _aim(self, case: Any) -> None:
         """Most ids are of something that is there, most words are of the right kind, and no run starts hours later."""
         there = self.there | (self.pending if case.path.endswith("/cancel") else {})
-        for name in case.path_parameters or {}:
-            if name in there and self.dice.random() < 0.9:
-                case.path_parameters[name] = there[name]
+        for place in filter(None, (case.path_parameters, case.query)):
+            for name in place:
+                if name in there and self.dice.random() < 0.9:
+                    place[name] = there[name]
         for body in case.body if isinstance(case.body, list) else [case.body]:
             if isinstance(body, dict):
                 self._aim_body(case.operation.path, body)
@@ -100,6 +102,10 @@ class Fuzz:
         if path == "/mcp/":
             body |= {"jsonrpc": "2.0", "id": 1, "method": self.dice.choice(["initialize", "tools/list", "tools/call"])}
             body["params"] = {"name": self.dice.choice([*SERVED, "nope"]), "arguments": body.get("params")}
+        if path.startswith("/a2a/"):
+            message = {"messageId": "m", "role": "user", "parts": [{"kind": "text", "text": "hi"}]}
+            body |= {"jsonrpc": "2.0", "id": 1, "method": self.dice.choice(AGENT_METHODS)}
+            body["params"] = {"message": message, "id": f"{self.there['thread_id']}:{self.there['run_id']}"}
         if path.endswith("/commands"):
             likely["method"] = ["run.start", "input.respond", "agent.getTree", "subscription.subscribe"]
             body["params"] = {**body["params"], "assistant_id": "steps"} if isinstance(body.get("params"), dict) else 5
@@ -188,6 +194,7 @@ def closed(document: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def fuzz(server: LiveServer) -> Iterator[Fuzz]:
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     schemathesis.checks.load_all_checks()
     with server.http() as http:
         yield Fuzz(server.url, http, schemathesis.checks.CHECKS.get_by_names(PROMISES))
