@@ -134,7 +134,7 @@ from langgraph.store.base import (
     get_text_at_path,
 )
 from langgraph.store.sqlite.base import SqliteStore
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from starlette import types as asgi
 from starlette.applications import Starlette
 from starlette.datastructures import URLPath
@@ -203,9 +203,13 @@ RESERVED_CONFIGURABLE = frozenset({
 })
 RESERVED_METADATA = frozenset({"thread_id", "assistant_id", "run_id", "cron_id", "counters_since_delta_snapshot"})
 # fmt: on
+CancelAction = Literal["interrupt", "rollback"]
 SAFE_INTEGER = 2**63 - 1
-Limit = Annotated[int, Field(ge=1, le=1000)]
-Offset = Annotated[int, Field(ge=0, le=SAFE_INTEGER)]
+Id = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
+Label = Annotated[str, Field(json_schema_extra={"pattern": r"^[^.]+$"})]
+WHOLE = BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)  # 1.0 is an integer in JSON
+Limit = Annotated[int, Field(ge=1, le=1000), WHOLE]
+Offset = Annotated[int, Field(ge=0, le=SAFE_INTEGER), WHOLE]
 
 
 class Body(BaseModel):
@@ -224,7 +228,7 @@ class Config(Body):
     model_config = ConfigDict(strict=True, extra="allow", defer_build=True)
 
     tags: list[str] = Field(default_factory=list)
-    recursion_limit: int = 25
+    recursion_limit: Annotated[int, WHOLE] = 25
     configurable: JsonObject = Field(default_factory=dict)
     metadata: JsonObject = Field(default_factory=dict)
 
@@ -270,7 +274,7 @@ class Command(Body):
 
 class AssistantCreate(Body):
     graph_id: str
-    assistant_id: str | None = None
+    assistant_id: Id | None = None
     config: Config = Field(default_factory=Config)
     context: JsonObject = Field(default_factory=dict)
     metadata: JsonObject = Field(default_factory=dict)
@@ -309,7 +313,7 @@ class AssistantVersionsSearchRequest(Body):
 
 
 class AssistantVersionChange(Body):
-    version: Annotated[int, Field(ge=-SAFE_INTEGER, le=SAFE_INTEGER)] | None = None
+    version: Annotated[int, Field(ge=-SAFE_INTEGER, le=SAFE_INTEGER), WHOLE] | None = None
 
 
 Minutes = Annotated[float, Field(gt=0, le=1e9)]
@@ -335,7 +339,7 @@ class ThreadSuperstepUpdate(Body):
 
 
 class ThreadCreate(Body):
-    thread_id: str | None = None
+    thread_id: Id | None = None
     metadata: JsonObject = Field(default_factory=dict)
     if_exists: IfExists = "raise"
     ttl: ThreadTtl | None = None
@@ -354,7 +358,7 @@ class ThreadCountRequest(Body):
 
 
 class ThreadSearchRequest(ThreadCountRequest):
-    ids: list[str] | None = None
+    ids: list[Id] | None = None
     limit: Limit = 10
     offset: Offset = 0
     sort_by: Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] = "updated_at"
@@ -364,7 +368,7 @@ class ThreadSearchRequest(ThreadCountRequest):
 
 
 class ThreadPruneRequest(Body):
-    thread_ids: list[str]
+    thread_ids: list[Id]
     strategy: Literal["delete", "keep_latest"] = "delete"
 
 
@@ -394,7 +398,7 @@ class RunCreate(Body):
     input: Any = None
     command: Command | None = None
     checkpoint: CheckpointConfig | None = None
-    checkpoint_id: str | None = None
+    checkpoint_id: Id | None = None
     config: Config | None = None
     context: JsonObject | None = None
     metadata: JsonObject | None = None
@@ -438,8 +442,8 @@ class RunCreateStreamingStateless(RunCreateStateless):
 
 class RunsCancel(Body):
     status: Literal["pending", "running", "all"] | None = None
-    thread_id: str | None = None
-    run_ids: list[str] | None = None
+    thread_id: Id | None = None
+    run_ids: list[Id] | None = None
 
 
 class CronCreate(RunCreate):
@@ -467,8 +471,8 @@ class CronPatch(Body):
 
 
 class CronCountRequest(Body):
-    assistant_id: str | None = None
-    thread_id: str | None = None
+    assistant_id: Id | None = None
+    thread_id: Id | None = None
     enabled: bool | None = None
     metadata: JsonObject | None = None
 
@@ -494,12 +498,12 @@ class ProtocolEventStreamRequest(Body):
 
     channels: list[str]
     namespaces: list[list[str]] | None = None
-    depth: Annotated[int, Field(ge=0)] | None = None
-    since: Annotated[int, Field(ge=0)] | None = None
+    depth: Annotated[int, Field(ge=0), WHOLE] | None = None
+    since: Annotated[int, Field(ge=0), WHOLE] | None = None
 
 
 class StorePutRequest(Body):
-    namespace: list[str]
+    namespace: list[Label]
     key: str
     value: JsonObject
     index: Literal[False] | list[str] | None = None
@@ -508,24 +512,24 @@ class StorePutRequest(Body):
 
 class StoreDeleteRequest(Body):
     key: str
-    namespace: list[str] | None = None
+    namespace: list[Label] | None = None
 
 
 class StoreSearchRequest(Body):
-    namespace_prefix: list[str] | None = None
+    namespace_prefix: list[Label] | None = None
     filter: JsonObject | None = None
-    limit: Annotated[int, Field(le=SAFE_INTEGER)] | None = 10
-    offset: Annotated[int, Field(ge=0, le=SAFE_INTEGER)] | None = 0
+    limit: Annotated[int, Field(le=SAFE_INTEGER), WHOLE] | None = 10
+    offset: Offset | None = 0
     query: str | None = None
     refresh_ttl: bool | None = None
 
 
 class StoreListNamespacesRequest(Body):
-    prefix: list[str] | None = None
-    suffix: list[str] | None = None
-    max_depth: Annotated[int, Field(ge=1, le=1000)] | None = None
-    limit: Annotated[int, Field(ge=1, le=SAFE_INTEGER)] | None = 100
-    offset: Annotated[int, Field(ge=0, le=SAFE_INTEGER)] | None = 0
+    prefix: list[Label] | None = None
+    suffix: list[Label] | None = None
+    max_depth: Limit | None = None
+    limit: Annotated[int, Field(ge=1, le=SAFE_INTEGER), WHOLE] | None = 100
+    offset: Offset | None = 0
 
 
 ########################################################################################################
@@ -594,6 +598,15 @@ def to_uuid(text: str, what: str) -> str:
         return str(uuid.UUID(text))
     except ValueError:
         raise Invalid(f"Invalid {what} ID: must be a UUID") from None
+
+
+def is_loopback(host: str) -> bool:
+    if re.fullmatch(r"([\w-]+\.)*localhost", host):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def exception_value(error: BaseException) -> JsonObject:
@@ -1810,9 +1823,11 @@ class Threads(Table):
         )
 
     def set_unshown(self, thread_id: str) -> None:
-        """An update changes the thread's checkpoints; `set_state` has to follow. Raises NotFound."""
-        if not self.conn.execute("UPDATE threads SET unshown = 1 WHERE thread_id = ?", (thread_id,)).rowcount:
-            raise NotFound(f"Thread with ID {thread_id} not found")
+        """An update changes the thread's checkpoints; `set_state` has to follow."""
+        self.conn.execute("UPDATE threads SET unshown = 1 WHERE thread_id = ?", (thread_id,))
+
+    def is_unshown(self, thread_id: str) -> bool:
+        return self._exists("SELECT 1 FROM threads WHERE unshown AND thread_id = ?", thread_id)
 
     def unshown(self) -> list[Thread]:
         """Threads without live runs whose state was changed, but not shown before the server died."""
@@ -2590,6 +2605,8 @@ class Saver(BaseCheckpointSaver[str]):
                 "type, checkpoint, metadata) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 row,
             )
+            if scope and scope.updates:
+                Threads(conn).set_unshown(scope.updates[0])
             for puts in shared:
                 Items(conn).apply(puts)
             return True
@@ -2724,7 +2741,7 @@ def _check_run(conn: sqlite3.Connection, scope: SharedScope | None) -> None:
     if scope and scope.updates:
         if Runs(conn).has_since(*scope.updates):
             raise Conflict(f"Thread {scope.updates[0]} has in-flight runs")
-        Threads(conn).set_unshown(scope.updates[0])
+        Threads(conn).require(scope.updates[0])
 
 
 class EmbeddingFailed(BadRequest):
@@ -5206,10 +5223,12 @@ class WebhookSender:
             del self._tasks[number]
 
     async def _post(self, url: str, payload: bytes) -> None:
-        """POST a webhook, with four tries over some seconds."""
+        """POST a webhook, with four tries over some seconds. No proxy leads to this machine."""
         import httpx
 
-        async with httpx.AsyncClient(timeout=10, headers=self._headers) as client:
+        host = httpx.URL(url).host
+        direct = {f"all://{f'[{host}]' if ':' in host else host}": None} if is_loopback(host) else None
+        async with httpx.AsyncClient(timeout=10, headers=self._headers, mounts=direct) as client:
             for pause in (0.5, 1, 2, 0):
                 try:
                     async with asyncio.timeout(30), client.stream("POST", url, content=payload) as said:
@@ -5333,7 +5352,7 @@ class Runner:
         self.loop.start()
         self._slots = asyncio.Semaphore(self.max_concurrency)
         for thread in await self.db.read(lambda conn: Threads(conn).unshown()):
-            await show_state(self, thread)
+            await show_state(self, thread, now())
         for thread_id in await self.db.write(recover_runs):
             self.loop.loop.call_soon_threadsafe(self._notice, thread_id)
         self.loop.loop.call_soon_threadsafe(lambda: self._keep(self._webhooks.send_due()))
@@ -5538,14 +5557,15 @@ class Runner:
             await asyncio.wait(self._background, timeout=1)
 
 
-async def show_state(runner: Runner, thread: Thread) -> None:
-    """Let a thread show the state that its checkpoints hold."""
+async def show_state(runner: Runner, thread: Thread, since: str) -> None:
+    """Let a thread show the state that its checkpoints hold, unless it has had runs since that moment."""
 
     async def look(graph: Graph) -> Rest:
         return Rest.of(await snapshot(graph, _thread_place(thread.thread_id)))
 
     def show(conn: sqlite3.Connection) -> None:
-        Threads(conn).set_state(thread.thread_id, rest.status, rest.values, rest.interrupts, thread.error)
+        if not Runs(conn).has_since(thread.thread_id, since):
+            Threads(conn).set_state(thread.thread_id, rest.status, rest.values, rest.interrupts, thread.error)
 
     try:
         rest = await runner.with_graph(thread.metadata["graph_id"], thread.config, "threads.read", look)
@@ -6057,6 +6077,18 @@ async def get_thread(server: Server, request: Request) -> Response:
 
 async def update_thread(server: Server, request: Request) -> Response:
     """Merge metadata into a thread's; with `Prefer: return=minimal` nothing comes back."""
+    thread = await patch_thread(server, request)
+    minimal = "return=minimal" in request.headers.get("prefer", "").replace(" ", "")
+    return empty() if minimal else reply(thread.to_dict())
+
+
+async def patch_state(server: Server, request: Request) -> Response:
+    """Merge metadata into a thread's, as the JavaScript SDK's `patchState` does."""
+    await patch_thread(server, request)
+    return empty()
+
+
+async def patch_thread(server: Server, request: Request) -> Thread:
     thread_id = path_id(request, "thread")
     body = await parse(request, ThreadPatch)
 
@@ -6072,8 +6104,7 @@ async def update_thread(server: Server, request: Request) -> Response:
 
     thread = await server.db.write(patch)
     server.runner.threads.notice()
-    minimal = "return=minimal" in request.headers.get("prefer", "").replace(" ", "")
-    return empty() if minimal else reply(thread.to_dict())
+    return thread
 
 
 def delete_thread_rows(conn: sqlite3.Connection, thread_id: str) -> list[Run]:
@@ -6335,7 +6366,12 @@ async def _change_state(
         found = await snapshot(graph, _thread_place(thread.thread_id))
         return changed, state_value(found), Rest.of(found)
 
-    changed, state, rest = await server.runner.with_graph(graph_id, thread.config, "threads.update", change)
+    try:
+        changed, state, rest = await server.runner.with_graph(graph_id, thread.config, "threads.update", change)
+    except Exception:  # of several supersteps the first may be there
+        if await server.db.read(lambda conn: Threads(conn).is_unshown(thread.thread_id)):
+            await show_state(server.runner, thread, began)
+        raise
 
     def show(conn: sqlite3.Connection) -> None:
         if not Runs(conn).has_since(thread.thread_id, began):  # a run that came in between shows its own
@@ -6654,28 +6690,38 @@ async def delete_run(server: Server, request: Request) -> Response:
     run = await find_run(server, request)
     if run is None:
         raise NotFound("Run not found")
-    rest = await rest_without(server, run)
-
-    def delete(conn: sqlite3.Connection) -> list[Run]:
-        current = Runs(conn).get(run.thread_id, run.run_id)
-        if current is None:
-            raise NotFound("Run not found")
-        Runs(conn).delete(current)
-        if current.temporary:
-            Threads(conn).delete(run.thread_id)
-        elif rest:
-            Threads(conn).set_state(run.thread_id, rest.status, rest.values, rest.interrupts, None)
-        return [current]
-
-    server.runner.end(await server.db.write(delete), deleted=True)
+    deleted = None
+    while deleted is None:
+        trace = await server.db.read(run_trace, run)
+        deleted = await server.db.write(delete_run_rows, run, trace, await rest_without(server, run, *trace))
+    server.runner.end([deleted], deleted=True)
     return empty()
 
 
-async def rest_without(server: Server, run: Run) -> Rest | None:
+def run_trace(conn: sqlite3.Connection, run: Run) -> tuple[bool, str | None]:
+    """Whether the thread's latest checkpoint is of the run, and which is the latest of others."""
+    return Runs(conn).has_checkpoint(run), Runs(conn).latest_checkpoint_without(run)
+
+
+def delete_run_rows(
+    conn: sqlite3.Connection, run: Run, trace: tuple[bool, str | None], rest: Rest | None
+) -> Run | None:
+    """Delete a run, and show the state that its thread then has. None if the thread has gone on meanwhile."""
+    current = Runs(conn).get(run.thread_id, run.run_id)
+    if current is None:
+        raise NotFound("Run not found")
+    if run_trace(conn, run) != trace:
+        return None
+    Runs(conn).delete(current)
+    if current.temporary:
+        Threads(conn).delete(run.thread_id)
+    elif rest:
+        Threads(conn).set_state(run.thread_id, rest.status, rest.values, rest.interrupts, None)
+    return current
+
+
+async def rest_without(server: Server, run: Run, had: bool, place: str | None) -> Rest | None:
     """The state that a thread will have once a run is deleted; None if the run left no trace in it."""
-    had, place = await server.db.read(
-        lambda conn: (Runs(conn).has_checkpoint(run), Runs(conn).latest_checkpoint_without(run))
-    )
     if not had or run.graph_id not in server.graphs.ids():
         return None
     if place is None:
@@ -8373,7 +8419,11 @@ Handler = Callable[[Server, Request], Coroutine[Any, Any, Response]]
 
 
 class Operation(NamedTuple):
-    """One operation of the API: its route, its handler, and what it takes and gives."""
+    """One operation of the API: its route, its handler, and what it takes and gives.
+
+    `query` and `headers` name parameters as `name:type=default`, with "!" for those that must be given. `also`
+    names the statuses besides its own and those that all operations of its kind have, as `status=type`.
+    """
 
     method: str
     path: str
@@ -8382,22 +8432,40 @@ class Operation(NamedTuple):
     returns: str | None = None
     status: int = 200
     query: str = ""
+    also: str = ""
+    headers: str = ""
 
 
 ROUTES = [
-    Operation("GET", "/ok", ok, query="check_db"),
-    Operation("GET", "/info", info),
-    Operation("GET", "/metrics", metrics, query="format"),
-    Operation("POST", "/assistants", create_assistant, AssistantCreate, "Assistant"),
-    Operation("POST", "/assistants/search", search_assistants, AssistantSearchRequest, "[Assistant]"),
-    Operation("POST", "/assistants/count", count_assistants, AssistantCountRequest, "integer"),
-    Operation("GET", "/assistants/{assistant_id}", get_assistant, None, "Assistant"),
-    Operation("PATCH", "/assistants/{assistant_id}", update_assistant, AssistantPatch, "Assistant"),
-    Operation("DELETE", "/assistants/{assistant_id}", delete_assistant, status=204, query="delete_threads"),
-    Operation("GET", "/assistants/{assistant_id}/graph", get_assistant_graph, None, "object", query="xray"),
-    Operation("GET", "/assistants/{assistant_id}/schemas", get_assistant_schemas, None, "GraphSchema"),
+    Operation("GET", "/ok", ok, None, "Health", query="check_db:count=0", also="400 422"),
+    Operation("GET", "/info", info, None, "Info"),
+    Operation("GET", "/metrics", metrics, None, "text|Metrics", query="format:MetricsFormat=prometheus"),
+    Operation("POST", "/assistants", create_assistant, AssistantCreate, "Assistant", also="400 404 409"),
+    Operation("POST", "/assistants/search", search_assistants, AssistantSearchRequest, "[AssistantPart]", also="404"),
+    Operation("POST", "/assistants/count", count_assistants, AssistantCountRequest, "integer", also="404"),
+    Operation("GET", "/assistants/{assistant_id}", get_assistant, None, "Assistant", also="404"),
+    Operation("PATCH", "/assistants/{assistant_id}", update_assistant, AssistantPatch, "Assistant", also="400 404"),
     Operation(
-        "GET", "/assistants/{assistant_id}/subgraphs", get_assistant_subgraphs, None, "Subgraphs", query="recurse"
+        "DELETE", "/assistants/{assistant_id}", delete_assistant, status=204, query="delete_threads:flag", also="404"
+    ),
+    Operation(
+        "GET",
+        "/assistants/{assistant_id}/graph",
+        get_assistant_graph,
+        None,
+        "GraphDrawing",
+        query="xray:xray",
+        also="404",
+    ),
+    Operation("GET", "/assistants/{assistant_id}/schemas", get_assistant_schemas, None, "GraphSchema", also="404"),
+    Operation(
+        "GET",
+        "/assistants/{assistant_id}/subgraphs",
+        get_assistant_subgraphs,
+        None,
+        "Subgraphs",
+        query="recurse:flag",
+        also="404",
     ),
     Operation(
         "GET",
@@ -8405,115 +8473,238 @@ ROUTES = [
         get_assistant_subgraphs,
         None,
         "Subgraphs",
-        query="recurse",
+        query="recurse:flag",
+        also="404",
     ),
     Operation(
         "POST",
         "/assistants/{assistant_id}/versions",
         list_assistant_versions,
         AssistantVersionsSearchRequest,
-        "[Assistant]",
+        "[AssistantVersion]",
+        also="404",
     ),
-    Operation("POST", "/assistants/{assistant_id}/latest", set_latest_assistant, AssistantVersionChange, "Assistant"),
-    Operation("POST", "/threads", create_thread, ThreadCreate, "Thread"),
-    Operation("POST", "/threads/search", search_threads, ThreadSearchRequest, "[Thread]"),
+    Operation(
+        "POST",
+        "/assistants/{assistant_id}/latest",
+        set_latest_assistant,
+        AssistantVersionChange,
+        "Assistant",
+        also="404",
+    ),
+    Operation("POST", "/threads", create_thread, ThreadCreate, "Thread", also="201=ErrorResponse 400 404 409"),
+    Operation("POST", "/threads/search", search_threads, ThreadSearchRequest, "[ThreadPart]", also="400"),
     Operation("POST", "/threads/count", count_threads, ThreadCountRequest, "integer"),
     Operation("POST", "/threads/prune", prune_threads, ThreadPruneRequest, "ThreadPruneResponse"),
-    Operation("GET", "/threads/{thread_id}", get_thread, None, "Thread", query="include"),
-    Operation("PATCH", "/threads/{thread_id}", update_thread, ThreadPatch, "Thread"),
-    Operation("DELETE", "/threads/{thread_id}", delete_thread, status=204),
-    Operation("POST", "/threads/{thread_id}/copy", copy_thread, None, "Thread"),
-    Operation("GET", "/threads/{thread_id}/storage", get_thread_storage, None, "ThreadStorage"),
-    Operation("GET", "/threads/{thread_id}/stream", join_thread_stream, None, "stream", query="stream_modes"),
-    Operation("GET", "/threads/{thread_id}/state", get_state, None, "ThreadState", query="subgraphs"),
-    Operation("POST", "/threads/{thread_id}/state", update_state, ThreadStateUpdate, "ThreadStateUpdateResponse"),
+    Operation("GET", "/threads/{thread_id}", get_thread, None, "Thread", query="include:[string]", also="404"),
+    Operation(
+        "PATCH", "/threads/{thread_id}", update_thread, ThreadPatch, "Thread", also="204 404", headers="Prefer:string"
+    ),
+    Operation("DELETE", "/threads/{thread_id}", delete_thread, status=204, also="404"),
+    Operation("POST", "/threads/{thread_id}/copy", copy_thread, None, "Thread", also="409"),
+    Operation("GET", "/threads/{thread_id}/storage", get_thread_storage, None, "ThreadStorage", also="404"),
+    Operation(
+        "GET",
+        "/threads/{thread_id}/stream",
+        join_thread_stream,
+        None,
+        "stream",
+        query="stream_modes:[ThreadStreamMode]=run_modes",
+        headers="Last-Event-ID:place",
+    ),
+    Operation("GET", "/threads/{thread_id}/state", get_state, None, "ThreadState", query="subgraphs:flag", also="404"),
+    Operation(
+        "POST",
+        "/threads/{thread_id}/state",
+        update_state,
+        ThreadStateUpdate,
+        "ThreadStateUpdateResponse",
+        also="400 404 409",
+    ),
+    Operation("PATCH", "/threads/{thread_id}/state", patch_state, ThreadPatch, status=204, also="404"),
     Operation(
         "POST",
         "/threads/{thread_id}/state/checkpoint",
         get_state_at_checkpoint,
         ThreadStateCheckpointRequest,
         "ThreadState",
+        also="404",
     ),
     Operation(
-        "GET", "/threads/{thread_id}/state/{checkpoint_id}", get_state_at, None, "ThreadState", query="subgraphs"
+        "GET",
+        "/threads/{thread_id}/state/{checkpoint_id}",
+        get_state_at,
+        None,
+        "ThreadState",
+        query="subgraphs:flag",
+        also="404",
     ),
-    Operation("GET", "/threads/{thread_id}/history", get_history, None, "[ThreadState]", query="limit before"),
-    Operation("POST", "/threads/{thread_id}/history", search_history, ThreadStateSearch, "[ThreadState]"),
-    Operation("GET", "/threads/{thread_id}/runs", list_runs, None, "[Run]", query="limit offset status select"),
-    Operation("POST", "/threads/{thread_id}/runs", create_run, RunCreateStateful, "Run"),
-    Operation("POST", "/threads/{thread_id}/runs/stream", stream_run, RunCreateStreamingStateful, "stream"),
-    Operation("POST", "/threads/{thread_id}/runs/wait", wait_run, RunCreateStateful, "any"),
-    Operation("GET", "/threads/{thread_id}/runs/{run_id}", get_run, None, "Run"),
-    Operation("DELETE", "/threads/{thread_id}/runs/{run_id}", delete_run, status=204),
-    Operation("GET", "/threads/{thread_id}/runs/{run_id}/join", join_run, None, "any", query="cancel_on_disconnect"),
+    Operation(
+        "GET",
+        "/threads/{thread_id}/history",
+        get_history,
+        None,
+        "[ThreadState]",
+        query="limit:count=1 before:string",
+        also="404",
+    ),
+    Operation(
+        "POST", "/threads/{thread_id}/history", search_history, ThreadStateSearch, "[ThreadState]", also="400 404"
+    ),
+    Operation(
+        "GET",
+        "/threads/{thread_id}/runs",
+        list_runs,
+        None,
+        "[RunPart]",
+        query="limit:count=10 offset:count=0 status:RunStatus select:[RunField]",
+        also="400 404",
+    ),
+    Operation("POST", "/threads/{thread_id}/runs", create_run, RunCreateStateful, "Run", also="400 404 409"),
+    Operation(
+        "POST", "/threads/{thread_id}/runs/stream", stream_run, RunCreateStreamingStateful, "stream", also="400 404 409"
+    ),
+    Operation("POST", "/threads/{thread_id}/runs/wait", wait_run, RunCreateStateful, "any", also="400 404 409"),
+    Operation("GET", "/threads/{thread_id}/runs/{run_id}", get_run, None, "Run", also="404"),
+    Operation("DELETE", "/threads/{thread_id}/runs/{run_id}", delete_run, status=204, also="404"),
+    Operation(
+        "GET", "/threads/{thread_id}/runs/{run_id}/join", join_run, None, "any", query="cancel_on_disconnect:flag"
+    ),
     Operation(
         "GET",
         "/threads/{thread_id}/runs/{run_id}/stream",
         join_run_stream,
         None,
         "stream",
-        query="cancel_on_disconnect stream_mode",
+        query="cancel_on_disconnect:flag stream_mode:[StreamMode]",
+        headers="Last-Event-ID:string",
     ),
-    Operation("POST", "/threads/{thread_id}/runs/{run_id}/cancel", cancel_run, None, "any", 202, "action wait"),
-    Operation("POST", "/threads/{thread_id}/commands", send_command, ProtocolCommand, "object"),
-    Operation("POST", "/threads/{thread_id}/stream/events", stream_events, ProtocolEventStreamRequest, "stream"),
-    Operation("POST", "/runs", create_stateless_run, RunCreateStateless, "Run"),
-    Operation("POST", "/runs/stream", stream_stateless_run, RunCreateStreamingStateless, "stream"),
-    Operation("POST", "/runs/wait", wait_stateless_run, RunCreateStateless, "any"),
-    Operation("POST", "/runs/batch", create_run_batch, list[RunCreateStateless], "[Run]"),
-    Operation("POST", "/runs/cancel", cancel_runs, RunsCancel, status=204, query="action"),
-    Operation("POST", "/runs/crons", create_cron, CronCreate, "Cron"),
-    Operation("POST", "/runs/crons/search", search_crons, CronSearch, "[Cron]"),
+    Operation(
+        "POST",
+        "/threads/{thread_id}/runs/{run_id}/cancel",
+        cancel_run,
+        status=202,
+        query="action:CancelAction=interrupt wait:flag",
+        also="200=object 404",
+    ),
+    Operation(
+        "POST", "/threads/{thread_id}/commands", send_command, ProtocolCommand, "ProtocolAnswer", also="400=object"
+    ),
+    Operation(
+        "POST", "/threads/{thread_id}/stream/events", stream_events, ProtocolEventStreamRequest, "stream", also="400"
+    ),
+    Operation("POST", "/runs", create_stateless_run, RunCreateStateless, "Run", also="400 404"),
+    Operation("POST", "/runs/stream", stream_stateless_run, RunCreateStreamingStateless, "stream", also="400 404"),
+    Operation("POST", "/runs/wait", wait_stateless_run, RunCreateStateless, "any", also="400 404"),
+    Operation("POST", "/runs/batch", create_run_batch, list[RunCreateStateless], "[Run]", also="400 404"),
+    Operation(
+        "POST", "/runs/cancel", cancel_runs, RunsCancel, status=204, query="action:CancelAction=interrupt", also="404"
+    ),
+    Operation("POST", "/runs/crons", create_cron, CronCreate, "Cron", also="400 404"),
+    Operation("POST", "/runs/crons/search", search_crons, CronSearch, "[CronPart]"),
     Operation("POST", "/runs/crons/count", count_crons, CronCountRequest, "integer"),
-    Operation("GET", "/runs/crons/{cron_id}", get_cron, None, "Cron"),
-    Operation("PATCH", "/runs/crons/{cron_id}", update_cron, CronPatch, "Cron"),
-    Operation("DELETE", "/runs/crons/{cron_id}", delete_cron, status=204),
-    Operation("POST", "/runs/crons/{cron_id}/fire", fire_cron, None, "Run"),
-    Operation("POST", "/threads/{thread_id}/runs/crons", create_cron_for_thread, ThreadCronCreate, "Cron"),
-    Operation("POST", "/mcp/", call_mcp, None, "object"),
-    Operation("GET", "/mcp/", get_mcp, status=405),
-    Operation("DELETE", "/mcp/", delete_mcp, status=404),
-    Operation("POST", "/a2a/{assistant_id}", call_agent, None, "object"),
-    Operation("GET", "/a2a/{assistant_id}", get_agent_card, None, "object"),
-    Operation("GET", "/.well-known/agent-card.json", find_agent_card, None, "object", query="assistant_id"),
-    Operation("PUT", "/store/items", put_item, StorePutRequest, status=204),
-    Operation("GET", "/store/items", get_item, None, "Item", query="namespace key refresh_ttl"),
-    Operation("DELETE", "/store/items", delete_item, StoreDeleteRequest, status=204),
-    Operation("POST", "/store/items/search", search_items, StoreSearchRequest, "SearchItemsResponse"),
-    Operation("POST", "/store/namespaces", list_item_namespaces, StoreListNamespacesRequest, "ListNamespaceResponse"),
+    Operation("GET", "/runs/crons/{cron_id}", get_cron, None, "Cron", also="404"),
+    Operation("PATCH", "/runs/crons/{cron_id}", update_cron, CronPatch, "Cron", also="400 404"),
+    Operation("DELETE", "/runs/crons/{cron_id}", delete_cron, status=204, also="404"),
+    Operation("POST", "/runs/crons/{cron_id}/fire", fire_cron, None, "Run", also="400 404 409"),
+    Operation(
+        "POST", "/threads/{thread_id}/runs/crons", create_cron_for_thread, ThreadCronCreate, "Cron", also="400 404"
+    ),
+    Operation("POST", "/mcp/", call_mcp, JsonObject, "object", also="202 307 400=object 501"),
+    Operation("GET", "/mcp/", get_mcp, status=405, also="307"),
+    Operation("DELETE", "/mcp/", delete_mcp, status=404, also="307"),
+    Operation("POST", "/a2a/{assistant_id}", call_agent, JsonObject, "object|stream", also="202 400=object 501"),
+    Operation("GET", "/a2a/{assistant_id}", get_agent_card, None, "object", also="400=object 501"),
+    Operation(
+        "GET",
+        "/.well-known/agent-card.json",
+        find_agent_card,
+        None,
+        "object",
+        query="assistant_id!:uuid",
+        also="400=object 501",
+    ),
+    Operation("PUT", "/store/items", put_item, StorePutRequest, status=204, also="400 422=text|ErrorResponse"),
+    Operation(
+        "GET",
+        "/store/items",
+        get_item,
+        None,
+        "Item?",
+        query="namespace!:string key!:string refresh_ttl:flag",
+        also="400=object 422=text",
+    ),
+    Operation("DELETE", "/store/items", delete_item, StoreDeleteRequest, status=204, also="422=text|ErrorResponse"),
+    Operation(
+        "POST",
+        "/store/items/search",
+        search_items,
+        StoreSearchRequest,
+        "SearchItemsResponse",
+        also="400 422=text|ErrorResponse",
+    ),
+    Operation(
+        "POST",
+        "/store/namespaces",
+        list_item_namespaces,
+        StoreListNamespacesRequest,
+        "ListNamespaceResponse",
+        also="422=text|ErrorResponse",
+    ),
 ]
 
 ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
-# What operations give, for the OpenAPI document: field names with their types, "?" for nullable.
+# What operations give, for the OpenAPI document: fields with their types; "?" after a name for those that may be
+# missing, after a type for what may be null.
 # fmt: off
 RESPONSES: dict[str, dict[str, str]] = {
+    "Health": {"ok": "boolean", "services": "object"},
+    "Info": {"version": "string", "langgraph_py_version": "string", "flags": "{boolean}", "host": "object"},
+    "Metrics": {"queue": "{number}", "api": "object", "workers": "{integer}"},
     "Assistant": {
         "assistant_id": "uuid", "graph_id": "string", "name": "string", "description": "string?",
         "config": "object", "context": "object", "metadata": "object", "version": "integer",
-        "created_at": "date-time",
+        "created_at": "date-time", "updated_at": "date-time",
     },
-    "Thread": {"thread_id": "uuid", "created_at": "date-time", "updated_at": "date-time", "metadata": "object"},
+    "GraphDrawing": {"nodes": "[object]", "edges": "[object]"},
+    "Thread": {
+        "thread_id": "uuid", "created_at": "date-time", "updated_at": "date-time", "state_updated_at": "date-time",
+        "metadata": "object", "config": "object", "status": "ThreadStatus", "values?": "any",
+        "interrupts?": "{[Interrupt]}", "error?": "object?",
+    },
     "Run": {
         "run_id": "uuid", "thread_id": "uuid", "assistant_id": "uuid", "created_at": "date-time",
-        "updated_at": "date-time", "metadata": "object", "status": "string", "kwargs": "object",
-        "multitask_strategy": "string",
+        "updated_at": "date-time", "metadata": "object", "status": "RunStatus", "kwargs": "object",
+        "multitask_strategy": "MultitaskStrategy", "langsmith_session_name": "null",
     },
     "Cron": {
-        "cron_id": "uuid", "assistant_id": "uuid", "thread_id": "string?", "schedule": "string",
+        "cron_id": "uuid", "assistant_id": "uuid", "thread_id": "uuid?", "user_id": "string", "schedule": "string",
         "timezone": "string?", "end_time": "string?", "payload": "object", "next_run_date": "date-time",
-        "metadata": "object", "on_run_completed": "string?", "enabled": "boolean", "created_at": "date-time",
+        "metadata": "object", "on_run_completed": "OnCompletion?", "enabled": "boolean", "created_at": "date-time",
         "updated_at": "date-time",
     },
     "ThreadState": {
-        "values": "any", "next": "[string]", "tasks": "[object]", "metadata": "object?", "created_at": "string?",
-        "checkpoint": "object?", "parent_checkpoint": "object?", "interrupts": "[Interrupt]",
+        "values": "any", "next": "[string]", "tasks": "[ThreadTask]", "metadata": "object?",
+        "created_at": "date-time?", "checkpoint": "Checkpoint?", "parent_checkpoint": "Checkpoint?",
+        "interrupts": "[Interrupt]", "checkpoint_id": "string?", "parent_checkpoint_id": "string?",
     },
-    "ThreadStateUpdateResponse": {"checkpoint": "object", "configurable": "object", "checkpoint_id": "string"},
+    "ThreadTask": {
+        "id": "string", "name": "string", "path": "[any]", "error": "any", "interrupts": "[Interrupt]",
+        "checkpoint": "Checkpoint?", "state": "ThreadState?", "result": "any",
+    },
+    "Checkpoint": {
+        "thread_id": "uuid", "checkpoint_ns?": "string", "checkpoint_id?": "string", "checkpoint_map?": "object",
+    },
+    "ThreadStateUpdateResponse": {
+        "checkpoint": "Checkpoint", "configurable": "Checkpoint", "checkpoint_id": "string",
+    },
     "ThreadStorage": {
-        "thread_id": "uuid", "total_bytes": "integer", "checkpoints": "object", "channel_values": "object",
-        "pending_writes": "object",
+        "thread_id": "uuid", "total_bytes": "integer", "checkpoints": "Size", "channel_values": "ChannelSize",
+        "pending_writes": "Size",
     },
+    "Size": {"count": "integer", "bytes": "integer"},
+    "ChannelSize": {"count": "integer", "bytes": "integer", "by_channel": "{{integer}}"},
     "ThreadPruneResponse": {"pruned_count": "integer"},
     "GraphSchemaNoId": {
         "input_schema": "object?", "output_schema": "object?", "state_schema": "object?",
@@ -8524,68 +8715,137 @@ RESPONSES: dict[str, dict[str, str]] = {
         "namespace": "[string]", "key": "string", "value": "object", "created_at": "date-time",
         "updated_at": "date-time",
     },
-    "SearchItemsResponse": {"items": "[Item]"},
-    "ListNamespaceResponse": {"namespaces": "[any]"},
+    "SearchItemsResponse": {"items": "[FoundItem]"},
+    "ListNamespaceResponse": {"namespaces": "[[string]]"},
+    "ProtocolAnswer": {
+        "type": "ProtocolAnswerType", "id": "integer", "result?": "object", "meta?": "object", "error?": "string",
+        "message?": "string",
+    },
+    "ServerSentEvent": {"event": "string", "data": "string", "id?": "string"},
     "ErrorResponse": {"detail": "string"},
 }
 # fmt: on
+RESPONSES["AssistantVersion"] = {k: typ for k, typ in RESPONSES["Assistant"].items() if k != "updated_at"}
 RESPONSES["GraphSchema"] = {"graph_id": "string", **RESPONSES["GraphSchemaNoId"]}
+RESPONSES["FoundItem"] = {**RESPONSES["Item"], "score": "number?"}
+for _name in ("Assistant", "Thread", "Run", "Cron"):  # `select` leaves out fields
+    RESPONSES[f"{_name}Part"] = {f"{key.rstrip('?')}?": typ for key, typ in RESPONSES[_name].items()}
+RESPONSES["ThreadPart"]["extracted?"] = "object"
+
+_MEDIA = {"stream": "text/event-stream", "text": "text/plain", "html": "text/html"}
+_TYPES: dict[str, JsonObject] = {
+    **{name: {"type": name} for name in ("string", "integer", "number", "boolean", "object", "null")},
+    **{name: {"type": "string", "format": name} for name in ("uuid", "date-time")},
+    **{name: {"type": "string"} for name in ("text", "html")},
+    "stream": {"$ref": "#/components/schemas/ServerSentEvent"},
+    **{
+        name: {"enum": list(typing.get_args(words))}
+        for name, words in {
+            "RunStatus": RunStatus,
+            "ThreadStatus": ThreadStatus,
+            "MultitaskStrategy": MultitaskStrategy,
+            "OnCompletion": OnCompletion,
+            "CancelAction": CancelAction,
+            "RunField": RunField,
+            "StreamMode": StreamMode,
+            "ThreadStreamMode": ThreadStreamMode,
+            "MetricsFormat": Literal["prometheus", "json"],
+            "ProtocolAnswerType": Literal["success", "error"],
+        }.items()
+    },
+    "any": {},
+    "place": {"type": "string", "pattern": r"^(-|[0-9]{1,18}(-[0-9]{1,18})?)$"},
+    "count": {"type": "integer", "minimum": 0, "maximum": SAFE_INTEGER},
+    "flag": {"type": "boolean", "default": False},
+    "xray": {"anyOf": [{"type": "boolean"}, {"type": "integer", "minimum": 1, "maximum": 99_999}], "default": False},
+}
 
 
 def _type_schema(name: str) -> JsonObject:
-    """The JSON schema of a type named in RESPONSES or ROUTES."""
+    """The JSON schema of a type named in ROUTES or RESPONSES; `[T]` is a list, `{T}` an object of them."""
     if name.endswith("?"):
         return {"anyOf": [_type_schema(name[:-1]), {"type": "null"}]}
     if name.startswith("["):
         return {"type": "array", "items": _type_schema(name[1:-1])}
-    if name == "any":
-        return {}
-    if name in ("uuid", "date-time"):
-        return {"type": "string", "format": name}
-    if name in ("string", "integer", "object", "boolean"):
-        return {"type": name}
-    return {"$ref": f"#/components/schemas/{name}"}
+    if name.startswith("{"):
+        return {"type": "object", "additionalProperties": _type_schema(name[1:-1])}
+    return _TYPES.get(name, {"$ref": f"#/components/schemas/{name}"})
+
+
+def _response_schema(fields: Mapping[str, str]) -> JsonObject:
+    return {
+        "type": "object",
+        "properties": {key.rstrip("?"): _type_schema(typ) for key, typ in fields.items()},
+        "required": [key for key in fields if not key.endswith("?")],
+    }
 
 
 def _request_schemas() -> JsonObject:
     from pydantic.json_schema import models_json_schema
 
-    models = {typing.get_args(r.body)[0] if typing.get_origin(r.body) else r.body for r in ROUTES if r.body}
+    bodies = {typing.get_args(r.body)[0] if typing.get_origin(r.body) is list else r.body for r in ROUTES}
+    models = sorted((b for b in bodies if isinstance(b, type) and issubclass(b, Body)), key=lambda b: b.__name__)
     _, schemas = models_json_schema(
-        [(model, "validation") for model in sorted(models, key=lambda m: m.__name__)],
-        ref_template="#/components/schemas/{model}",
+        [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
     )
     return cast(JsonObject, schemas["$defs"])
 
 
-def _operation(route: Operation) -> JsonObject:
-    parameters: list[JsonObject] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in re.findall(r"{(\w+)}", route.path)
+def _parameter(place: str, text: str) -> JsonObject:
+    """A parameter from its declaration in ROUTES."""
+    declared, _, default = text.partition("=")
+    name, _, typ = declared.partition(":")
+    schema = _type_schema(typ or "string")
+    if default:
+        value = int(default) if default.isdigit() else default
+        schema = {**schema, "default": [value] if typ.startswith("[") else value}
+    return {"name": name.rstrip("!"), "in": place, "required": place == "path" or "!" in name, "schema": schema}
+
+
+def _parameters(route: Operation) -> list[JsonObject]:
+    texts = ("checkpoint_id", "namespace", *(["assistant_id"] if route.path.endswith("/graph") else []))
+    return [
+        *(_parameter("path", f"{n}:{'string' if n in texts else 'uuid'}") for n in re.findall(r"{(\w+)}", route.path)),
+        *(_parameter("query", text) for text in route.query.split()),
+        *(_parameter("header", text) for text in route.headers.split()),
     ]
-    parameters += [{"name": name, "in": "query", "schema": {"type": "string"}} for name in route.query.split()]
-    success: JsonObject = {"description": HTTPStatus(route.status).phrase}
-    if route.returns == "stream":
-        success["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
-    elif route.returns:
-        success["content"] = {"application/json": {"schema": _type_schema(route.returns)}}
-    error = {"description": "Error", "content": {"application/json": {"schema": _type_schema("ErrorResponse")}}}
+
+
+def _responses(route: Operation) -> JsonObject:
+    """An operation's answers by status: its own, and those that all of its kind have."""
+    types_ = {"403": "ErrorResponse"}
+    if route.body:
+        types_["413"] = "ErrorResponse"
+    if route.body or "_id}" in route.path:
+        types_["422"] = "ErrorResponse"
+    for each in route.also.split():
+        status, _, typ = each.partition("=")
+        types_[status] = typ or ("ErrorResponse" if status >= "400" else "")
+    types_[str(route.status)] = route.returns or ""
+    return {
+        status: {
+            "description": HTTPStatus(int(status)).phrase,
+            "content": {
+                _MEDIA.get(part, "application/json"): {"schema": _type_schema(part)} for part in typ.split("|") if part
+            },
+        }
+        for status, typ in sorted(types_.items())
+    }
+
+
+def _operation(route: Operation) -> JsonObject:
+    name = route.handler.__name__
     operation: JsonObject = {
-        "operationId": f"{route.handler.__name__}_{len(parameters)}"
-        if "{namespace}" in route.path
-        else route.handler.__name__,
+        "operationId": f"{name}_of_namespace" if "{namespace}" in route.path else name,
         "summary": (route.handler.__doc__ or "").partition("\n")[0],
         "tags": [route.path.split("/")[1]],
-        "parameters": parameters,
-        "responses": {str(route.status): success, "4XX": error},
+        "parameters": _parameters(route),
+        "responses": _responses(route),
     }
-    if route.status == 202:
-        operation["responses"]["200"] = success
     if route.body:
         is_list = typing.get_origin(route.body) is list
-        model = "RunBatchCreate" if is_list else route.body.__name__
-        content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model}"}}}
-        operation["requestBody"] = {"required": True, "content": content}
+        model = "RunBatchCreate" if is_list else "object" if route.body is JsonObject else route.body.__name__
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _type_schema(model)}}}
     return operation
 
 
@@ -8593,15 +8853,12 @@ def _operation(route: Operation) -> JsonObject:
 def openapi() -> JsonObject:
     """The OpenAPI document: made from the same models that validate."""
     paths: JsonObject = {}
-    for route in ROUTES:
+    for route in [*ROUTES, Operation("GET", "/docs", get_docs, None, "html")]:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
-    paths["/docs"] = {"get": {"summary": "This API, for people.", "responses": {"200": {"description": "OK"}}}}
     schemas = _request_schemas()
     schemas["RunBatchCreate"] = {"type": "array", "minItems": 1, "items": _type_schema("RunCreateStateless")}
-    schemas["Subgraphs"] = {"type": "object", "additionalProperties": _type_schema("GraphSchemaNoId")}
-    for name, types_of_fields in RESPONSES.items():
-        properties = {key: _type_schema(typ) for key, typ in types_of_fields.items()}
-        schemas[name] = {"type": "object", "properties": properties}
+    schemas["Subgraphs"] = _type_schema("{GraphSchemaNoId}")
+    schemas |= {name: _response_schema(fields) for name, fields in RESPONSES.items()}
     return {
         "openapi": "3.1.0",
         "info": {"title": "devserver", "version": __version__, "description": "The LangGraph Server API, locally."},
@@ -8629,31 +8886,44 @@ def served_openapi(server: Server) -> JsonObject:
     }
 
 
+def _docs_row(method: str, path: str, operation: JsonObject) -> str:
+    """What an operation takes and gives, with links to the schemas."""
+    from html import escape
+
+    def models(value: Any) -> str:
+        names = dict.fromkeys(re.findall(r"#/components/schemas/(\w+)", str(value)))
+        return ", ".join(f'<a href="#{name}">{name}</a>' for name in names)
+
+    takes = [p["name"] for p in operation.get("parameters", ()) if p["in"] != "path"]
+    gives = [
+        f"{status} {models(said) if status < '300' else ''}" for status, said in operation.get("responses", {}).items()
+    ]
+    return (
+        f"<tr><td><b>{method.upper()}</b><td><code>{escape(path)}</code><td>{escape(operation.get('summary', ''))}"
+        f"<td>{', '.join(filter(None, [models(operation.get('requestBody')), *takes]))}<td>{' '.join(gives)}"
+    )
+
+
 async def get_docs(server: Server, request: Request) -> Response:
     """The API for people: one page without anything from elsewhere."""
     from html import escape
 
-    document, rows = served_openapi(server), []
-    for path, methods in document["paths"].items():
-        for method, operation in methods.items():
-            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
-            model = body.get("$ref", "").rpartition("/")[2]
-            link = f'<a href="#{model}">{model}</a>' if model else ""
-            rows.append(
-                f"<tr><td><b>{method.upper()}</b><td><code>{escape(path)}</code>"
-                f"<td>{escape(operation.get('summary', ''))}<td>{link}"
-            )
+    document = served_openapi(server)
+    rows = [
+        _docs_row(method, path, each) for path, methods in document["paths"].items() for method, each in methods.items()
+    ]
     schemas = "".join(
         f'<details id="{name}"><summary>{name}</summary><pre>{escape(json.dumps(schema, indent=2))}</pre></details>'
         for name, schema in document["components"]["schemas"].items()
     )
     return HTMLResponse(
         "<!doctype html><html lang=en><meta charset=utf-8><title>devserver</title>"
-        "<style>body{font:15px/1.5 system-ui;margin:2rem auto;max-width:70rem;padding:0 1rem}"
+        "<style>body{font:15px/1.5 system-ui;margin:2rem auto;max-width:90rem;padding:0 1rem}"
         "td{padding:.2rem .8rem .2rem 0;vertical-align:top}pre{background:#f6f6f6;padding:1rem}"
         "summary{cursor:pointer}</style>"
         f"<h1>devserver {__version__}</h1><p>The LangGraph Server API. <a href=openapi.json>openapi.json</a>"
-        f"<h2>Operations</h2><table>{''.join(rows)}</table><h2>Schemas</h2>{schemas}"
+        "<h2>Operations</h2><table><tr><th><th><th><th align=left>takes<th align=left>gives"
+        f"{''.join(rows)}</table><h2>Schemas</h2>{schemas}"
     )
 
 
@@ -8684,12 +8954,15 @@ def _routes(http: HttpSettings) -> list[BaseRoute]:
     ]
     routes: list[BaseRoute] = [Route(path, _endpoint(handler), methods=["GET"]) for path, handler in single]
     routes.append(WebSocketRoute("/threads/{thread_id}/stream/events", protocol_socket))
-    for path, _ in single[1:]:  # other methods, and a slash too many, find nothing
+    for path, _ in single:  # other methods, and a slash too many, find nothing
         routes.append(Route(path, _endpoint(not_found), methods=ALL_METHODS))
         routes.append(Route(f"{path}/", _endpoint(not_found), methods=ALL_METHODS))
     for operation in ROUTES:
         if operation.path not in dict(single) and not operation.path.startswith("/mcp"):
-            routes.append(Route(operation.path, _endpoint(operation.handler), methods=[operation.method]))
+            route = Route(operation.path, _endpoint(operation.handler), methods=[operation.method])
+            if operation.returns == "stream" and route.methods:
+                route.methods.discard("HEAD")  # its connection would be busy until the stream ends, if it ever does
+            routes.append(route)
     routes.append(Route("/mcp", _mcp_endpoint, methods=["GET", "POST", "DELETE"]))
     routes.append(Route("/ui/{assistant_id}", _endpoint(get_ui), methods=["POST"]))
     routes.append(Route("/.well-known/agent.json", _endpoint(find_agent_card), methods=["GET"]))
@@ -8706,7 +8979,8 @@ async def on_error(request: Request, error: Exception) -> Response:
     if isinstance(error, ApiError):
         return reply({"detail": error.detail}, error.status)
     if isinstance(error, HTTPException):
-        return reply({"detail": error.detail}, error.status_code, error.headers)
+        headers = {name: ", ".join(sorted(text.split(", "))) for name, text in (error.headers or {}).items()}  # Allow
+        return reply({"detail": error.detail}, error.status_code, headers)
     if isinstance(error, MissingScope):
         return reply({"detail": str(error)}, 422)
     if isinstance(error, ValueError | OverflowError | InvalidUpdateError | EmptyInputError):
@@ -8725,7 +8999,7 @@ class Guard:
 
     def __init__(self, app: asgi.ASGIApp, host: str, allowed_hosts: list[str], cors: JsonObject) -> None:
         self.app = app
-        self._exposed = not _is_loopback(host)
+        self._exposed = not is_loopback(host)
         self._hosts = {host.lower(), *(name.lower() for name in allowed_hosts)}
         self._origins = set(cors["allow_origins"])
         self._origin_pattern = re.compile(cors["allow_origin_regex"])
@@ -8734,7 +9008,10 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in (b"host", b"origin")}
+        headers: dict[bytes, str] = {}
+        for name, value in scope["headers"]:
+            if name in (b"host", b"origin"):  # several of a name are no name of anybody
+                headers[name] = ", ".join(filter(None, (headers.get(name), value.decode("latin-1"))))
         if problem := self._problem(scope, headers.get(b"host"), headers.get(b"origin")):
             if scope["type"] == "websocket":  # closed before it is accepted: the client sees a 403
                 await send({"type": "websocket.close", "code": 4403, "reason": problem[:120]})
@@ -8761,7 +9038,7 @@ class Guard:
 
     def _knows_host(self, host: str) -> bool:
         name = (re.sub(r":\d*$", "", host) if not host.endswith("]") else host).strip("[]").lower()
-        if name in self._hosts or _is_loopback(name):
+        if name in self._hosts or is_loopback(name):
             return True
         if not self._exposed:
             return False
@@ -8773,15 +9050,6 @@ class Guard:
 
     def _knows_origin(self, origin: str) -> bool:
         return "*" in self._origins or origin in self._origins or bool(self._origin_pattern.fullmatch(origin))
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def cors_settings(settings: Settings, studio: bool) -> JsonObject:

@@ -489,6 +489,21 @@ def test_what_is_nested_too_deeply_is_refused_and_never_cut_off(http: httpx.Clie
         assert found.json() >= 1
 
 
+def test_a_whole_number_may_be_written_with_a_point(http: httpx.Client, ids: dict[str, str]) -> None:
+    """JSON Schema, and so the document, takes 1.0 for an integer."""
+    found = http.post("/threads/search", content=b'{"limit": 1.0, "offset": 0.0}')
+    assert len(found.json()) == 1
+    body = b'{"assistant_id": "steps", "input": {}, "config": {"recursion_limit": 30.0}}'
+    run = http.post(f"/threads/{ids['thread_id']}/runs", content=body).json()
+    assert run["kwargs"]["config"]["recursion_limit"] == 30
+    for path, field in (
+        ("/assistants/search", "limit"),
+        ("/store/namespaces", "max_depth"),
+        ("/runs/crons/search", "offset"),
+    ):
+        assert http.post(path, json={field: 1.5}).json() == {"detail": f"{field}: Input should be a valid integer"}
+
+
 def test_of_duplicate_keys_the_last_wins(http: httpx.Client) -> None:
     made = http.post("/threads", content=b'{"metadata": {"a": 1}, "metadata": {"b": 1, "b": 2}}')
     assert made.json()["metadata"] == {"b": 2}

@@ -17,7 +17,8 @@ from langgraph_sdk.client import LangGraphClient
 from langgraph_sdk.errors import BadRequestError, NotFoundError, UnprocessableEntityError
 
 SERVED = {
-    name: f"./basic.py:{name}" for name in ("steps", "failing", "gated", "question", "context", "typed", "workflow")
+    name: f"./basic.py:{name}"
+    for name in ("steps", "failing", "gated", "stubborn", "question", "context", "typed", "workflow")
 }
 DONE: dict[str, Any] = {"text": "!", "trail": ["first", "second", "third"], "total": 111}
 TABLES = ("threads", "runs", "checkpoints", "writes", "run_writes", "events", "webhooks")
@@ -499,6 +500,41 @@ async def test_deleting_a_live_run_ends_it(client: LangGraphClient, tmp_path: Pa
     assert (await client.threads.get(thread_id))["status"] == "idle"
     assert await client.runs.list(thread_id) == []
     assert await client.runs.wait(thread_id, "steps", input={}) == DONE
+
+
+async def test_a_running_run_that_is_deleted_writes_nothing_more(
+    client: LangGraphClient, server: LiveServer, tmp_path: Path
+) -> None:
+    """Its node can't be stopped, but what it returns counts for nothing; the next run waits for none of it."""
+    thread_id = await new_thread(client)
+    gate, done = tmp_path / "gate", tmp_path / "done"
+    values: Any = await client.runs.wait(thread_id, "stubborn", input={"gate": str(tmp_path), "done": str(tmp_path)})
+    rows = all_rows(server)
+    given = {"gate": str(gate), "done": str(done)}
+    run = await client.runs.create(thread_id, "stubborn", input=given, stream_resumable=True)
+    await eventually((tmp_path / "gate.waits").exists)
+    await client.runs.delete(thread_id, run["run_id"])
+    thread: Any = await client.threads.get(thread_id)
+    assert (thread["status"], thread["values"], thread["error"]) == ("idle", values, None)
+    assert all_rows(server) == rows
+    gate.touch()
+    await eventually(done.exists)
+    again: Any = await client.runs.wait(thread_id, "stubborn", input={})
+    assert again == {**values, "trail": ["blocked", "blocked"]}
+    [_, first] = await client.runs.list(thread_id)
+    assert first["status"] == "success"
+
+
+async def test_a_thread_shows_its_state_whenever_a_run_is_deleted(client: LangGraphClient) -> None:
+    thread_id = await new_thread(client)
+    before = await client.runs.wait(thread_id, "steps", input={})
+    for n in range(30):
+        run = await client.runs.create(thread_id, "steps", input={})
+        await asyncio.sleep(n / 3000)
+        await client.runs.delete(thread_id, run["run_id"])
+        thread: Any = await client.threads.get(thread_id)
+        assert (thread["status"], thread["values"]) == ("idle", before)
+        assert (await client.threads.get_state(thread_id))["values"] == before
 
 
 # Without a thread

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httpx
@@ -109,6 +109,59 @@ def test_the_document_is_whole(document: dict[str, Any]) -> None:
         assert declared == set(re.findall(r"{(\w+)}", path)), path
 
 
+def parameters(document: dict[str, Any], method: str, path: str) -> dict[str, Any]:
+    return {each["name"]: each["schema"] for each in document["paths"][path][method]["parameters"]}
+
+
+def answers(document: dict[str, Any], method: str, path: str) -> dict[str, list[str]]:
+    """The statuses of an operation, with the media types that they come in."""
+    return {status: list(said["content"]) for status, said in document["paths"][path][method]["responses"].items()}
+
+
+def test_the_document_tells_what_parameters_may_be(document: dict[str, Any]) -> None:
+    takes = parameters(document, "get", "/threads/{thread_id}/runs")
+    assert takes["thread_id"] == {"type": "string", "format": "uuid"}
+    assert (takes["limit"]["type"], takes["limit"]["default"], takes["offset"]["minimum"]) == ("integer", 10, 0)
+    assert takes["status"]["enum"] == ["pending", "running", "success", "error", "timeout", "interrupted"]
+    assert "multitask_strategy" in takes["select"]["items"]["enum"]
+    cancel = parameters(document, "post", "/threads/{thread_id}/runs/{run_id}/cancel")
+    assert cancel["action"] == {"enum": ["interrupt", "rollback"], "default": "interrupt"}
+    assert cancel["wait"] == {"type": "boolean", "default": False}
+    assert parameters(document, "get", "/threads/{thread_id}/state/{checkpoint_id}")["checkpoint_id"] == {
+        "type": "string"
+    }
+    [*_, last] = document["paths"]["/threads/{thread_id}/runs/{run_id}/stream"]["get"]["parameters"]
+    assert (last["name"], last["in"], last["required"]) == ("Last-Event-ID", "header", False)
+    assert {p["name"] for p in document["paths"]["/store/items"]["get"]["parameters"] if p["required"]} == {
+        "namespace",
+        "key",
+    }
+
+
+def test_the_document_tells_every_status_an_operation_answers_with(document: dict[str, Any]) -> None:
+    assert answers(document, "post", "/threads").keys() == {"200", "201", "400", "403", "404", "409", "413", "422"}
+    assert answers(document, "patch", "/threads/{thread_id}")["204"] == []
+    assert answers(document, "post", "/threads/{thread_id}/runs/stream")["200"] == ["text/event-stream"]
+    assert answers(document, "put", "/store/items")["422"] == ["text/plain", "application/json"]
+    assert answers(document, "get", "/metrics")["200"] == ["text/plain", "application/json"]
+    assert "501" in answers(document, "post", "/mcp/")
+    for method, path, each in operations(document):
+        assert all(re.fullmatch(r"[1-5]\d\d", status) for status in each["responses"]), (method, path)
+        assert "403" in each["responses"], (method, path)
+
+
+def test_the_document_tells_what_may_be_null_or_missing(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    assert schemas["Assistant"]["properties"]["description"] == {"anyOf": [{"type": "string"}, {"type": "null"}]}
+    assert set(schemas["Thread"]["properties"]) - set(schemas["Thread"]["required"]) == {
+        "values",
+        "interrupts",
+        "error",
+    }
+    assert schemas["ThreadPart"]["required"] == []
+    assert schemas["Thread"]["properties"]["status"] == {"enum": ["idle", "busy", "interrupted", "error"]}
+
+
 @pytest.mark.parametrize(
     ("schema", "fields"),
     [
@@ -133,6 +186,8 @@ def test_the_documentation_needs_nothing_from_elsewhere(http: httpx.Client) -> N
     page = http.get("/docs")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert "/threads/{thread_id}/runs/stream" in page.text
+    row = page.text.partition("<code>/threads/{thread_id}/runs/{run_id}/cancel</code>")[2].partition("<tr>")[0]
+    assert row.endswith("<td>action, wait<td>200  202  403  404  422 ")
     assert not re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?\s*(?:https?:)?//", page.text)
     anchors = set(re.findall(r'href="#(\w+)"', page.text))
     assert anchors
@@ -150,8 +205,14 @@ def test_the_documentation_needs_nothing_from_elsewhere(http: httpx.Client) -> N
         ("POST", "/ok", 404, {}),
         ("GET", "/ok/", 404, {}),
         ("DELETE", "/openapi.json", 404, {}),
+        ("POST", "/", 404, {}),
+        ("GET", f"/threads//{ID}", 404, {}),
         ("DELETE", "/threads", 405, {"allow": "POST"}),
-        ("PUT", f"/threads/{ID}", 405, {}),
+        ("POST", "/store/items", 405, {"allow": "PUT"}),
+        ("PUT", f"/threads/{ID}", 405, {"allow": "GET, HEAD"}),
+        ("OPTIONS", "/mcp", 405, {"allow": "DELETE, GET, HEAD, POST"}),
+        ("HEAD", "/threads", 405, {"allow": "POST"}),
+        ("HEAD", "/nope", 404, {}),
         ("GET", "/threads/search", 422, {}),
         ("HEAD", f"/threads/{ID}", 404, {}),
     ],
@@ -172,7 +233,48 @@ def test_a_slash_too_many_leads_to_the_right_place(http: httpx.Client) -> None:
     assert [step.status_code for step in answer.history] == [307]
 
 
-# Who may talk to the server
+@pytest.mark.parametrize("path", ["/", "/ok", "/info", "/metrics?format=prometheus", "/docs", "/openapi.json"])
+def test_head_is_get_without_its_body(http: httpx.Client, path: str) -> None:
+    got, head = http.get(path), http.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert {**head.headers, "date": ""} == {**got.headers, "date": ""}
+
+
+def test_a_stream_has_no_head_lest_its_connection_hangs(http: httpx.Client) -> None:
+    thread_id = http.post("/threads", json={}).json()["thread_id"]
+    for path in (f"/threads/{thread_id}/stream", f"/threads/{thread_id}/runs/{ID}/stream"):
+        refused = http.head(path)
+        assert (refused.status_code, refused.headers["allow"]) == (405, "GET")
+    assert http.get("/ok", timeout=3).status_code == 200
+
+
+def test_ids_in_paths_are_read_as_uuids_are_written(http: httpx.Client) -> None:
+    thread_id = http.post("/threads", json={}).json()["thread_id"]
+    forms = [
+        thread_id.upper(),
+        thread_id.replace("-", ""),
+        f"%7B{thread_id}%7D",
+        "".join(f"%{ord(c):x}" for c in thread_id),
+    ]
+    for form in forms:
+        assert http.get(f"/threads/{form}").json()["thread_id"] == thread_id
+        copied = http.get(f"/threads/{form}/runs/{ID}/join")
+        assert copied.headers["location"] == f"/threads/{thread_id}/runs/{ID}/join"
+
+
+@pytest.mark.parametrize("line_end", ["%0d%0a", "%0a", "%e5%98%8a", "%00"])
+def test_no_path_gets_into_the_headers_of_its_answer(http: httpx.Client, line_end: str) -> None:
+    for path in (f"/{line_end}X-Evil:1/", f"/assistants/{line_end}X-Evil:1/", f"/threads/{ID}{line_end}X-Evil:1/runs"):
+        answer = http.get(path)
+        assert answer.status_code in (307, 404, 422)
+        assert "x-evil" not in answer.headers
+        assert not re.search(r"[\r\n\0]", str(answer.headers.get("location")))
+
+
+def test_a_very_long_path_or_query_is_answered(http: httpx.Client) -> None:
+    assert http.get(f"/threads/{'a' * 60_000}").json() == {"detail": "Invalid thread ID: must be a UUID"}
+    assert http.get("/nope/" + "a/" * 30_000).status_code == 404
+    assert http.get("/ok?" + "a=b&" * 15_000).status_code == 200
 
 
 def with_host(server: LiveServer, host: str, path: str = "/ok") -> int:
@@ -181,6 +283,14 @@ def with_host(server: LiveServer, host: str, path: str = "/ok") -> int:
     with socket.create_connection((where.hostname, where.port or 80), timeout=10) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         return int(connection.makefile("rb").readline().split()[1])
+
+
+@pytest.mark.parametrize("path", ["//", "//ok", "///", "//evil.com/threads/", "//threads", "*", "ok"])
+def test_a_path_of_no_form_is_not_found_and_leads_nowhere(server: LiveServer, path: str) -> None:
+    assert with_host(server, "localhost", path) in (400, 404)
+
+
+# Who may talk to the server
 
 
 LOOPBACK_HOSTS = [
@@ -206,6 +316,8 @@ FOREIGN_HOSTS = [
     "[2001:db8::1]:80",
     "notlocalhost",
     "evil.com:localhost",
+    "evil.com, a.localhost",
+    "evil.com#.localhost",
 ]
 
 
@@ -280,6 +392,24 @@ def test_a_page_from_elsewhere_cannot_change_anything(http: httpx.Client, origin
     assert http.post("/threads/count", json={}).json() == before
     assert http.get(f"/threads/{thread_id}").json()["metadata"] == {"n": 1}
     assert http.get("/store/items", params={"namespace": "a", "key": "k"}).json() is None
+
+
+@pytest.mark.parametrize("name", [b"origin", b"host"])
+@pytest.mark.parametrize("order", [1, -1])
+async def test_of_two_names_neither_counts(name: bytes, order: int) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("let in")
+
+    values = [b"http://localhost", b"http://evil.com"] if name == b"origin" else [b"localhost", b"evil.com"]
+    guard = devserver.Guard(app, "127.0.0.1", [], {"allow_origins": [], "allow_origin_regex": "http://localhost"})
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "headers": [(name, value) for value in values[::order]]}
+    await guard(scope, cast(Any, None), send)
+    assert sent[0]["status"] == 403
 
 
 @pytest.mark.parametrize("origin", FOREIGN_ORIGINS)

@@ -120,6 +120,19 @@ def test_supersteps_that_cannot_be_taken_are_refused(
     assert detail in refused.json()["detail"]
 
 
+async def test_of_supersteps_those_before_a_bad_one_are_kept_and_shown(client: LangGraphClient) -> None:
+    thread_id = str(uuid.uuid4())
+    good: dict[str, Any] = {"updates": [{"values": {"trail": ["first"]}, "as_node": "first"}]}
+    bad: dict[str, Any] = {"updates": [{"values": {}, "as_node": "nope"}]}
+    with pytest.raises(BadRequestError, match="Node nope does not exist"):
+        await client.threads.create(thread_id=thread_id, graph_id="steps", supersteps=[good, good, bad])
+    thread = await client.threads.get(thread_id)
+    assert (thread["status"], thread["values"]) == ("interrupted", {"trail": ["first", "first"], "total": 0})
+    assert (await client.threads.get_state(thread_id))["values"] == thread["values"]
+    await client.runs.wait(thread_id, "steps", input=None)
+    assert (await client.threads.get(thread_id))["status"] == "idle"
+
+
 # Read, change, delete
 
 
@@ -155,6 +168,16 @@ async def test_a_patch_may_want_no_answer(client: LangGraphClient) -> None:
     thread = await client.threads.create()
     await client.threads.update(thread["thread_id"], metadata={"a": 1}, return_minimal=True)
     assert (await client.threads.get(thread["thread_id"]))["metadata"] == {"a": 1}
+
+
+def test_a_patch_of_the_state_merges_metadata_too(http: httpx.Client, mark: str) -> None:
+    """The JavaScript SDK's patchState: "patch the metadata of a thread"."""
+    thread_id = http.post("/threads", json={"metadata": {"a": 1, "b": 1}}).json()["thread_id"]
+    patched = http.patch(f"/threads/{thread_id}/state", json={"metadata": {"b": 2, "run_id": "reserved"}})
+    assert (patched.status_code, patched.content) == (204, b"")
+    assert http.get(f"/threads/{thread_id}").json()["metadata"] == {"a": 1, "b": 2}
+    assert http.patch(f"/threads/{mark}/state", json={"metadata": {}}).status_code == 404
+    assert http.patch(f"/threads/{thread_id}/state", json={"metadata": 5}).status_code == 422
 
 
 async def test_a_deleted_thread_leaves_no_rows(client: LangGraphClient, server: LiveServer, mark: str) -> None:

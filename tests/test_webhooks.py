@@ -276,3 +276,22 @@ def test_langgraph_json_may_forbid_more(url: str, rules: dict[str, Any] | None, 
     else:
         with pytest.raises(devserver.Invalid, match=f"Webhook host blocked: {detail}"):
             devserver.check_webhook(url, allowed)
+
+
+async def test_a_proxy_is_used_for_webhooks_elsewhere_but_not_for_this_machines(
+    make_server: Callable[..., LiveServer], receiver: Receiver
+) -> None:
+    proxy = f"http://127.0.0.1:{receiver.server_port}"
+    basic = (GRAPHS / "basic.py").read_text()
+    env = {"HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "http://127.0.0.1:9"}
+    direct = make_server({"steps": "./basic.py:steps"}, {"basic.py": basic}, env=env).client()
+    for count, host in enumerate(("127.0.0.1", "localhost"), 1):
+        url = receiver.url.replace("127.0.0.1", host)
+        await direct.runs.wait(await new_thread(direct), "steps", input={}, webhook=url)
+        assert (await receiver.told(count))["status"] == "success"
+    by_proxy = make_server({"steps": "./basic.py:steps"}, {"basic.py": basic}, env={"HTTP_PROXY": proxy}).client()
+    await by_proxy.runs.wait(await new_thread(by_proxy), "steps", input={}, webhook="http://192.0.2.1/elsewhere")
+    await receiver.told(3)
+    assert receiver.got[2][0] == "http://192.0.2.1/elsewhere"
+    await direct.aclose()
+    await by_proxy.aclose()

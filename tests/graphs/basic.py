@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import operator
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -151,6 +152,26 @@ gated = (
     .add_edge("after", END)
     .compile()
 )
+
+
+# Blocks its thread until a file appears, and says when it waits and when it is done.
+
+
+class Stubborn(TypedDict, total=False):
+    gate: str
+    done: str
+    trail: Annotated[list[str], operator.add]
+
+
+def block(state: Stubborn) -> Update:
+    Path(f"{state['gate']}.waits").touch()
+    while not Path(state["gate"]).exists():
+        time.sleep(0.005)
+    Path(state["done"]).touch()
+    return {"trail": ["blocked"]}
+
+
+stubborn = StateGraph(Stubborn).add_node(block).add_edge(START, "block").add_edge("block", END).compile()
 
 
 # One question; the answer decides the way. Publishing waits until a file appears, if one is named.

@@ -14,6 +14,12 @@ export default {
     await refused(client.threads.get(thread.thread_id), 404);
   },
 
+  async "metadata by patchState"(client) {
+    const threadId = await newThread(client, { metadata: { a: 1 } });
+    assert.equal(await client.threads.patchState(threadId, { b: 2 }), undefined);
+    assert.deepEqual((await client.threads.get(threadId)).metadata, { a: 1, b: 2 });
+  },
+
   async "an update that needs no answer"(client, { sdk }) {
     if (sdk === "sdk200") return; // does not know it
     const threadId = await newThread(client);

@@ -1,0 +1,93 @@
+"""The checkpointer and the store, called directly, also from threads without an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import StateGraph
+from langgraph.store.base import ListNamespacesOp, PutOp
+
+import devserver
+
+AT: RunnableConfig = {"configurable": {"thread_id": "t"}}
+
+
+class State(TypedDict, total=False):
+    trail: Annotated[list[str], lambda old, new: old + new]
+
+
+@pytest.fixture
+async def db(tmp_path: Path) -> AsyncIterator[devserver.Db]:
+    made = devserver.Db(str(tmp_path / "test.db"))
+    await made.open()
+    yield made
+    await made.close()
+
+
+def graph(db: devserver.Db) -> Any:
+    nodes = {name: (lambda state, name=name: {"trail": [name]}) for name in ("one", "two")}
+    return (
+        StateGraph(State)
+        .add_sequence(list(nodes.items()))
+        .set_entry_point("one")
+        .compile(devserver.Saver(db, JsonPlusSerializer()))
+    )
+
+
+async def test_a_graph_is_kept_alike_with_and_without_an_event_loop(db: devserver.Db) -> None:
+    other: RunnableConfig = {"configurable": {"thread_id": "u"}}
+    assert await asyncio.to_thread(graph(db).invoke, {"trail": []}, AT) == {"trail": ["one", "two"]}
+    assert await graph(db).ainvoke({"trail": []}, other) == {"trail": ["one", "two"]}
+    sync_states = await asyncio.to_thread(lambda: [state.values for state in graph(db).get_state_history(AT)])
+    assert sync_states == [state.values async for state in graph(db).aget_state_history(other)]
+    state = await asyncio.to_thread(graph(db).get_state, AT)
+    assert (state.values, state.next) == ({"trail": ["one", "two"]}, ())
+
+
+async def test_a_deleted_thread_has_no_checkpoints(db: devserver.Db) -> None:
+    saver = devserver.Saver(db, JsonPlusSerializer())
+    for delete in (partial(asyncio.to_thread, saver.delete_thread, "t"), partial(saver.adelete_thread, "t")):
+        await graph(db).ainvoke({"trail": []}, AT)
+        assert saver.get_tuple(AT) is not None
+        await delete()
+        assert saver.get_tuple(AT) is None
+        assert list(saver.list(AT)) == []
+        for table in ("checkpoints", "writes"):
+            assert db.look(lambda conn, table=table: conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0]) == 0
+
+
+async def test_the_history_of_a_channel_is_that_of_the_official_saver(db: devserver.Db) -> None:
+    await graph(db).ainvoke({"trail": []}, AT)
+    saver = devserver.Saver(db, JsonPlusSerializer())
+    place = await saver.aget_tuple(AT)
+    assert place
+    found = await saver.aget_delta_channel_history(config=place.config, channels=["trail"])
+    assert saver.get_delta_channel_history(config=place.config, channels=["trail"]) == found
+    with SqliteSaver.from_conn_string(db.path) as official:
+        assert official.get_delta_channel_history(config=place.config, channels=["trail"]) == found
+    assert found["trail"]["writes"]
+
+
+async def test_the_store_is_the_same_with_and_without_an_event_loop(db: devserver.Db) -> None:
+    store = devserver.Store(db)
+    await asyncio.to_thread(store.put, ("a", "b"), "k", {"n": 1})
+    await store.aput(("a", "c"), "k", {"n": 2})
+    item, other = await asyncio.to_thread(store.get, ("a", "c"), "k"), await store.aget(("a", "b"), "k")
+    assert item
+    assert other
+    assert (item.value, other.value) == ({"n": 2}, {"n": 1})
+    assert [each.value for each in await asyncio.to_thread(store.search, ("a",))] == [{"n": 1}, {"n": 2}]
+    namespaces = [("a", "b"), ("a", "c")]
+    assert await asyncio.to_thread(store.batch, [ListNamespacesOp()]) == [namespaces]
+    await asyncio.to_thread(store.delete, ("a", "b"), "k")
+    assert await store.aget(("a", "b"), "k") is None
+    with pytest.raises(devserver.Invalid, match="Namespace label"):
+        store.batch([PutOp(("a.b",), "k", {})])
