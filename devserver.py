@@ -41,6 +41,7 @@ import base64
 import concurrent.futures
 import contextlib
 import contextvars
+import copy
 import dataclasses
 import datetime
 import enum
@@ -117,7 +118,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -509,7 +510,8 @@ class StoreListNamespacesRequest(Body):
 class ApiError(Exception):
     """An answer other than success. `detail` says what is wrong, where, and what to do."""
 
-    status: ClassVar[int] = 500
+    status = 500
+    headers: Mapping[str, str] | None = None
 
     def __init__(self, detail: str | None = None) -> None:
         super().__init__(detail or HTTPStatus(self.status).phrase)
@@ -521,6 +523,15 @@ class ApiError(Exception):
 
 class BadRequest(ApiError):
     status = 400
+
+
+class Refused(ApiError):
+    """Authentication or authorization said no, with a status, a text and headers of the application's choice."""
+
+    def __init__(self, status: int, detail: Any = None, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail or HTTPStatus(status).phrase)
+        self.status = status
+        self.headers = headers
 
 
 class NotFound(ApiError):
@@ -656,6 +667,57 @@ def contains(whole: Any, part: Any) -> bool:
     if isinstance(part, bool) or isinstance(whole, bool):
         return part is whole
     return bool(whole == part)
+
+
+def passes(metadata: JsonObject, limits: JsonObject) -> bool:
+    """Whether a row's metadata pass an authorization filter: key by key, equal to a value (or its `$eq`), or a
+    list that `$contains` it, or all of several."""
+    return all(key in metadata and _meets(metadata[key], wanted) for key, wanted in limits.items())
+
+
+FILTER_OPERATORS = frozenset({"$eq", "$contains"})
+
+
+def _meets(value: Any, wanted: Any) -> bool:
+    if not (isinstance(wanted, dict) and wanted.keys() <= FILTER_OPERATORS and wanted):
+        return _equal(value, wanted)
+    if "$eq" in wanted and not _equal(value, wanted["$eq"]):
+        return False
+    members = wanted.get("$contains", [])
+    members = members if isinstance(members, list) else [members]
+    if "$contains" in wanted and not isinstance(value, list):
+        return False
+    return all(any(_equal(each, member) for each in value) for member in members)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return contains(one, other) and contains(other, one)
+
+
+class User(dict[str, Any]):
+    """Who sent a request, or made a run: the fields of its user, also as attributes. `identity`, `display_name`,
+    `is_authenticated` and `permissions` are always there. `original` is what the application itself returned."""
+
+    SHOWN = ("identity", "display_name", "is_authenticated", "permissions")
+    original: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self:
+            return self[name]
+        return getattr(self.original, name)
+
+    def configurable(self) -> JsonObject:
+        """The keys of a config that tell a graph whom it works for."""
+        return {
+            "langgraph_auth_user": self,
+            "langgraph_auth_user_id": self["identity"],
+            "langgraph_auth_permissions": self["permissions"],
+            "user_id": self["identity"],
+        }
+
+    def shown(self) -> JsonObject:
+        """Without fields of the application's own: they may be secret."""
+        return {name: self[name] for name in self.SHOWN}
 
 
 ########################################################################################################
@@ -1121,11 +1183,12 @@ MIGRATIONS = [
     );
     CREATE INDEX events_run ON events (run_id, ms, n);
     CREATE INDEX events_thread ON events (thread_id, ms, n);
+    -- `access` tells on whose behalf a cron's runs are made, and what they may use; null without authentication.
     CREATE TABLE crons (
         cron_id TEXT PRIMARY KEY, assistant_id TEXT NOT NULL, thread_id TEXT, end_time TEXT,
         schedule TEXT NOT NULL, timezone TEXT, payload TEXT NOT NULL, next_run_date TEXT NOT NULL,
         metadata TEXT NOT NULL, on_run_completed TEXT, enabled INTEGER NOT NULL,
-        created_at TEXT NOT NULL, updated_at TEXT NOT NULL
+        created_at TEXT NOT NULL, updated_at TEXT NOT NULL, access TEXT
     );
     CREATE INDEX crons_due ON crons (next_run_date) WHERE enabled;
     CREATE INDEX crons_created ON crons (created_at);
@@ -1313,6 +1376,7 @@ class Db:
         )
         conn.row_factory = sqlite3.Row
         conn.create_function("contains", 2, _contains_text, deterministic=True)
+        conn.create_function("passes", 2, _passes_text, deterministic=True)
         conn.create_function("casefold", 1, lambda text: text and text.casefold(), deterministic=True)
         conn.execute("PRAGMA cache_size = -32000")
         if writer:
@@ -1327,6 +1391,10 @@ class Db:
 
 def _contains_text(whole: str | None, part: str) -> bool:
     return contains(orjson.loads(whole) if whole else None, orjson.loads(part))
+
+
+def _passes_text(metadata: str, limits: str) -> bool:
+    return passes(orjson.loads(metadata), orjson.loads(limits))
 
 
 def _schema_version(conn: sqlite3.Connection, path: str) -> int:
@@ -1448,8 +1516,28 @@ class Where:
         if part:
             self.add(f"contains({column}, ?)", _json_text(part))
 
+    def passes(self, limits: JsonObject) -> None:
+        """Only rows whose metadata pass an authorization filter."""
+        if limits:
+            self.add("passes(metadata, ?)", _json_text(limits))
+
     def __str__(self) -> str:
         return " AND ".join(self.conditions) or "TRUE"
+
+
+class HasMetadata(typing.Protocol):
+    """A row with metadata, to which authorization filters apply."""
+
+    @property
+    def metadata(self) -> JsonObject: ...
+
+
+Row = TypeVar("Row", bound=HasMetadata)
+
+
+def within(row: Row | None, limits: JsonObject) -> Row | None:
+    """The row, if there is one and it passes an authorization filter."""
+    return row if row is not None and passes(row.metadata, limits) else None
 
 
 @dataclass(frozen=True)
@@ -1524,13 +1612,13 @@ class Assistants(Table):
         self.conn.execute("DELETE FROM assistant_versions WHERE assistant_id = ?", (assistant_id,))
         return self.conn.execute("DELETE FROM assistants WHERE assistant_id = ?", (assistant_id,)).rowcount > 0
 
-    def search(self, body: AssistantSearchRequest) -> Page:
+    def search(self, body: AssistantSearchRequest, limits: JsonObject) -> Page:
         by = "casefold(name)" if body.sort_by == "name" else body.sort_by
-        rows, more = self._page("SELECT * FROM assistants", self._where(body), by, body)
+        rows, more = self._page("SELECT * FROM assistants", self._where(body, limits), by, body)
         return Page([self._row(row) for row in rows], more)
 
-    def count(self, body: AssistantCountRequest) -> int:
-        return self._count("assistants", self._where(body))
+    def count(self, body: AssistantCountRequest, limits: JsonObject) -> int:
+        return self._count("assistants", self._where(body, limits))
 
     def all_made_by_system(self) -> dict[str, Assistant]:
         rows = self.conn.execute("SELECT * FROM assistants WHERE metadata ->> 'created_by' = 'system'")
@@ -1540,8 +1628,9 @@ class Assistants(Table):
         """Patch an assistant without making a version of it."""
         self._set(assistant_id, {"name": name, "description": description})
 
-    def _where(self, body: AssistantCountRequest) -> Where:
+    def _where(self, body: AssistantCountRequest, limits: JsonObject) -> Where:
         where = Where()
+        where.passes(limits)
         where.contains("metadata", body.metadata)
         if body.graph_id:
             where.add("graph_id = ?", body.graph_id)
@@ -1682,23 +1771,26 @@ class Threads(Table):
             (copy_id, thread_id),
         )
 
-    def of_assistant(self, assistant_id: str) -> list[str]:
-        query = "SELECT thread_id FROM threads WHERE metadata ->> 'assistant_id' = ?"
-        return [row[0] for row in self.conn.execute(query, (assistant_id,))]
+    def of_assistant(self, assistant_id: str, limits: JsonObject) -> list[str]:
+        where = Where()
+        where.add("metadata ->> 'assistant_id' = ?", assistant_id)
+        where.passes(limits)
+        return [row[0] for row in self.conn.execute(f"SELECT thread_id FROM threads WHERE {where}", where.parameters)]
 
-    def search(self, body: ThreadSearchRequest, ids: list[str] | None) -> Page:
-        where = self._where(body)
+    def search(self, body: ThreadSearchRequest, ids: list[str] | None, limits: JsonObject) -> Page:
+        where = self._where(body, limits)
         if ids is not None:
             where.add("thread_id IN (SELECT value FROM json_each(?))", _json_text(ids))
         by = _THREAD_STATUS if body.sort_by == "status" else body.sort_by
         rows, more = self._page(_THREAD, where, by, body)
         return Page([self._row(row) for row in rows], more)
 
-    def count(self, body: ThreadCountRequest) -> int:
-        return self._count("threads", self._where(body))
+    def count(self, body: ThreadCountRequest, limits: JsonObject) -> int:
+        return self._count("threads", self._where(body, limits))
 
-    def _where(self, body: ThreadCountRequest) -> Where:
+    def _where(self, body: ThreadCountRequest, limits: JsonObject) -> Where:
         where = Where()
+        where.passes(limits)
         if body.status == "busy":
             where.add("thread_id IN (SELECT DISTINCT thread_id FROM runs WHERE status IN ('pending', 'running'))")
         elif body.status:
@@ -1745,11 +1837,16 @@ class Run:
         return replace(self, status="running", attempt=self.attempt + 1, started_at=at, updated_at=at)
 
     def config(self) -> JsonObject:
-        """The config of the run as its graph sees it: with the number of the attempt."""
+        """The config of the run as its graph sees it: with the number of the attempt, and its user as an object."""
         config: JsonObject = self.kwargs["config"]
+        if (user := config["configurable"].get("langgraph_auth_user")) is not None:
+            config = {**config, "configurable": {**config["configurable"], "langgraph_auth_user": User(user)}}
         return {**config, "metadata": {**config["metadata"], "run_attempt": self.attempt}} if self.attempt else config
 
     def to_dict(self) -> JsonObject:
+        config = self.config()
+        if (user := config["configurable"].get("langgraph_auth_user")) is not None:
+            config["configurable"]["langgraph_auth_user"] = user.shown()
         return {
             "run_id": self.run_id,
             "thread_id": self.thread_id,
@@ -1758,7 +1855,7 @@ class Run:
             "updated_at": self.updated_at,
             "metadata": self.metadata,
             "status": self.status,
-            "kwargs": {**self.kwargs, "config": self.config()},
+            "kwargs": {**self.kwargs, "config": config},
             "multitask_strategy": self.multitask_strategy,
             "langsmith_session_name": None,
         }
@@ -1782,11 +1879,16 @@ class Runs(Table):
         query = "SELECT * FROM runs WHERE thread_id = ? AND status IN ('pending', 'running') ORDER BY created_at, rowid"
         return [self._row(row) for row in self.conn.execute(query, (thread_id,))]
 
-    def live_ids(self, status: str) -> list[tuple[str, str]]:
-        """(thread id, run id) of all live runs, or of those pending or running only."""
+    def live_ids(self, status: str, limits: JsonObject) -> list[tuple[str, str]]:
+        """(thread id, run id) of all live runs, or of those pending or running only, whose threads pass the filter."""
         wanted = ("pending", "running") if status == "all" else (status, status)
-        query = "SELECT thread_id, run_id FROM runs WHERE status IN ('pending', 'running') AND status IN (?, ?)"
-        return [tuple(row) for row in self.conn.execute(query, wanted)]
+        threads = Where()
+        threads.passes(limits)
+        query = (
+            "SELECT thread_id, run_id FROM runs WHERE status IN ('pending', 'running') AND status IN (?, ?) "
+            f"AND thread_id IN (SELECT thread_id FROM threads WHERE {threads})"
+        )
+        return [tuple(row) for row in self.conn.execute(query, (*wanted, *threads.parameters))]
 
     def waiting_threads(self) -> list[str]:
         query = (
@@ -1984,6 +2086,17 @@ class Events(Table):
 
 
 @dataclass(frozen=True)
+class RunAccess:
+    """On whose behalf a run is made: its user, filters that its thread and its assistant have to pass, and
+    metadata that authorization gave it."""
+
+    user: JsonObject | None = None
+    threads: JsonObject = field(default_factory=dict)
+    assistants: JsonObject = field(default_factory=dict)
+    metadata: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Cron:
     """A run to make again and again; `payload` is the request as its client sent it."""
 
@@ -2000,9 +2113,12 @@ class Cron:
     enabled: bool
     created_at: str
     updated_at: str
+    access: JsonObject | None = None
 
     def to_dict(self) -> JsonObject:
-        return {**vars(self), "user_id": ""}
+        cron = {**vars(self), "user_id": self.access["user"]["identity"] if self.access else ""}
+        del cron["access"]
+        return cron
 
     def is_over(self, at: datetime.datetime) -> bool:
         return self.end_time is not None and at > parse_moment(self.end_time)
@@ -2065,15 +2181,16 @@ class Crons(Table):
         rows = self.conn.execute("SELECT * FROM crons WHERE enabled AND next_run_date <= ?", (at,))
         return [self._row(row) for row in rows]
 
-    def search(self, body: CronSearch) -> Page:
-        rows, more = self._page("SELECT * FROM crons", self._where(body), body.sort_by, body)
+    def search(self, body: CronSearch, limits: JsonObject) -> Page:
+        rows, more = self._page("SELECT * FROM crons", self._where(body, limits), body.sort_by, body)
         return Page([self._row(row) for row in rows], more)
 
-    def count(self, body: CronCountRequest) -> int:
-        return self._count("crons", self._where(body))
+    def count(self, body: CronCountRequest, limits: JsonObject) -> int:
+        return self._count("crons", self._where(body, limits))
 
-    def _where(self, body: CronCountRequest) -> Where:
+    def _where(self, body: CronCountRequest, limits: JsonObject) -> Where:
         where = Where()
+        where.passes(limits)
         for column in ("assistant_id", "thread_id"):
             if text := getattr(body, column):
                 where.add(f"{column} = ?", to_uuid(text, column.partition("_")[0]))
@@ -2084,7 +2201,7 @@ class Crons(Table):
 
     @staticmethod
     def _row(row: sqlite3.Row) -> Cron:
-        values = _parsed(row, "payload", "metadata")
+        values = _parsed(row, "payload", "metadata", "access")
         return Cron(**{**values, "enabled": bool(values["enabled"])})
 
 
@@ -2572,8 +2689,17 @@ _BUILD_KEYS = {
     "python_version",
     "source",
 }
-_SERVED_KEYS = {"graphs", "dependencies", "env", "http", "webhooks"}
+_SERVED_KEYS = {"graphs", "dependencies", "env", "http", "webhooks", "auth"}
 _SERVED_HTTP_KEYS = {"cors", "allowed_hosts"}
+
+
+class AuthSpec(NamedTuple):
+    """Where langgraph.json says the application's Auth is; if Studio is let in without it; what OpenAPI says of it."""
+
+    source: str
+    variable: str
+    studio: bool
+    openapi: JsonObject
 
 
 class GraphSpec(NamedTuple):
@@ -2600,6 +2726,7 @@ class Settings:
     allowed_hosts: list[str]
     webhooks: JsonObject
     not_served: list[str]
+    auth: AuthSpec | None = None
 
 
 def read_settings(path: Path) -> Settings:
@@ -2618,12 +2745,10 @@ def read_settings(path: Path) -> Settings:
     if not graphs:
         raise StartError(f'{path}: \'graphs\' names no graph, e.g. {{"graphs": {{"agent": "./agent.py:graph"}}}}')
     http = _setting(path, raw, "http", dict)
-    if raw.get("auth"):
-        raise StartError(
-            f"{path}: 'auth' is not served yet, and without it the server would be open. Remove it to go on."
-        )
+    auth = _setting(path, raw, "auth", dict)
     not_served = [key for key in raw if key not in _SERVED_KEYS | _BUILD_KEYS and raw[key]]
     not_served += [f"http.{key}" for key in http if key not in _SERVED_HTTP_KEYS]
+    not_served += ["auth.cache"] if "cache" in auth else []  # each request is authenticated anew
     dependencies = [d for d in _setting(path, raw, "dependencies", list) if isinstance(d, str)]
     root = path.resolve().parent
     return Settings(
@@ -2635,6 +2760,7 @@ def read_settings(path: Path) -> Settings:
         allowed_hosts=_setting(path, http, "allowed_hosts", list),
         webhooks=_setting(path, raw, "webhooks", dict),
         not_served=not_served,
+        auth=_auth_spec(path, auth) if auth else None,
     )
 
 
@@ -2647,6 +2773,24 @@ def _setting(path: Path, raw: JsonObject, key: str, kind: type[T]) -> T:
     return value
 
 
+def _auth_spec(path: Path, auth: JsonObject) -> AuthSpec:
+    if unknown := auth.keys() - {"path", "disable_studio_auth", "openapi", "cache"}:
+        raise StartError(f"{path}: auth.{sorted(unknown)[0]} is not served. Remove it to go on.")
+    place = auth.get("path")
+    if not isinstance(place, str) or ":" not in place:
+        raise StartError(f"{path}: auth.path must be 'file.py:variable' or 'module:variable', naming an Auth()")
+    source, _, variable = place.rpartition(":")
+    if Path(source).suffix in _JAVASCRIPT:
+        raise StartError(f"{path}: auth.path: {source} is JavaScript; devserver takes a Python Auth() only")
+    disabled = auth.get("disable_studio_auth", False)
+    if disabled not in (True, False, "true", "false"):
+        raise StartError(f"{path}: auth.disable_studio_auth must be true or false")
+    return AuthSpec(source, variable, disabled in (False, "false"), _setting(path, auth, "openapi", dict))
+
+
+_JAVASCRIPT = (".js", ".jsx", ".mjs", ".cjs", ".ts", ".tsx", ".mts", ".cts")
+
+
 def _graph_spec(path: Path, graph_id: str, value: Any) -> GraphSpec:
     description = None
     if isinstance(value, dict):
@@ -2656,7 +2800,7 @@ def _graph_spec(path: Path, graph_id: str, value: Any) -> GraphSpec:
             f"{path}: graphs.{graph_id} must be 'file.py:variable' or 'module:variable' (or an object with 'path')"
         )
     source, _, variable = value.rpartition(":")
-    if Path(source).suffix in (".js", ".jsx", ".mjs", ".cjs", ".ts", ".tsx", ".mts", ".cts"):
+    if Path(source).suffix in _JAVASCRIPT:
         raise StartError(f"{path}: graphs.{graph_id}: {source} is JavaScript; devserver serves Python graphs only")
     return GraphSpec(graph_id, source, variable, description)
 
@@ -2707,11 +2851,195 @@ class LoadedGraph:
         return self.graph.name if self.graph else self.spec.graph_id
 
 
+# -- who may do what --
+
+AUTHENTICATE_PARAMETERS = (
+    "request",
+    "body",
+    "path",
+    "method",
+    "path_params",
+    "query_params",
+    "headers",
+    "authorization",
+)
+
+
+class AppAuth:
+    """The application's Auth: who sends a request, and what its handlers say of an action. Whatever goes wrong in
+    there, or makes no sense, refuses."""
+
+    def __init__(self, auth: Any, spec: AuthSpec) -> None:
+        self.spec = spec
+        self.parameters = self._parameters(auth._authenticate_handler)
+        self._auth = auth
+
+    @staticmethod
+    def _parameters(function: Callable[..., Any]) -> set[str]:
+        """What the authenticate handler asks for. Raises StartError for what there is not."""
+        asked = inspect.signature(function).parameters.values()
+        for each in asked:
+            known = each.name in AUTHENTICATE_PARAMETERS and each.kind is not each.POSITIONAL_ONLY
+            if not known and each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
+                raise StartError(
+                    f"the authenticate handler asks for '{each.name}'; there is {', '.join(AUTHENTICATE_PARAMETERS)}"
+                )
+        return {each.name for each in asked} & set(AUTHENTICATE_PARAMETERS)
+
+    async def authenticate(self, given: JsonObject) -> User:
+        """The user of a request, told by the parameters that the handler asks for. Raises Refused."""
+        function = self._auth._authenticate_handler
+        try:
+            if inspect.iscoroutinefunction(function):
+                made = await function(**given)
+            else:
+                made = await asyncio.to_thread(function, **given)
+                made = await made if inspect.isawaitable(made) else made
+            return to_user(made)
+        except Exception as error:
+            raise _refusal(error, 401, "the authenticate handler") from None
+
+    async def decide(self, user: User, action: str, value: JsonObject) -> JsonObject:
+        """The filter that rows have to pass for an action such as `threads.read`; the handler may change the
+        value. Raises Refused."""
+        from langgraph_sdk.auth.types import AuthContext
+
+        resource, _, verb = action.partition(".")
+        handler = self._handler(resource, verb)
+        if handler is None:
+            return {}
+        known_as = user.original if user.get("kind") == "StudioUser" else user
+        context = AuthContext(user["permissions"], known_as, cast(Any, resource), cast(Any, verb))
+        try:
+            limits = _limits(await handler(ctx=context, value=value))
+            if resource == "store" and limits:
+                raise ValueError("items have no metadata to filter by: scope value['namespace'] by @auth.on.store")
+            if verb == "create" and not passes(value["metadata"], limits):
+                raise ValueError("what is made would not pass the filter: set value['metadata']")
+        except Exception as error:
+            raise _refusal(error, 403, f"the handler of {action}") from None
+        return limits
+
+    def _handler(self, resource: str, verb: str) -> Callable[..., Any] | None:
+        """The most specific one."""
+        for place in ((resource, verb), (resource, "*"), ("*", verb)):
+            if place in self._auth._handlers:
+                return cast(Callable[..., Any], self._auth._handlers[place][-1])
+        return self._auth._global_handlers[-1] if self._auth._global_handlers else None
+
+
+def load_auth(spec: AuthSpec, root: Path) -> AppAuth:
+    """Raises StartError."""
+    from langgraph_sdk import Auth
+
+    place = f"auth ({spec.source}:{spec.variable})"
+    try:
+        auth = getattr(_import_source(spec.source, root), spec.variable, None)
+    except Exception as error:  # whatever the user's code raises while it is imported
+        raise StartError(f"{place} cannot be imported: {_import_problem(error)}") from error
+    if not isinstance(auth, Auth):
+        raise StartError(f"{place} is a {type(auth).__name__}, not a langgraph_sdk.Auth")
+    if auth._authenticate_handler is None:
+        raise StartError(f"{place} has no @{spec.variable}.authenticate handler: nobody could be told from anybody")
+    return AppAuth(auth, spec)
+
+
+def to_user(made: Any) -> User:
+    """What an authenticate handler returned, as a user. Raises TypeError for what can't be one."""
+    if isinstance(made, str):
+        fields: JsonObject = {"identity": made}
+    elif isinstance(made, Mapping):
+        fields = dict(made)
+    else:
+        dumped = made.model_dump() if isinstance(made, BaseModel) else getattr(made, "__dict__", {})
+        standard = {name: getattr(made, name) for name in User.SHOWN if hasattr(made, name)}
+        fields = {**{name: value for name, value in dumped.items() if not name.startswith("_")}, **standard}
+    identity, permissions = fields.get("identity"), fields.get("permissions") or []
+    if not isinstance(identity, str) or not identity:
+        raise TypeError(f"a user needs an identity, a text, not {identity!r}")
+    if isinstance(permissions, str) or not all(isinstance(each, str) for each in permissions):
+        raise TypeError(f"permissions must be a list of texts, not {permissions!r}")
+    if not fields.get("is_authenticated", True):
+        raise TypeError("the user is not authenticated")
+    fields |= {"permissions": list(permissions), "is_authenticated": True}
+    user = User(from_json(to_json({"display_name": identity, **fields})))
+    user.original = made
+    return user
+
+
+def studio_user() -> User:
+    """The developer who looks at the application with LangSmith's Studio."""
+    from langgraph_sdk.auth.types import StudioUser
+
+    made = StudioUser("langgraph-studio-user", is_authenticated=True)
+    user = to_user(made)
+    user["kind"] = "StudioUser"
+    return user
+
+
+def _limits(said: Any) -> JsonObject:
+    """What an authorization handler returned, as a filter. Raises Refused, or an error for what makes no sense."""
+    if said is None or said is True:
+        return {}
+    if said is False:
+        raise Refused(403)
+    if not isinstance(said, Mapping):
+        raise TypeError(f"expected None, a bool or a filter, got {said!r}")
+    limits: JsonObject = orjson.loads(orjson.dumps(dict(said)))
+    operators = {key for wanted in limits.values() if isinstance(wanted, dict) for key in wanted}
+    if unknown := {key for key in operators | limits.keys() if key.startswith("$")} - FILTER_OPERATORS:
+        raise ValueError(f"unknown operators in a filter: {sorted(unknown)}")
+    return limits
+
+
+def _refusal(error: Exception, status: int, what: str) -> Refused:
+    """The answer to a request that the application's code refused, or failed on; only what it means to say shows."""
+    from langgraph_sdk.auth import exceptions
+
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, exceptions.HTTPException | HTTPException) and 400 <= error.status_code < 600:
+        return Refused(error.status_code, error.detail, error.headers)
+    if isinstance(error, AssertionError):  # a documented way to refuse
+        log.debug("%s refused: %s", what, error)
+    else:
+        log.error("%s failed, so the request is refused", what, exc_info=error)
+    return Refused(status)
+
+
+@dataclass
+class Access:
+    """A request under the application's Auth: its user, and the filters of the actions decided on so far."""
+
+    auth: AppAuth
+    user: User
+    limits: dict[str, JsonObject] = field(default_factory=dict)
+
+    async def decide(self, action: str, value: JsonObject) -> JsonObject:
+        self.limits[action] = limits = await self.auth.decide(self.user, action, value)
+        return limits
+
+
+# Set for every request that is admitted; never set without an Auth.
+ACCESS: contextvars.ContextVar[Access] = contextvars.ContextVar("devserver_access")
+
+
+def identity() -> JsonObject:
+    """The keys of a config that tell a graph, or a graph factory, who sends the present request."""
+    access = ACCESS.get(None)
+    return access.user.configurable() if access else {}
+
+
+# -- loading --
+
+
 class Graphs:
     """The graphs of langgraph.json. A failed reload leaves the last good ones in place."""
 
     def __init__(self, settings: Settings, saver: Saver, store: Store) -> None:
         self.settings = settings
+        self.auth: AppAuth | None = None
+        self._auth_spec = settings.auth  # a reload takes its code anew, but never leaves the server without it
         self._saver = saver
         self._store = store
         self._loaded: dict[str, LoadedGraph] = {}
@@ -2735,12 +3063,15 @@ class Graphs:
             raise NotFound(f"Graph '{graph_id}' not found. Expected one of: {self.ids()}") from None
 
     def load(self) -> None:
-        """Import every graph. Raises StartError, and changes nothing then."""
+        """Import every graph, and the application's Auth. Raises StartError, and changes nothing then."""
         _add_shared_value_module()
         for root in reversed(self.settings.roots):
             if str(root) not in sys.path:
                 sys.path.insert(0, str(root))
-        self._loaded = {spec.graph_id: self._load_one(spec) for spec in self.settings.graphs}
+        loaded = {spec.graph_id: self._load_one(spec) for spec in self.settings.graphs}
+        root = self.settings.path.resolve().parent
+        self.auth = load_auth(self._auth_spec, root) if self._auth_spec else None
+        self._loaded = loaded
 
     def reload(self) -> None:
         """Import the project's modules and graphs anew; if that fails, the old ones stay."""
@@ -2845,16 +3176,17 @@ class Graphs:
         if len(parameters) > 2:
             raise TypeError(f"{entry.spec} takes {len(parameters)} arguments; a factory takes config and runtime")
         return [
-            self._runtime(access, context)
+            self._runtime(access, config, context)
             if "Runtime" in str(parameter.annotation) or parameter.name == "runtime"
             else config
             for parameter in parameters
         ]
 
-    def _runtime(self, access: str, context: Any) -> Any:
+    def _runtime(self, access: str, config: JsonObject, context: Any) -> Any:
         from langgraph_sdk import runtime
 
-        made: JsonObject = {"access_context": access, "user": None, "store": self._store}
+        user = config.get("configurable", {}).get("langgraph_auth_user")
+        made: JsonObject = {"access_context": access, "user": user, "store": self._store}
         if access == "threads.create_run":
             return runtime._ExecutionRuntime(**made, context=context)
         return runtime._ReadRuntime(**made)
@@ -3483,7 +3815,8 @@ def _checkpoint_event(payload: JsonObject) -> JsonObject:
     def public(config: JsonObject | None) -> JsonObject | None:
         if config is None:
             return None
-        return {"configurable": {k: v for k, v in config["configurable"].items() if not k.startswith("__")}}
+        shown = (item for item in config["configurable"].items() if not item[0].startswith("__"))
+        return {"configurable": {key: value for key, value in shown if key != "langgraph_auth_user"}}
 
     return {**payload, "config": public(payload.get("config")), "parent_config": public(payload.get("parent_config"))}
 
@@ -3710,6 +4043,7 @@ class NewRun:
     start: bool = True  # at once, if nothing is in the way
     cron_id: str | None = None
     protocol: bool = False  # started by a command of the event streaming protocol
+    access: RunAccess = RunAccess()
     run_id: str = field(default_factory=new_id)
 
     def config(self) -> JsonObject:
@@ -3728,7 +4062,7 @@ class NewRun:
         return place
 
     def metadata(self) -> JsonObject:
-        return without_reserved(self.body.metadata, RESERVED_METADATA)
+        return without_reserved({**(self.body.metadata or {}), **self.access.metadata}, RESERVED_METADATA)
 
     def context(self) -> JsonObject:
         return without_reserved(self.body.context, RESERVED_CONFIGURABLE)
@@ -3746,10 +4080,10 @@ class Created(NamedTuple):
 def make_run(conn: sqlite3.Connection, new: NewRun) -> Created:
     """Make a run: thread, multitask rule, run row. Raises NotFound, Conflict or BadRequest."""
     body = new.body
-    assistant = Assistants(conn).get(body.assistant_id)
+    assistant = within(Assistants(conn).get(body.assistant_id), new.access.assistants)
     thread = Threads(conn).get(new.thread_id) if new.thread_id else None
-    makes_thread = new.thread_id is None or body.if_not_exists == "create"
-    if assistant is None or (thread is None and not makes_thread):
+    makes_thread = thread is None and (new.thread_id is None or body.if_not_exists == "create")
+    if assistant is None or not (makes_thread or within(thread, new.access.threads)):
         raise NotFound("Thread or assistant not found.")
     config, context = new.config(), new.context()
     if context and config.get("configurable"):
@@ -3804,7 +4138,8 @@ def cron_run(cron: Cron, shared: Mapping[str, frozenset[tuple[str, str]]]) -> Ne
         "metadata": {**cron.metadata, **(body.metadata or {})},
         "on_completion": cron.on_run_completed,
     }
-    return NewRun(cron.thread_id, body.model_copy(update=changes), shared, cron_id=cron.cron_id)
+    access = RunAccess(**cron.access) if cron.access else RunAccess()
+    return NewRun(cron.thread_id, body.model_copy(update=changes), shared, cron_id=cron.cron_id, access=access)
 
 
 def check_scopes(kwargs: JsonObject, shared: Iterable[tuple[str, str]]) -> None:
@@ -3901,6 +4236,8 @@ def _configurable(
         "graph_id": assistant.graph_id,
         "assistant_id": assistant.assistant_id,
     }
+    if new.access.user:
+        configurable |= User(new.access.user).configurable()
     if new.cron_id:
         configurable["cron_id"] = new.cron_id
     if new.protocol:
@@ -4454,8 +4791,10 @@ class Runner:
     ) -> T:
         """Use a graph for something other than a run. What may call user code happens on the run loop."""
 
+        asked = {**config, "configurable": {**config.get("configurable", {}), **identity()}}
+
         async def opened() -> T:
-            async with self.graphs.open(graph_id, config, access) as graph:
+            async with self.graphs.open(graph_id, asked, access) as graph:
                 return await use(graph)
 
         if self.graphs.get(graph_id).factory is not None or access == "threads.update":
@@ -4764,6 +5103,228 @@ def selected(row: JsonObject, select: Sequence[str] | None) -> JsonObject:
     return {key: row[key] for key in row if key in select} if select else row
 
 
+# -- access: each request is admitted before its handler sees it --
+
+
+class HeaderBytes(dict[bytes, bytes]):
+    """Headers as an authenticate handler takes them: bytes by bytes, or texts by texts."""
+
+    def __getitem__(self, name: Any) -> Any:
+        if isinstance(name, bytes):
+            return super().__getitem__(name.lower())
+        return super().__getitem__(name.lower().encode("latin-1")).decode("latin-1")
+
+    def __contains__(self, name: Any) -> bool:
+        return self.get(name) is not None
+
+    def get(self, name: Any, default: Any = None) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
+
+async def enter(auth: AppAuth, connection: HTTPConnection) -> Access:
+    """Authenticate a request or a WebSocket; from here on it acts for its user. Raises Refused."""
+    scope, headers = connection.scope, connection.headers
+    if headers.get("x-auth-scheme") == "langsmith" and auth.spec.studio and connection.app.state.studio:
+        user = studio_user()
+    else:
+        body = await connection.body() if "body" in auth.parameters and isinstance(connection, Request) else b""
+        given = {
+            "request": connection,
+            "body": _json_or_none(body),
+            "path": scope["path"],
+            "method": scope.get("method", "GET"),
+            "path_params": dict(connection.path_params),
+            "query_params": dict(connection.query_params),
+            "headers": HeaderBytes(reversed(scope["headers"])),
+            "authorization": headers.get("authorization"),
+        }
+        user = await auth.authenticate({name: given[name] for name in auth.parameters})
+    access = Access(auth, user)
+    ACCESS.set(access)
+    scope["user"] = user  # for routes of the application's own: request.user
+    return access
+
+
+def _json_or_none(body: bytes) -> Any:
+    try:
+        return from_json(body)
+    except ValueError:
+        return None
+
+
+async def admit(server: Server, auth: AppAuth, request: Request, rule: str, model: Any) -> Request:
+    """Let a request in, by the rule of its route: `open`; `inside`, if what its handler calls decides; or actions
+    such as `threads.read`, on which the application decides here. Gives the request as its authorization handlers
+    leave it. Raises Refused, and NotFound for the rows of others."""
+    if rule == "open":
+        return request
+    if "body" in auth.parameters:
+        request = with_body(request, await read_body(request))
+    access = await enter(auth, request)
+    if not rule:
+        raise Refused(403, "Nothing decides who may do this")
+    if rule == "inside":
+        return request
+    ids = _path_ids(server, request)
+    for action in rule.split():
+        if model is not None and action.partition(".")[2] in ("create", "update", "search"):
+            request = await _decide_body(server, action, ids, request, model, access)
+        else:
+            await access.decide(action, {**ids, "metadata": {}})
+        check_path_row(server, action, ids, access)
+    if query_flag(request, "cancel_on_disconnect"):
+        await access.decide("threads.update", {**ids, "metadata": {}, "action": "interrupt"})
+        check_path_row(server, "threads.update", ids, access)
+    return request
+
+
+def with_body(request: Request, body: bytes) -> Request:
+    """The same request with another body, or with one that was read already."""
+
+    async def receive() -> asgi.Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return Request(request.scope, receive)
+
+
+def _path_ids(server: Server, request: Request) -> JsonObject:
+    """The ids in a request's path, and what it asks for in its query, as authorization handlers take them."""
+    ids: JsonObject = {}
+    for name, text in request.path_params.items():
+        if name in ("assistant_id", "thread_id", "run_id", "cron_id"):
+            ids[name] = _to_id(server, name, text)
+    if "action" in request.query_params:
+        ids["action"] = request.query_params["action"]
+    return ids
+
+
+def _to_id(server: Server, name: str, text: str) -> uuid.UUID:
+    """The id that a path or a body names, maybe by a graph. Raises Invalid."""
+    known = system_assistant_id(text) if name == "assistant_id" and text in server.graphs.ids() else text
+    return uuid.UUID(to_uuid(known, name.removesuffix("_id")))
+
+
+async def _decide_body(
+    server: Server, action: str, ids: JsonObject, request: Request, model: type[Body], access: Access
+) -> Request:
+    """Have the application decide on what a body says; what it changes is changed in the request."""
+    raw = await read_json(request)
+    value = {**validate(model, raw).model_dump(), **ids}
+    value["metadata"] = value.get("metadata") or {}
+    for name in ("assistant_id", "thread_id"):
+        if isinstance(value.get(name), str):
+            value[name] = _to_id(server, name, value[name])
+    if action == "crons.create":
+        value |= {"payload": raw, "cron_id": None, "user_id": access.user["identity"]}
+    before = copy.deepcopy(value)
+    await access.decide(action, value)
+    changed = {name: value[name] for name in model.model_fields if name in value and value[name] != before[name]}
+    return with_body(request, to_json({**value.get("payload", raw), **changed}))
+
+
+PATH_TABLES: dict[str, tuple[str, Callable[[sqlite3.Connection], Assistants | Threads | Crons]]] = {
+    "assistants": ("assistant", Assistants),
+    "threads": ("thread", Threads),
+    "crons": ("cron", Crons),
+}
+
+
+def check_path_row(server: Server, action: str, ids: JsonObject, access: Access) -> None:
+    """Raises NotFound if the row that a path names is not there, or does not pass the filter of the action."""
+    name, table = PATH_TABLES[action.partition(".")[0]]
+    row_id, limits = ids.get(f"{name}_id"), access.limits[action]
+    if limits and row_id and within(server.db.look(lambda conn: table(conn).get(str(row_id))), limits) is None:
+        raise NotFound(f"{name.capitalize()} with ID {row_id} not found")
+
+
+async def allow(server: Server, action: str, value: JsonObject) -> JsonObject:
+    """Have the application decide on an action within a request. Gives the filter that rows have to pass; without
+    an Auth an empty one, which all do. Raises Refused."""
+    return await ACCESS.get().decide(action, value) if server.graphs.auth else {}
+
+
+def limits_on(server: Server, action: str) -> JsonObject:
+    """The filter of an action that was decided when the request was admitted."""
+    return ACCESS.get().limits[action] if server.graphs.auth else {}
+
+
+def still_shown(server: Server, thread_id: str) -> Callable[[], bool]:
+    """Tells, each time something of a thread is to be sent, if its reader may see it: the thread may be made, or
+    change hands, while somebody follows it."""
+    limits, seen = limits_on(server, "threads.read"), False
+
+    def shown() -> bool:
+        nonlocal seen
+        if not limits:
+            return True
+        thread = server.db.look(lambda conn: Threads(conn).get(thread_id))
+        seen = passes(thread.metadata, limits) if thread else seen  # the last words of one that was deleted
+        return seen
+
+    return shown
+
+
+async def allow_run(
+    server: Server, thread_id: str | None, body: RunCreate, run_id: str
+) -> tuple[JsonObject, RunAccess]:
+    """Have the application decide on a run, on the thread that it makes to stay, and on its assistant, unless that
+    is a graph's own. Gives the fields of the body that this changes, and the run's access. Raises Refused."""
+    if server.graphs.auth is None:
+        return {}, RunAccess()
+    access, value = ACCESS.get(), _run_value(thread_id, body, run_id)
+    before = copy.deepcopy(value)
+    threads = await access.decide("threads.create_run", value)
+    left, old = {**value["kwargs"], **value}, {**before["kwargs"], **before}
+    fields = RunCreate.model_fields.keys() - {"assistant_id", "metadata"}
+    changes = {name: left[name] for name in left if name in fields and left[name] != old.get(name)}
+    metadata = dict(value["metadata"])
+    thread = server.db.look(lambda conn: Threads(conn).get(thread_id)) if thread_id else None
+    if thread is None and (left["if_not_exists"] == "create" if thread_id else body.on_completion == "keep"):
+        made = {"thread_id": value["thread_id"], "metadata": dict(metadata), "if_exists": "raise"}
+        await access.decide("threads.create", made)
+        metadata |= made["metadata"]
+    elif left["if_not_exists"] == "create":
+        changes["if_not_exists"] = "reject"  # should it go now, the application has not decided on making it
+    assistants = {}
+    if body.assistant_id not in map(system_assistant_id, server.graphs.ids()):
+        asked = {"assistant_id": value["assistant_id"], "metadata": {}}
+        assistants = await access.decide("assistants.read", asked)
+    given = body.metadata or {}
+    added = {key: metadata[key] for key in metadata if key not in given or metadata[key] != given[key]}
+    return changes, RunAccess(dict(access.user), threads, assistants, added)
+
+
+def _run_value(thread_id: str | None, body: RunCreate, run_id: str) -> JsonObject:
+    """A run as authorization handlers take it."""
+    given = body.given()
+    config = {"configurable": {}, "metadata": {}, **(given.get("config") or {})}
+    kwargs = {"input": None, "command": None, "context": {}, "config": config}
+    apart = ("assistant_id", "metadata", "multitask_strategy", "if_not_exists", "after_seconds", "config")
+    return {
+        "assistant_id": uuid.UUID(body.assistant_id),
+        "thread_id": uuid.UUID(thread_id) if thread_id else None,
+        "run_id": uuid.UUID(run_id),
+        "status": "pending",
+        "metadata": given.get("metadata") or {},
+        "prevent_insert_if_inflight": body.multitask_strategy == "reject",
+        "multitask_strategy": body.multitask_strategy,
+        "if_not_exists": body.if_not_exists,
+        "after_seconds": body.after_seconds,
+        "kwargs": kwargs | {name: given[name] for name in given if name not in apart},
+    }
+
+
+async def allow_item(server: Server, verb: str, value: JsonObject) -> JsonObject:
+    """Have the application decide on an operation of the store. Gives the operation as it leaves it. Raises Refused."""
+    await allow(server, f"store.{verb}", value)
+    if value["namespace"] is not None and not isinstance(value["namespace"], tuple | list):
+        raise Refused(403)
+    return value
+
+
 # -- system --
 
 
@@ -4864,12 +5425,15 @@ async def create_assistant(server: Server, request: Request) -> Response:
         updated_at=at,
         **config_and_context(body),
     )
+    readable: JsonObject = {}
+    if body.if_exists == "do_nothing":
+        readable = await allow(server, "assistants.read", {"assistant_id": uuid.UUID(assistant_id), "metadata": {}})
 
     def create(conn: sqlite3.Connection) -> Assistant:
         old = Assistants(conn).get(assistant_id)
         if old is None:
             Assistants(conn).insert(new)
-        elif body.if_exists == "raise":
+        elif body.if_exists == "raise" or not passes(old.metadata, readable):
             raise Conflict(f"Assistant {assistant_id} already exists")
         return old or new
 
@@ -4914,11 +5478,12 @@ async def delete_assistant(server: Server, request: Request) -> Response:
     """Remove an assistant with its versions, and with its threads if `delete_threads` is set."""
     assistant_id = path_id(request, "assistant")
     with_threads = query_flag(request, "delete_threads")
+    limits = await allow(server, "threads.delete", {"metadata": {}}) if with_threads else {}
 
     def delete(conn: sqlite3.Connection) -> list[Run]:
         if not Assistants(conn).delete(assistant_id):
             raise NotFound(f"Assistant with ID {assistant_id} not found")
-        threads = Threads(conn).of_assistant(assistant_id) if with_threads else []
+        threads = Threads(conn).of_assistant(assistant_id, limits) if with_threads else []
         return [run for thread_id in threads for run in delete_thread_rows(conn, thread_id)]
 
     server.runner.end(await server.db.write(delete), deleted=True)
@@ -4930,7 +5495,8 @@ async def search_assistants(server: Server, request: Request) -> Response:
     body = await parse(request, AssistantSearchRequest)
     if body.graph_id:
         check_graph(server, body.graph_id)
-    page = await server.db.read(lambda conn: Assistants(conn).search(body))
+    limits = limits_on(server, "assistants.search")
+    page = await server.db.read(lambda conn: Assistants(conn).search(body, limits))
     rows = [selected(row.to_dict(), body.select) for row in page.rows]
     return paged(rows, page.more, body.offset, body.limit)
 
@@ -4940,7 +5506,8 @@ async def count_assistants(server: Server, request: Request) -> Response:
     body = await parse(request, AssistantCountRequest)
     if body.graph_id:
         check_graph(server, body.graph_id)
-    return reply(await server.db.read(lambda conn: Assistants(conn).count(body)))
+    limits = limits_on(server, "assistants.search")
+    return reply(await server.db.read(lambda conn: Assistants(conn).count(body, limits)))
 
 
 async def list_assistant_versions(server: Server, request: Request) -> Response:
@@ -5017,12 +5584,15 @@ async def create_thread(server: Server, request: Request) -> Response:
     body = await parse(request, ThreadCreate)
     thread_id = to_uuid(body.thread_id, "thread") if body.thread_id else new_id()
     metadata = without_reserved(body.metadata, RESERVED_METADATA)
+    readable: JsonObject = {}
+    if body.if_exists == "do_nothing":
+        readable = await allow(server, "threads.read", {"thread_id": uuid.UUID(thread_id), "metadata": {}})
 
     def create(conn: sqlite3.Connection) -> tuple[Thread, bool]:
         old = Threads(conn).get(thread_id)
         if old is None:
             Threads(conn).insert(thread_id, metadata, {}, body.ttl.given() if body.ttl else None)
-        elif body.if_exists == "raise":
+        elif body.if_exists == "raise" or not passes(old.metadata, readable):
             raise Conflict(f"Thread with ID {thread_id} already exists")
         return Threads(conn).require(thread_id), old is None
 
@@ -5098,7 +5668,8 @@ async def search_threads(server: Server, request: Request) -> Response:
     body = await parse(request, ThreadSearchRequest)
     check_extract(body.extract or {})
     ids = [thread_id_of_search(text) for text in body.ids] if body.ids is not None else None
-    page = await server.db.read(lambda conn: Threads(conn).search(body, ids))
+    limits = limits_on(server, "threads.search")
+    page = await server.db.read(lambda conn: Threads(conn).search(body, ids, limits))
     rows = []
     for thread in page.rows:
         row = selected(thread.to_dict(), body.select)
@@ -5146,20 +5717,26 @@ def extract(value: Any, path: str) -> Any:
 async def count_threads(server: Server, request: Request) -> Response:
     """How many threads a search finds."""
     body = await parse(request, ThreadCountRequest)
-    return reply(await server.db.read(lambda conn: Threads(conn).count(body)))
+    limits = limits_on(server, "threads.search")
+    return reply(await server.db.read(lambda conn: Threads(conn).count(body, limits)))
 
 
 async def copy_thread(server: Server, request: Request) -> Response:
     """A new thread with the same metadata, state and history."""
     thread_id, copy_id = path_id(request, "thread"), str(uuid.uuid4())
+    original = server.db.look(lambda conn: Threads(conn).get(thread_id))
+    made = {"thread_id": uuid.UUID(copy_id), "metadata": dict(original.metadata) if original else {}}
+    await allow(server, "threads.create", made)
 
-    def copy(conn: sqlite3.Connection) -> Thread:
-        if Threads(conn).get(thread_id) is None:
+    def copy_rows(conn: sqlite3.Connection) -> Thread:
+        if original is None or Threads(conn).get(thread_id) is None:
             raise Conflict()
         Threads(conn).copy(thread_id, copy_id)
+        if made["metadata"] != original.metadata:
+            Threads(conn).update(copy_id, metadata=made["metadata"])
         return Threads(conn).require(copy_id)
 
-    copied = (await server.db.write(copy)).to_dict()
+    copied = (await server.db.write(copy_rows)).to_dict()
     return reply({key: value for key, value in copied.items() if key != "values" or value is not None})
 
 
@@ -5168,10 +5745,14 @@ async def prune_threads(server: Server, request: Request) -> Response:
     body = await parse(request, ThreadPruneRequest)
     if body.strategy == "keep_latest":
         raise Invalid("keep_latest strategy is not supported")
-    ids = [to_uuid(text, "thread") for text in body.thread_ids]
+    ids = dict.fromkeys(to_uuid(text, "thread") for text in body.thread_ids)
+    limits = {
+        thread_id: await allow(server, "threads.delete", {"thread_id": uuid.UUID(thread_id), "metadata": {}})
+        for thread_id in ids
+    }
 
     def prune(conn: sqlite3.Connection) -> tuple[int, list[Run]]:
-        known = [thread_id for thread_id in dict.fromkeys(ids) if Threads(conn).get(thread_id)]
+        known = [thread_id for thread_id in ids if within(Threads(conn).get(thread_id), limits[thread_id])]
         return len(known), [run for thread_id in known for run in delete_thread_rows(conn, thread_id)]
 
     count, runs = await server.db.write(prune)
@@ -5313,7 +5894,7 @@ async def _change_state(
     kwargs = await server.db.read(lambda conn: Runs(conn).last_config(thread.thread_id)) or {}
     configured = kwargs.get("config", thread.config).get("configurable", {})
     scope = SharedScope(
-        (configured, kwargs.get("context") or {}),
+        ({**configured, **identity()}, kwargs.get("context") or {}),
         lambda prefix: server.db.look(lambda conn: Items(conn).load(prefix)),
         updates=(thread.thread_id, began),
     )
@@ -5361,10 +5942,14 @@ async def new_run(server: Server, thread_id: str | None, body: RunCreate) -> New
                 f"Invalid assistant: '{body.assistant_id}'. Must be either:\n- A valid assistant UUID, or\n"
                 f"- One of the registered graphs: {', '.join(server.graphs.ids())}"
             ) from None
-    await check_run_body(server, body)
-    if thread_id is None and body.command and body.command.resume is not None:
+    new = NewRun(thread_id, body.model_copy(update={"assistant_id": assistant_id}), server.graphs.shared())
+    changes, new.access = await allow_run(server, thread_id, new.body, new.run_id)
+    if changes:
+        new.body = validate(type(body), {**new.body.given(), **changes})
+    await check_run_body(server, new.body)
+    if thread_id is None and new.body.command and new.body.command.resume is not None:
         raise BadRequest("You must provide a thread_id when resuming.")
-    return NewRun(thread_id, body.model_copy(update={"assistant_id": assistant_id}), server.graphs.shared())
+    return new
 
 
 async def check_run_body(server: Server, body: RunCreate) -> None:
@@ -5775,13 +6360,14 @@ async def thread_frames(
             return "state_update" in modes
         return "run_modes" in modes or ("lifecycle" in modes and event.name == "metadata")
 
+    shown = still_shown(server, thread_id)
     try:
         if frames := run_frame_texts(filter(wanted, replay), (), (0, -1), True):
             yield b"".join(frames)
         seen = replay[-1].id if replay else (0, -1)
         batches = joined.follow(follower)
         async for part in with_heartbeats(
-            run_frame_texts(filter(wanted, batch), (), seen, True) async for batch in batches
+            run_frame_texts(filter(wanted, batch if shown() else ()), (), seen, True) async for batch in batches
         ):
             yield part
     finally:
@@ -5819,12 +6405,19 @@ async def cancel_runs(server: Server, request: Request) -> Response:
         if body.thread_id is not None or body.run_ids is not None:
             raise Invalid("When providing a 'status', 'thread_id' and 'run_ids' must be omitted")
         status = body.status
-        ids = await server.db.read(lambda conn: Runs(conn).live_ids(status))
+        limits = await allow(server, "threads.update", {"action": action, "status": status, "metadata": {}})
+        ids = await server.db.read(lambda conn: Runs(conn).live_ids(status, limits))
     elif body.thread_id is not None and body.run_ids is not None:
         thread_id = to_uuid(body.thread_id, "thread")
         wanted = [(thread_id, to_uuid(text, "run")) for text in body.run_ids]
-        known = await server.db.read(lambda conn: [each for each in wanted if Runs(conn).get(*each)])
-        ids = known
+        asked = {"thread_id": uuid.UUID(thread_id), "action": action, "metadata": {}}
+        limits = await allow(server, "threads.update", asked)
+
+        def known(conn: sqlite3.Connection) -> list[tuple[str, str]]:
+            thread = within(Threads(conn).get(thread_id), limits)
+            return [each for each in wanted if thread and Runs(conn).get(*each)]
+
+        ids = await server.db.read(known)
     else:
         raise Invalid("Give either 'status', or 'thread_id' and 'run_ids'")
     if not ids:
@@ -5871,13 +6464,18 @@ async def make_cron(server: Server, raw: JsonObject, thread_id: str | None) -> R
         updated_at=at,
     )
     new = cron_run(cron, server.graphs.shared())
+    changes, new.access = await allow_run(server, thread_id, new.body, new.run_id)
+    if new.access.user:
+        payload = cron_payload({**cron.payload, **changes}, cron_id)
+        cron = replace(cron, payload=payload, access=dataclasses.asdict(new.access))
+        new = cron_run(cron, new.shared)
     await check_run_body(server, new.body)
 
     def insert(conn: sqlite3.Connection) -> None:
-        assistant = Assistants(conn).get(assistant_id)
+        assistant = within(Assistants(conn).get(assistant_id), new.access.assistants)
         if assistant is None:
             raise NotFound(f"Assistant '{body.assistant_id}' not found")
-        thread = Threads(conn).get(thread_id) if thread_id else None
+        thread = within(Threads(conn).get(thread_id), new.access.threads) if thread_id else None
         if thread_id and thread is None:
             raise NotFound(
                 f"Thread with ID '{thread_id}' not found. Please verify the ID is correct and the thread hasn't been "
@@ -5959,14 +6557,16 @@ async def delete_cron(server: Server, request: Request) -> Response:
 async def search_crons(server: Server, request: Request) -> Response:
     """Crons by assistant, thread and metadata."""
     body = await parse(request, CronSearch)
-    page = await server.db.read(lambda conn: Crons(conn).search(body))
+    limits = limits_on(server, "crons.search")
+    page = await server.db.read(lambda conn: Crons(conn).search(body, limits))
     return paged([selected(row.to_dict(), body.select) for row in page.rows], page.more, body.offset, body.limit)
 
 
 async def count_crons(server: Server, request: Request) -> Response:
     """How many crons a search finds."""
     body = await parse(request, CronCountRequest)
-    return reply(await server.db.read(lambda conn: Crons(conn).count(body)))
+    limits = limits_on(server, "crons.search")
+    return reply(await server.db.read(lambda conn: Crons(conn).count(body, limits)))
 
 
 # -- store --
@@ -5987,12 +6587,14 @@ def labels(namespace: Sequence[str]) -> tuple[str, ...]:
 async def put_item(server: Server, request: Request) -> Response:
     """Store an item, in place of one with the same key."""
     body = await parse(request, StorePutRequest)
-    namespace = labels(body.namespace)
+    asked: JsonObject = {"namespace": labels(body.namespace), "key": body.key, "value": body.value, "index": body.index}
+    asked = await allow_item(server, "put", asked)
+    namespace = labels(asked["namespace"])
     if not namespace:
         raise BadRequest("Namespace cannot be empty.")
     if namespace[0] == "langgraph":
         raise BadRequest(f'Root label for namespace cannot be "langgraph". Got: {namespace}')
-    await server.store.abatch([PutOp(namespace, body.key, body.value, body.index, body.ttl)])
+    await server.store.abatch([PutOp(namespace, asked["key"], asked["value"], asked["index"], body.ttl)])
     return empty()
 
 
@@ -6012,25 +6614,39 @@ async def get_item(server: Server, request: Request) -> Response:
     key = request.query_params.get("key")
     if not key:
         return reply({"error": "Key is required"}, 400)
-    [item] = await server.store.abatch([GetOp(namespace, key)])
+    asked = await allow_item(server, "get", {"namespace": namespace, "key": key})
+    [item] = await server.store.abatch([GetOp(labels(asked["namespace"]), asked["key"])])
     return reply(item_value(item) if isinstance(item, Item) else None)
 
 
 async def delete_item(server: Server, request: Request) -> Response:
     """Remove an item; also fine if there is none."""
     body = await parse(request, StoreDeleteRequest)
-    namespace = labels(body.namespace or ())
-    if namespace:
-        await server.store.abatch([PutOp(namespace, body.key, None)])
+    asked = await allow_item(server, "delete", {"namespace": labels(body.namespace or ()), "key": body.key})
+    if namespace := labels(asked["namespace"]):
+        await server.store.abatch([PutOp(namespace, asked["key"], None)])
     return empty()
 
 
 async def search_items(server: Server, request: Request) -> Response:
     """Items of a namespace and those below it, in order of first writing."""
     body = await parse(request, StoreSearchRequest)
-    namespace = labels(body.namespace_prefix or ())
-    limit = 10 if not body.limit else max(0, body.limit)
-    op = SearchOp(namespace, body.filter, limit, body.offset or 0, body.query, bool(body.refresh_ttl))
+    asked: JsonObject = {
+        "namespace": labels(body.namespace_prefix or ()),
+        "filter": body.filter,
+        "limit": 10 if not body.limit else max(0, body.limit),
+        "offset": body.offset or 0,
+        "query": body.query,
+    }
+    asked = await allow_item(server, "search", asked)
+    op = SearchOp(
+        labels(asked["namespace"]),
+        asked["filter"],
+        asked["limit"],
+        asked["offset"],
+        asked["query"],
+        bool(body.refresh_ttl),
+    )
     [items] = await server.store.abatch([op])
     found = cast(list[SearchItem], items)
     return reply({"items": [{**item_value(item), "score": item.score} for item in found]})
@@ -6041,12 +6657,20 @@ async def list_item_namespaces(server: Server, request: Request) -> Response:
     body = await parse(request, StoreListNamespacesRequest)
     from langgraph.store.base import MatchCondition
 
+    asked: JsonObject = {
+        "namespace": labels(body.prefix) if body.prefix else None,
+        "suffix": labels(body.suffix) if body.suffix else None,
+        "max_depth": body.max_depth,
+        "limit": body.limit or 100,
+        "offset": body.offset or 0,
+    }
+    asked = await allow_item(server, "list_namespaces", asked)
     conditions = [
         MatchCondition(kind, labels(path))  # type: ignore[arg-type]
-        for kind, path in (("prefix", body.prefix), ("suffix", body.suffix))
+        for kind, path in (("prefix", asked["namespace"]), ("suffix", asked["suffix"]))
         if path
     ]
-    op = ListNamespacesOp(tuple(conditions), body.max_depth, body.limit or 100, body.offset or 0)
+    op = ListNamespacesOp(tuple(conditions), asked["max_depth"], asked["limit"], asked["offset"])
     [found] = await server.store.abatch([op])
     return reply({"namespaces": found})
 
@@ -6143,7 +6767,8 @@ async def protocol_tape(server: Server, thread_id: str) -> AsyncIterator[list[Js
     follower = Follower()
     joined = server.runner.logs.follow_thread(thread_id, follower)
     try:
-        kept = await kept_thread_events(server, thread_id, "-")
+        kept, shown = await kept_thread_events(server, thread_id, "-"), still_shown(server, thread_id)
+        kept = kept if shown() else []
         seen, seq = (kept[-1].id if kept else (0, -1)), 0
 
         def numbered(events: Iterable[Event]) -> Iterator[JsonObject]:
@@ -6156,7 +6781,7 @@ async def protocol_tape(server: Server, thread_id: str) -> AsyncIterator[list[Js
         if batch := list(numbered(kept)):
             yield batch
         async for events in joined.follow(follower):
-            fresh = list(numbered(event for event in events if event.id > seen))
+            fresh = list(numbered(event for event in events if event.id > seen)) if shown() else []
             if fresh or not events:
                 yield fresh
     finally:
@@ -6225,6 +6850,7 @@ async def answer_command(server: Server, thread: str, command: JsonObject, sessi
         handler = COMMANDS.get(command["method"])
         if handler is None:
             raise CommandError("unknown_command", f"Unknown protocol command: {command['method']}")
+        await allow_thread(server, thread)
         result = await handler(server, thread, params, session)
     except CommandError as error:
         return command_failure(command["id"], error)
@@ -6234,6 +6860,16 @@ async def answer_command(server: Server, thread: str, command: JsonObject, sessi
         return command_failure(command["id"], CommandError("unknown_error", f"{status}: {detail}"))
     seq = session.seq if session else 0
     return {"type": "success", "id": command["id"], "result": result, "meta": {"applied_through_seq": seq}}
+
+
+async def allow_thread(server: Server, thread: str) -> None:
+    """Raises NotFound for a thread that its user may not read. One that is not there is fine: a run may make it."""
+    if server.graphs.auth:
+        thread_id = to_uuid(thread, "thread")
+        limits = await allow(server, "threads.read", {"thread_id": uuid.UUID(thread_id), "metadata": {}})
+        found = server.db.look(lambda conn: Threads(conn).get(thread_id))
+        if found and not passes(found.metadata, limits):
+            raise NotFound(f"Thread with ID {thread_id} not found")
 
 
 async def start_run(server: Server, thread: str, params: JsonObject, session: Session | None) -> JsonObject:
@@ -6459,6 +7095,13 @@ class Session:
 async def protocol_socket(socket: WebSocket) -> None:
     """The event streaming protocol over a WebSocket. Close codes are 4000 plus an HTTP status."""
     server: Server = socket.app.state.server
+    if server.graphs.auth:
+        try:
+            await enter(server.graphs.auth, socket)
+            await allow_thread(server, socket.path_params["thread_id"])
+        except ApiError as error:
+            await socket.send_denial_response(reply({"detail": error.detail}, error.status, error.headers))
+            return
     await socket.accept()
     try:
         thread_id = to_uuid(socket.path_params["thread_id"], "thread")
@@ -6551,10 +7194,17 @@ def _tool_name(assistant: Assistant) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "", re.sub(r"\s+", "_", assistant.name))[:128]
 
 
+async def tool_assistants(server: Server, body: AssistantSearchRequest) -> Page:
+    """The assistants that a protocol offers to its user."""
+    value = body.model_dump()
+    limits = await allow(server, "assistants.search", value)
+    wanted = validate(AssistantSearchRequest, {name: value[name] for name in body.model_fields_set | {"metadata"}})
+    return await server.db.read(lambda conn: Assistants(conn).search(wanted, limits))
+
+
 async def _mcp_tools(server: Server, types_: Any, cursor: Any) -> Any:
     offset = int(cursor) if isinstance(cursor, str) and cursor.isascii() and cursor.isdigit() else 0
-    body = AssistantSearchRequest(limit=MCP_PAGE, offset=min(offset, SAFE_INTEGER))
-    page = await server.db.read(lambda conn: Assistants(conn).search(body))
+    page = await tool_assistants(server, AssistantSearchRequest(limit=MCP_PAGE, offset=min(offset, SAFE_INTEGER)))
     tools: dict[str, Any] = {}
     for assistant in page.rows:
         name = _tool_name(assistant)
@@ -6592,7 +7242,7 @@ async def _mcp_input_schema(server: Server, assistant: Assistant) -> JsonObject:
 
 async def _mcp_call(server: Server, types_: Any, params: JsonObject) -> Any:
     name = params.get("name")
-    page = await server.db.read(lambda conn: Assistants(conn).search(AssistantSearchRequest(limit=1000)))
+    page = await tool_assistants(server, AssistantSearchRequest(limit=1000))
     found = [assistant for assistant in page.rows if _tool_name(assistant) == name]
     if not found:
         raise RpcError(-32602, f"Unknown tool: {name}")
@@ -6744,6 +7394,37 @@ ROUTES = [
     Operation("POST", "/store/namespaces", list_item_namespaces, StoreListNamespacesRequest, "ListNamespaceResponse"),
 ]
 
+# What decides on each operation if the application has an Auth: see `admit`. What is not here is refused then.
+RULES: dict[str, list[Handler]] = {
+    "inside": [
+        *(create_run, stream_run, wait_run, create_stateless_run, stream_stateless_run, wait_stateless_run),
+        *(create_run_batch, cancel_runs, prune_threads, send_command, call_mcp, get_mcp, delete_mcp),
+        *(put_item, get_item, delete_item, search_items, list_item_namespaces),
+    ],
+    "assistants.create": [create_assistant],
+    "assistants.read": [
+        *(get_assistant, get_assistant_graph, get_assistant_schemas, get_assistant_subgraphs),
+        list_assistant_versions,
+    ],
+    "assistants.update": [update_assistant, set_latest_assistant],
+    "assistants.delete": [delete_assistant],
+    "assistants.search": [search_assistants, count_assistants],
+    "threads.create": [create_thread],
+    "threads.read": [
+        *(get_thread, copy_thread, get_thread_storage, get_state, get_state_at, get_state_at_checkpoint),
+        *(get_history, search_history, join_thread_stream, stream_events, get_run, join_run, join_run_stream),
+    ],
+    "threads.read threads.search": [list_runs],
+    "threads.update": [update_thread, update_state, cancel_run],
+    "threads.delete": [delete_thread, delete_run],
+    "threads.search": [search_threads, count_threads],
+    "crons.create": [create_cron, create_cron_for_thread],
+    "crons.read": [get_cron],
+    "crons.update": [update_cron],
+    "crons.delete": [delete_cron],
+    "crons.search": [search_crons, count_crons],
+}
+
 # Parts of the API that this version does not serve: (methods, path).
 NOT_SERVED = [
     (("GET", "POST", "DELETE"), "/a2a/{assistant_id}"),
@@ -6878,9 +7559,21 @@ def openapi() -> JsonObject:
     }
 
 
+def secured(document: JsonObject, security: JsonObject) -> JsonObject:
+    """The OpenAPI document with what langgraph.json says of its security."""
+    paths = {path: {**operations} for path, operations in document["paths"].items()}
+    for path, methods in security.get("paths", {}).items():
+        for method, needed in methods.items():
+            if operation := paths.get(path, {}).get(method.lower()):
+                paths[path][method.lower()] = {**operation, "security": needed}
+    components = {**document["components"], "securitySchemes": security.get("securitySchemes", {})}
+    return {**document, "paths": paths, "components": components, "security": security.get("security", [])}
+
+
 async def get_openapi(server: Server, request: Request) -> Response:
     """The OpenAPI document."""
-    return reply(openapi())
+    auth = server.settings.auth
+    return reply(secured(openapi(), auth.openapi) if auth and auth.openapi else openapi())
 
 
 async def get_docs(server: Server, request: Request) -> Response:
@@ -6919,16 +7612,31 @@ async def not_found(server: Server, request: Request) -> Response:
     raise NotFound()
 
 
-def _endpoint(handler: Handler) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+# Nothing here is anybody's own, and health checks have no token.
+OPEN = (ok, info, metrics, get_openapi, get_docs, not_served, not_found)
+
+
+def rule_of(handler: Handler) -> str:
+    return "open" if handler in OPEN else next((rule for rule, handlers in RULES.items() if handler in handlers), "")
+
+
+def _endpoint(handler: Handler, body: Any = None) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    rule = rule_of(handler)
+
     async def endpoint(request: Request) -> Response:
-        return await handler(request.app.state.server, request)
+        server: Server = request.app.state.server
+        if server.graphs.auth is not None:
+            request = await admit(server, server.graphs.auth, request, rule, body)
+        return await handler(server, request)
 
     return endpoint
 
 
+_MCP_ENDPOINTS = {"POST": _endpoint(call_mcp), "DELETE": _endpoint(delete_mcp)}
+
+
 async def _mcp_endpoint(request: Request) -> Response:
-    handler = {"POST": call_mcp, "DELETE": delete_mcp}.get(request.method, get_mcp)
-    return await handler(request.app.state.server, request)
+    return await _MCP_ENDPOINTS.get(request.method, _endpoint(get_mcp))(request)
 
 
 def _routes() -> list[BaseRoute]:
@@ -6949,7 +7657,8 @@ def _routes() -> list[BaseRoute]:
         routes += [Route(path, _endpoint(not_served), methods=[method]) for method in methods]
     for operation in ROUTES:
         if operation.path not in dict(single) and not operation.path.startswith("/mcp"):
-            routes.append(Route(operation.path, _endpoint(operation.handler), methods=[operation.method]))
+            endpoint = _endpoint(operation.handler, operation.body)
+            routes.append(Route(operation.path, endpoint, methods=[operation.method]))
     routes.append(Route("/mcp", _mcp_endpoint, methods=["GET", "POST", "DELETE"]))
     return routes
 
@@ -6959,7 +7668,7 @@ async def on_error(request: Request, error: Exception) -> Response:
     if isinstance(error, BadLabel):
         return Response(error.detail, error.status)
     if isinstance(error, ApiError):
-        return reply({"detail": error.detail}, error.status)
+        return reply({"detail": error.detail}, error.status, error.headers)
     if isinstance(error, HTTPException):
         return reply({"detail": error.detail}, error.status_code, error.headers)
     if isinstance(error, MissingScope):
@@ -7076,6 +7785,7 @@ def create_app(server: Server, host: str = "127.0.0.1", studio: bool = False) ->
         ],
     )
     app.state.server = server
+    app.state.studio = studio
     return app
 
 
@@ -7173,6 +7883,8 @@ async def reload(server: Server, changed: list[str]) -> None:
     new, old = server.graphs.settings, server.settings
     if (new.env, new.cors, new.allowed_hosts, new.webhooks) != (old.env, old.cors, old.allowed_hosts, old.webhooks):
         log.warning("changes of env, http and webhooks take effect when the server starts again")
+    if new.auth != old.auth:
+        log.warning("changes of auth in langgraph.json take effect when the server starts again")
     await server.db.write(sync_system_assistants, server.graphs.all())
     log.info("%s changed: graphs reloaded", ", ".join(changed))
 
