@@ -1525,14 +1525,7 @@ class Where:
         return " AND ".join(self.conditions) or "TRUE"
 
 
-class HasMetadata(typing.Protocol):
-    """A row with metadata, to which authorization filters apply."""
-
-    @property
-    def metadata(self) -> JsonObject: ...
-
-
-Row = TypeVar("Row", bound=HasMetadata)
+Row = TypeVar("Row", bound="Assistant | Thread | Cron")
 
 
 def within(row: Row | None, limits: JsonObject) -> Row | None:
@@ -2853,16 +2846,7 @@ class LoadedGraph:
 
 # -- who may do what --
 
-AUTHENTICATE_PARAMETERS = (
-    "request",
-    "body",
-    "path",
-    "method",
-    "path_params",
-    "query_params",
-    "headers",
-    "authorization",
-)
+ASKABLE = ("request", "body", "path", "method", "path_params", "query_params", "headers", "authorization")
 
 
 class AppAuth:
@@ -2879,12 +2863,10 @@ class AppAuth:
         """What the authenticate handler asks for. Raises StartError for what there is not."""
         asked = inspect.signature(function).parameters.values()
         for each in asked:
-            known = each.name in AUTHENTICATE_PARAMETERS and each.kind is not each.POSITIONAL_ONLY
+            known = each.name in ASKABLE and each.kind is not each.POSITIONAL_ONLY
             if not known and each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
-                raise StartError(
-                    f"the authenticate handler asks for '{each.name}'; there is {', '.join(AUTHENTICATE_PARAMETERS)}"
-                )
-        return {each.name for each in asked} & set(AUTHENTICATE_PARAMETERS)
+                raise StartError(f"the authenticate handler asks for '{each.name}'; there is {', '.join(ASKABLE)}")
+        return {each.name for each in asked} & set(ASKABLE)
 
     async def authenticate(self, given: JsonObject) -> User:
         """The user of a request, told by the parameters that the handler asks for. Raises Refused."""
@@ -2902,13 +2884,13 @@ class AppAuth:
     async def decide(self, user: User, action: str, value: JsonObject) -> JsonObject:
         """The filter that rows have to pass for an action such as `threads.read`; the handler may change the
         value. Raises Refused."""
-        from langgraph_sdk.auth.types import AuthContext
+        from langgraph_sdk.auth.types import AuthContext, StudioUser
 
         resource, _, verb = action.partition(".")
         handler = self._handler(resource, verb)
         if handler is None:
             return {}
-        known_as = user.original if user.get("kind") == "StudioUser" else user
+        known_as: Any = user.original if isinstance(user.original, StudioUser) else user
         context = AuthContext(user["permissions"], known_as, cast(Any, resource), cast(Any, verb))
         try:
             limits = _limits(await handler(ctx=context, value=value))
@@ -6463,12 +6445,8 @@ async def make_cron(server: Server, raw: JsonObject, thread_id: str | None) -> R
         created_at=at,
         updated_at=at,
     )
+    cron = await allow_cron(server, cron)
     new = cron_run(cron, server.graphs.shared())
-    changes, new.access = await allow_run(server, thread_id, new.body, new.run_id)
-    if new.access.user:
-        payload = cron_payload({**cron.payload, **changes}, cron_id)
-        cron = replace(cron, payload=payload, access=dataclasses.asdict(new.access))
-        new = cron_run(cron, new.shared)
     await check_run_body(server, new.body)
 
     def insert(conn: sqlite3.Connection) -> None:
@@ -6488,6 +6466,18 @@ async def make_cron(server: Server, raw: JsonObject, thread_id: str | None) -> R
     await server.db.write(insert)
     server.runner.notice_crons()
     return reply(cron.to_dict())
+
+
+async def allow_cron(server: Server, cron: Cron) -> Cron:
+    """The cron, with the access of the runs that it is to make, and what authorization changes in them. They are on
+    behalf of who made the cron, whoever changes it. Raises Refused."""
+    new = cron_run(cron, {})
+    changes, access = await allow_run(server, cron.thread_id, new.body, new.run_id)
+    if access.user is None:
+        return cron
+    user = cron.access["user"] if cron.access else access.user
+    payload = cron_payload({**cron.payload, **changes}, cron.cron_id)
+    return replace(cron, payload=payload, access={**dataclasses.asdict(access), "user": user})
 
 
 def cron_assistant(server: Server, name: str) -> str:
@@ -6526,8 +6516,7 @@ async def update_cron(server: Server, request: Request) -> Response:
         parse_moment(body.end_time)
     fields = {key: value for key, value in body.given().items() if key not in ("metadata", "config")}
 
-    def patch(conn: sqlite3.Connection) -> Cron:
-        old = Crons(conn).get(cron_id)
+    def laid_over(old: Cron | None) -> Cron:
         if old is None:
             raise NotFound(f"Cron '{cron_id}' not found")
         payload = cron_payload({**old.payload, **raw}, cron_id)
@@ -6538,6 +6527,14 @@ async def update_cron(server: Server, request: Request) -> Response:
             cron_run(changed, {})
         except ValidationError as error:
             raise Invalid(_validation_detail(error, payload)) from None
+        return changed
+
+    allowed = await allow_cron(server, laid_over(server.db.look(lambda conn: Crons(conn).get(cron_id))))
+
+    def patch(conn: sqlite3.Connection) -> Cron:
+        changed = laid_over(Crons(conn).get(cron_id))
+        if allowed.access:
+            changed = replace(changed, payload=allowed.payload, access=allowed.access)
         Crons(conn).update(changed)
         return changed
 

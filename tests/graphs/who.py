@@ -1,5 +1,7 @@
 """A graph that says for whom it works, and keeps shared values by who that is."""
 
+import asyncio
+from pathlib import Path
 from typing import Annotated, Any
 
 from langchain_core.runnables import RunnableConfig
@@ -13,8 +15,15 @@ from devserver import SharedValue
 
 class State(TypedDict, total=False):
     note: str
+    gate: str
     seen: dict[str, Any]
     notes: Annotated[dict[str, Any], SharedValue.on("langgraph_auth_user_id")]
+
+
+async def wait(state: State) -> dict[str, Any]:
+    while state.get("gate") and not Path(state["gate"]).exists():
+        await asyncio.sleep(0.005)
+    return {}
 
 
 def look(state: State, config: RunnableConfig) -> dict[str, Any]:
@@ -32,7 +41,7 @@ def look(state: State, config: RunnableConfig) -> dict[str, Any]:
     return {"seen": seen, "notes": {state["note"]: {}} if state.get("note") else {}}
 
 
-graph = StateGraph(State).add_node(look).add_edge("__start__", "look").compile()
+graph = StateGraph(State).add_node(wait).add_node(look).add_edge("__start__", "wait").add_edge("wait", "look").compile()
 
 
 class Made(TypedDict, total=False):
@@ -41,11 +50,9 @@ class Made(TypedDict, total=False):
 
 
 async def make(runtime: ServerRuntime[Any]) -> Any:
-    user, access = runtime.ensure_user(), runtime.access_context
+    user = runtime.ensure_user()
 
     def tell(state: Made) -> dict[str, Any]:
-        return {"made_for": user.identity, "access": access}
+        return {"made_for": user.identity, "access": runtime.access_context}
 
-    return StateGraph(Made).add_node(tell).add_node(f"of_{user.identity}", lambda state: state).add_edge(
-        "__start__", "tell"
-    ).add_edge("tell", f"of_{user.identity}").compile()
+    return StateGraph(Made).add_node(f"of_{user.identity}", tell).add_edge("__start__", f"of_{user.identity}")
