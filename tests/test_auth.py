@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -65,14 +67,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 
 @pytest.fixture
-def make(make_server: Callable[..., LiveServer]) -> Callable[..., LiveServer]:
+def make(make_server: Callable[..., LiveServer]) -> Iterator[Callable[..., LiveServer]]:
     """Makes servers with a text for auth.py."""
+    servers = []
 
     def made(text: str, *options: str, **auth: Any) -> LiveServer:
         files = {**FILES, "auth.py": text}
-        return make_server(SERVED, files, "--no-reload", *options, auth={"path": "./auth.py:auth", **auth})
+        server = make_server(SERVED, files, "--no-reload", *options, auth={"path": "./auth.py:auth", **auth})
+        servers.append(server)
+        return server
 
-    return made
+    yield made
+    for server in servers:
+        assert server.stop() == 0
 
 
 ONLY_WHO = OWN[: OWN.index("@auth.on")]
@@ -1082,9 +1089,13 @@ def test_studio_is_let_in_if_it_is_wanted(make: Callable[..., LiveServer]) -> No
         assert http.post("/threads", json={}, headers={"authorization": "x"}).status_code == 403
         seen = http.post("/runs/wait", json={"assistant_id": "who", "input": {}}, headers=STUDIO).json()["seen"]
         assert (seen["id"], seen["studio"]) == ("langgraph-studio-user", True)
-    for options, settings in ((("--studio",), {"disable_studio_auth": True}), ((), {})):
-        with make(DEVELOPERS, *options, **settings).http() as http:
-            assert http.post("/threads", json={}, headers=STUDIO).status_code == 401
+    with make(DEVELOPERS, "--studio", disable_studio_auth=True).http() as http:
+        assert http.post("/threads", json={}, headers=STUDIO).status_code == 401
+
+
+def test_studio_is_no_way_in_unless_it_is_asked_for(server: LiveServer) -> None:
+    with server.http() as http:
+        assert http.post("/threads", json={}, headers=STUDIO).status_code == 401
 
 
 # Settings
@@ -1095,7 +1106,7 @@ def test_studio_is_let_in_if_it_is_wanted(make: Callable[..., LiveServer]) -> No
     [
         (OWN, {"path": None}, "auth.path must be"),
         (OWN, {"path": "./auth.ts:auth"}, "is JavaScript"),
-        (OWN, {"path": "./auth.py:nothing"}, "is a NoneType, not a langgraph_sdk.Auth"),
+        ("auth = None", {}, "is a NoneType, not a langgraph_sdk.Auth"),
         (OWN, {"path": "./none.py:auth"}, "cannot be imported"),
         (OWN, {"encrypt": True}, "auth.encrypt is not served"),
         (OWN, {"disable_studio_auth": "perhaps"}, "must be true or false"),
@@ -1105,12 +1116,20 @@ def test_studio_is_let_in_if_it_is_wanted(make: Callable[..., LiveServer]) -> No
         (OWN.replace("authorization: str | None", "authorization, /"), {}, "asks for 'authorization'"),
     ],
 )
-def test_a_server_that_would_be_open_does_not_start(
-    make: Callable[..., LiveServer], text: str, auth: Any, problem: str
-) -> None:
-    with pytest.raises(AssertionError, match="did not start") as caught:
-        make(text, **auth)
-    assert problem in str(caught.value)
+def test_an_auth_that_cannot_be_used_is_refused(tmp_path: Path, text: str, auth: Any, problem: str) -> None:
+    name = f"auth_{devserver.new_id().replace('-', '_')}"  # modules are imported once
+    settings = {"path": f"./{name}.py:auth", **auth}
+    write_project(tmp_path, {"steps": "./basic.py:steps"}, {f"{name}.py": text}, auth=settings)
+    with pytest.raises(devserver.StartError, match=re.escape(problem)):
+        devserver.load_auth(devserver.read_settings(tmp_path / "langgraph.json").auth or NO_AUTH, tmp_path)
+
+
+NO_AUTH = devserver.AuthSpec("./nowhere.py", "auth", False, {})
+
+
+def test_a_server_that_would_be_open_does_not_start(make: Callable[..., LiveServer]) -> None:
+    with pytest.raises(AssertionError, match=r"no @auth\.authenticate handler: nobody could"):
+        make("from langgraph_sdk import Auth\nauth = Auth()")
 
 
 def test_openapi_tells_of_the_security(make: Callable[..., LiveServer]) -> None:
