@@ -43,6 +43,7 @@ import bisect
 import concurrent.futures
 import contextlib
 import contextvars
+import copy
 import dataclasses
 import datetime
 import enum
@@ -141,7 +142,7 @@ from starlette.datastructures import URLPath
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -540,7 +541,8 @@ class StoreListNamespacesRequest(Body):
 class ApiError(Exception):
     """An answer other than success. `detail` says what is wrong, where, and what to do."""
 
-    status: ClassVar[int] = 500
+    status = 500
+    headers: Mapping[str, str] | None = None
 
     def __init__(self, detail: str | None = None) -> None:
         super().__init__(detail or HTTPStatus(self.status).phrase)
@@ -552,6 +554,15 @@ class ApiError(Exception):
 
 class BadRequest(ApiError):
     status = 400
+
+
+class Refused(ApiError):
+    """Authentication or authorization said no, with a status, a text and headers of the application's choice."""
+
+    def __init__(self, status: int, detail: Any = None, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail or HTTPStatus(status).phrase)
+        self.status = status
+        self.headers = headers
 
 
 class NotFound(ApiError):
@@ -732,6 +743,57 @@ def _matches_field(value: Any, wanted: Any) -> bool:
         return all(_OPERATORS[name](value, operand) for name, operand in wanted.items())
     except (TypeError, ValueError):  # what can't be compared doesn't match
         return False
+
+
+def passes(metadata: JsonObject, limits: JsonObject) -> bool:
+    """Whether a row's metadata pass an authorization filter: key by key, equal to a value (or its `$eq`), or a
+    list that `$contains` it, or all of several."""
+    return all(key in metadata and _meets(metadata[key], wanted) for key, wanted in limits.items())
+
+
+FILTER_OPERATORS = frozenset({"$eq", "$contains"})
+
+
+def _meets(value: Any, wanted: Any) -> bool:
+    if not (isinstance(wanted, dict) and wanted.keys() <= FILTER_OPERATORS and wanted):
+        return _equal(value, wanted)
+    if "$eq" in wanted and not _equal(value, wanted["$eq"]):
+        return False
+    members = wanted.get("$contains", [])
+    members = members if isinstance(members, list) else [members]
+    if "$contains" in wanted and not isinstance(value, list):
+        return False
+    return all(any(_equal(each, member) for each in value) for member in members)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return contains(one, other) and contains(other, one)
+
+
+class User(dict[str, Any]):
+    """Who sent a request, or made a run: the fields of its user, also as attributes. `identity`, `display_name`,
+    `is_authenticated` and `permissions` are always there. `original` is what the application itself returned."""
+
+    SHOWN = ("identity", "display_name", "is_authenticated", "permissions")
+    original: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self:
+            return self[name]
+        return getattr(self.original, name)
+
+    def configurable(self) -> JsonObject:
+        """The keys of a config that tell a graph whom it works for."""
+        return {
+            "langgraph_auth_user": self,
+            "langgraph_auth_user_id": self["identity"],
+            "langgraph_auth_permissions": self["permissions"],
+            "user_id": self["identity"],
+        }
+
+    def shown(self) -> JsonObject:
+        """Without fields of the application's own: they may be secret."""
+        return {name: self[name] for name in self.SHOWN}
 
 
 ########################################################################################################
@@ -1209,11 +1271,12 @@ MIGRATIONS = [
     );
     CREATE INDEX events_run ON events (run_id, ms, n);
     CREATE INDEX events_thread ON events (thread_id, ms, n);
+    -- `access` tells on whose behalf a cron's runs are made, and what they may use; null without authentication.
     CREATE TABLE crons (
         cron_id TEXT PRIMARY KEY, assistant_id TEXT NOT NULL, thread_id TEXT, end_time TEXT,
         schedule TEXT NOT NULL, timezone TEXT, payload TEXT NOT NULL, next_run_date TEXT NOT NULL,
         metadata TEXT NOT NULL, on_run_completed TEXT, enabled INTEGER NOT NULL,
-        created_at TEXT NOT NULL, updated_at TEXT NOT NULL
+        created_at TEXT NOT NULL, updated_at TEXT NOT NULL, access TEXT
     );
     CREATE INDEX crons_due ON crons (next_run_date) WHERE enabled;
     CREATE INDEX crons_created ON crons (created_at);
@@ -1414,6 +1477,7 @@ class Db:
         )
         conn.row_factory = sqlite3.Row
         conn.create_function("contains", 2, _contains_text, deterministic=True)
+        conn.create_function("passes", 2, _passes_text, deterministic=True)
         conn.create_function("casefold", 1, lambda text: text and text.casefold(), deterministic=True)
         conn.create_function("tool_name", 2, tool_name, deterministic=True)
         conn.create_function("matches_filter", 2, _matches_text, deterministic=True)
@@ -1460,6 +1524,10 @@ def _distance(a: bytes, b: bytes) -> float | None:
     x, y = array.array("f", a), array.array("f", b)
     lengths = math.hypot(*x) * math.hypot(*y)
     return 1 - sum(map(operator.mul, x, y)) / lengths if lengths else None
+
+
+def _passes_text(metadata: str, limits: str) -> bool:
+    return passes(orjson.loads(metadata), orjson.loads(limits))
 
 
 def _schema_version(conn: sqlite3.Connection, path: str) -> int:
@@ -1615,8 +1683,21 @@ class Where:
         if part:
             self.add(f"contains({column}, ?)", _json_text(part))
 
+    def passes(self, limits: JsonObject) -> None:
+        """Only rows whose metadata pass an authorization filter."""
+        if limits:
+            self.add("passes(metadata, ?)", _json_text(limits))
+
     def __str__(self) -> str:
         return " AND ".join(self.conditions) or "TRUE"
+
+
+Row = TypeVar("Row", bound="Assistant | Thread | Cron")
+
+
+def within(row: Row | None, limits: JsonObject) -> Row | None:
+    """The row, if there is one and it passes an authorization filter."""
+    return row if row is not None and passes(row.metadata, limits) else None
 
 
 @dataclass(frozen=True)
@@ -1691,13 +1772,13 @@ class Assistants(Table):
         self.conn.execute("DELETE FROM assistant_versions WHERE assistant_id = ?", (assistant_id,))
         return self.conn.execute("DELETE FROM assistants WHERE assistant_id = ?", (assistant_id,)).rowcount > 0
 
-    def search(self, body: AssistantSearchRequest) -> Page:
+    def search(self, body: AssistantSearchRequest, limits: JsonObject) -> Page:
         by = "casefold(name)" if body.sort_by == "name" else body.sort_by
-        rows, more = self._page("SELECT * FROM assistants", self._where(body), by, body)
+        rows, more = self._page("SELECT * FROM assistants", self._where(body, limits), by, body)
         return Page([self._row(row) for row in rows], more)
 
-    def count(self, body: AssistantCountRequest) -> int:
-        return self._count("assistants", self._where(body))
+    def count(self, body: AssistantCountRequest, limits: JsonObject) -> int:
+        return self._count("assistants", self._where(body, limits))
 
     def of_tool(self, name: str) -> list[Assistant]:
         """Those that the Model Context Protocol knows by this name."""
@@ -1712,8 +1793,9 @@ class Assistants(Table):
         """Patch an assistant without making a version of it."""
         self._set(assistant_id, {"name": name, "description": description})
 
-    def _where(self, body: AssistantCountRequest) -> Where:
+    def _where(self, body: AssistantCountRequest, limits: JsonObject) -> Where:
         where = Where()
+        where.passes(limits)
         where.contains("metadata", body.metadata)
         if body.graph_id:
             where.add("graph_id = ?", body.graph_id)
@@ -1890,23 +1972,26 @@ class Threads(Table):
         """The thread does not expire again before its next update."""
         self.conn.execute("UPDATE threads SET pruned_at = updated_at WHERE thread_id = ?", (thread_id,))
 
-    def of_assistant(self, assistant_id: str) -> list[str]:
-        query = "SELECT thread_id FROM threads WHERE metadata ->> 'assistant_id' = ?"
-        return [row[0] for row in self.conn.execute(query, (assistant_id,))]
+    def of_assistant(self, assistant_id: str, limits: JsonObject) -> list[str]:
+        where = Where()
+        where.add("metadata ->> 'assistant_id' = ?", assistant_id)
+        where.passes(limits)
+        return [row[0] for row in self.conn.execute(f"SELECT thread_id FROM threads WHERE {where}", where.parameters)]
 
-    def search(self, body: ThreadSearchRequest, ids: list[str] | None) -> Page:
-        where = self._where(body)
+    def search(self, body: ThreadSearchRequest, ids: list[str] | None, limits: JsonObject) -> Page:
+        where = self._where(body, limits)
         if ids is not None:
             where.add("thread_id IN (SELECT value FROM json_each(?))", _json_text(ids))
         by = _THREAD_STATUS if body.sort_by == "status" else body.sort_by
         rows, more = self._page(_THREAD, where, by, body)
         return Page([self._row(row) for row in rows], more)
 
-    def count(self, body: ThreadCountRequest) -> int:
-        return self._count("threads", self._where(body))
+    def count(self, body: ThreadCountRequest, limits: JsonObject) -> int:
+        return self._count("threads", self._where(body, limits))
 
-    def _where(self, body: ThreadCountRequest) -> Where:
+    def _where(self, body: ThreadCountRequest, limits: JsonObject) -> Where:
         where = Where()
+        where.passes(limits)
         if body.status == "busy":
             where.add("thread_id IN (SELECT DISTINCT thread_id FROM runs WHERE status IN ('pending', 'running'))")
         elif body.status:
@@ -1954,11 +2039,16 @@ class Run:
         return replace(self, status="running", attempt=self.attempt + 1, started_at=at, updated_at=at)
 
     def config(self) -> JsonObject:
-        """The config of the run as its graph sees it: with the number of the attempt."""
+        """The config of the run as its graph sees it: with the number of the attempt, and its user as an object."""
         config: JsonObject = self.kwargs["config"]
+        if (user := config["configurable"].get("langgraph_auth_user")) is not None:
+            config = {**config, "configurable": {**config["configurable"], "langgraph_auth_user": User(user)}}
         return {**config, "metadata": {**config["metadata"], "run_attempt": self.attempt}} if self.attempt else config
 
     def to_dict(self) -> JsonObject:
+        config = self.config()
+        if (user := config["configurable"].get("langgraph_auth_user")) is not None:
+            config["configurable"]["langgraph_auth_user"] = user.shown()
         return {
             "run_id": self.run_id,
             "thread_id": self.thread_id,
@@ -1967,7 +2057,7 @@ class Run:
             "updated_at": self.updated_at,
             "metadata": self.metadata,
             "status": self.status,
-            "kwargs": {**self.kwargs, "config": self.config()},
+            "kwargs": {**self.kwargs, "config": config},
             "multitask_strategy": self.multitask_strategy,
             "langsmith_session_name": None,
         }
@@ -1991,11 +2081,16 @@ class Runs(Table):
         query = "SELECT * FROM runs WHERE thread_id = ? AND status IN ('pending', 'running') ORDER BY created_at, rowid"
         return [self._row(row) for row in self.conn.execute(query, (thread_id,))]
 
-    def live_ids(self, status: str) -> list[tuple[str, str]]:
-        """(thread id, run id) of all live runs, or of those pending or running only."""
+    def live_ids(self, status: str, limits: JsonObject) -> list[tuple[str, str]]:
+        """(thread id, run id) of all live runs, or of those pending or running only, whose threads pass the filter."""
         wanted = ("pending", "running") if status == "all" else (status, status)
-        query = "SELECT thread_id, run_id FROM runs WHERE status IN ('pending', 'running') AND status IN (?, ?)"
-        return [tuple(row) for row in self.conn.execute(query, wanted)]
+        threads = Where()
+        threads.passes(limits)
+        query = (
+            "SELECT thread_id, run_id FROM runs WHERE status IN ('pending', 'running') AND status IN (?, ?) "
+            f"AND thread_id IN (SELECT thread_id FROM threads WHERE {threads})"
+        )
+        return [tuple(row) for row in self.conn.execute(query, (*wanted, *threads.parameters))]
 
     def waiting_threads(self) -> list[str]:
         query = (
@@ -2197,10 +2292,20 @@ class Tasks(Table):
         return next(self._tasks(f"{_TASK} AND thread_id = ? AND state = 'input-required'", thread_id), None)
 
     def search(
-        self, assistant_id: str, thread_id: str | None, state: str | None, since: str | None, limit: int, offset: int
+        self,
+        limits: JsonObject,
+        assistant_id: str,
+        thread_id: str | None,
+        state: str | None,
+        since: str | None,
+        limit: int,
+        offset: int,
     ) -> tuple[list[Task], int]:
         """A page of an assistant's tasks, those changed last first, and how many there are in all."""
-        where = Where()
+        where, threads = Where(), Where()
+        threads.passes(limits)
+        if limits:
+            where.add(f"thread_id IN (SELECT thread_id FROM threads WHERE {threads})", *threads.parameters)
         where.add("assistant_id = ?", assistant_id)
         for condition, value in (("thread_id = ?", thread_id), ("state = ?", state), ("updated_at >= ?", since)):
             if value is not None:
@@ -2261,6 +2366,17 @@ class Events(Table):
 
 
 @dataclass(frozen=True)
+class RunAccess:
+    """On whose behalf a run is made: its user, filters that its thread and its assistant have to pass, and
+    metadata that authorization gave it."""
+
+    user: JsonObject | None = None
+    threads: JsonObject = field(default_factory=dict)
+    assistants: JsonObject = field(default_factory=dict)
+    metadata: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Cron:
     """A run to make again and again; `payload` is the request as its client sent it."""
 
@@ -2277,9 +2393,12 @@ class Cron:
     enabled: bool
     created_at: str
     updated_at: str
+    access: JsonObject | None = None
 
     def to_dict(self) -> JsonObject:
-        return {**vars(self), "user_id": ""}
+        cron = {**vars(self), "user_id": self.access["user"]["identity"] if self.access else ""}
+        del cron["access"]
+        return cron
 
     def is_over(self, at: datetime.datetime) -> bool:
         return self.end_time is not None and at > parse_moment(self.end_time)
@@ -2342,15 +2461,16 @@ class Crons(Table):
         rows = self.conn.execute("SELECT * FROM crons WHERE enabled AND next_run_date <= ?", (at,))
         return [self._row(row) for row in rows]
 
-    def search(self, body: CronSearch) -> Page:
-        rows, more = self._page("SELECT * FROM crons", self._where(body), body.sort_by, body)
+    def search(self, body: CronSearch, limits: JsonObject) -> Page:
+        rows, more = self._page("SELECT * FROM crons", self._where(body, limits), body.sort_by, body)
         return Page([self._row(row) for row in rows], more)
 
-    def count(self, body: CronCountRequest) -> int:
-        return self._count("crons", self._where(body))
+    def count(self, body: CronCountRequest, limits: JsonObject) -> int:
+        return self._count("crons", self._where(body, limits))
 
-    def _where(self, body: CronCountRequest) -> Where:
+    def _where(self, body: CronCountRequest, limits: JsonObject) -> Where:
         where = Where()
+        where.passes(limits)
         for column in ("assistant_id", "thread_id"):
             if text := getattr(body, column):
                 where.add(f"{column} = ?", to_uuid(text, column.partition("_")[0]))
@@ -2361,7 +2481,7 @@ class Crons(Table):
 
     @staticmethod
     def _row(row: sqlite3.Row) -> Cron:
-        values = _parsed(row, "payload", "metadata")
+        values = _parsed(row, "payload", "metadata", "access")
         return Cron(**{**values, "enabled": bool(values["enabled"])})
 
 
@@ -3046,12 +3166,9 @@ _BUILD_KEYS = {
     "python_version",
     "source",
 }
-_SERVED_KEYS = {"graphs", "dependencies", "env", "http", "webhooks", "store", "checkpointer"}
+_SERVED_KEYS = {"graphs", "dependencies", "env", "http", "webhooks", "store", "checkpointer", "auth"}
 # What would leave things more open than their user believes, were it ignored.
-_UNSAFE_TO_IGNORE = {
-    "auth": "without it the server would be open",
-    "encryption": "without it everything would be stored in plain text",
-}
+_UNSAFE_TO_IGNORE = {"encryption": "without it everything would be stored in plain text"}
 
 
 class SettingsPart(BaseModel):
@@ -3261,6 +3378,15 @@ class CheckpointerSettings(SettingsPart):
         return {"ttl": minutes, "strategy": self.ttl.strategy} if minutes is not None else None
 
 
+class AuthSpec(NamedTuple):
+    """Where langgraph.json says the application's Auth is; if Studio is let in without it; what OpenAPI says of it."""
+
+    source: str
+    variable: str
+    studio: bool
+    openapi: JsonObject
+
+
 class GraphSpec(NamedTuple):
     """Where langgraph.json says a graph is: a file or a module, and the variable in it."""
 
@@ -3287,6 +3413,7 @@ class Settings:
     store: StoreSettings
     checkpointer: CheckpointerSettings
     not_served: list[str]
+    auth: AuthSpec | None = None
 
 
 def read_settings(path: Path) -> Settings:
@@ -3314,10 +3441,12 @@ def read_settings(path: Path) -> Settings:
         "store": _part(path, raw, "store", StoreSettings),
         "checkpointer": _part(path, raw, "checkpointer", CheckpointerSettings),
     }
-    if http.enable_custom_route_auth or http.middleware_order == "auth_first":
-        raise StartError(f"{path}: http.enable_custom_route_auth and auth_first need 'auth', which is not served yet.")
+    auth = _setting(path, raw, "auth", dict)
+    if not auth and (http.enable_custom_route_auth or http.middleware_order == "auth_first"):
+        raise StartError(f"{path}: http.enable_custom_route_auth and auth_first need 'auth'")
     not_served = [key for key in raw if key not in _SERVED_KEYS | _BUILD_KEYS and raw[key]]
     not_served += [name for key, part in parts.items() for name in part.unknown(raw.get(key) or {}, key)]
+    not_served += ["auth.cache"] if "cache" in auth else []  # each request is authenticated anew
     dependencies = [d for d in _setting(path, raw, "dependencies", list) if isinstance(d, str)]
     root = path.resolve().parent
     return Settings(
@@ -3331,6 +3460,7 @@ def read_settings(path: Path) -> Settings:
         store=cast(StoreSettings, parts["store"]),
         checkpointer=cast(CheckpointerSettings, parts["checkpointer"]),
         not_served=not_served,
+        auth=_auth_spec(path, auth) if auth else None,
     )
 
 
@@ -3353,6 +3483,21 @@ def _setting(path: Path, raw: JsonObject, key: str, kind: type[T]) -> T:
     if not isinstance(value, kind):
         raise StartError(f"{path}: '{key}' must be {'an object' if kind is dict else 'a list'}")
     return value
+
+
+def _auth_spec(path: Path, auth: JsonObject) -> AuthSpec:
+    if unknown := auth.keys() - {"path", "disable_studio_auth", "openapi", "cache"}:
+        raise StartError(f"{path}: auth.{sorted(unknown)[0]} is not served. Remove it to go on.")
+    place = auth.get("path")
+    if not isinstance(place, str) or ":" not in place:
+        raise StartError(f"{path}: auth.path must be 'file.py:variable' or 'module:variable', naming an Auth()")
+    source, _, variable = place.rpartition(":")
+    if Path(source).suffix in JAVASCRIPT:
+        raise StartError(f"{path}: auth.path: {source} is JavaScript; devserver takes a Python Auth() only")
+    disabled = auth.get("disable_studio_auth", False)
+    if disabled not in (True, False, "true", "false"):
+        raise StartError(f"{path}: auth.disable_studio_auth must be true or false")
+    return AuthSpec(source, variable, disabled in (False, "false"), _setting(path, auth, "openapi", dict))
 
 
 JAVASCRIPT = (".js", ".jsx", ".mjs", ".cjs", ".ts", ".tsx", ".mts", ".cts")
@@ -3418,11 +3563,184 @@ class LoadedGraph:
         return self.graph.name if self.graph else self.spec.graph_id
 
 
+# -- who may do what --
+
+ASKABLE = ("request", "body", "path", "method", "path_params", "query_params", "headers", "authorization")
+
+
+class AppAuth:
+    """The application's Auth: who sends a request, and what its handlers say of an action. Whatever goes wrong in
+    there, or makes no sense, refuses."""
+
+    def __init__(self, auth: Any, spec: AuthSpec) -> None:
+        self.spec = spec
+        self.parameters = self._parameters(auth._authenticate_handler)
+        self._auth = auth
+
+    @staticmethod
+    def _parameters(function: Callable[..., Any]) -> set[str]:
+        """What the authenticate handler asks for. Raises StartError for what there is not."""
+        asked = inspect.signature(function).parameters.values()
+        for each in asked:
+            known = each.name in ASKABLE and each.kind is not each.POSITIONAL_ONLY
+            if not known and each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
+                raise StartError(f"the authenticate handler asks for '{each.name}'; there is {', '.join(ASKABLE)}")
+        return {each.name for each in asked} & set(ASKABLE)
+
+    async def authenticate(self, given: JsonObject) -> User:
+        """The user of a request, told by the parameters that the handler asks for. Raises Refused."""
+        function = self._auth._authenticate_handler
+        try:
+            if inspect.iscoroutinefunction(function):
+                made = await function(**given)
+            else:
+                made = await asyncio.to_thread(function, **given)
+                made = await made if inspect.isawaitable(made) else made
+            return to_user(made)
+        except Exception as error:
+            raise _refusal(error, 401, "the authenticate handler") from None
+
+    async def decide(self, user: User, action: str, value: JsonObject) -> JsonObject:
+        """The filter that rows have to pass for an action such as `threads.read`; the handler may change the
+        value. Raises Refused."""
+        from langgraph_sdk.auth.types import AuthContext, StudioUser
+
+        resource, _, verb = action.partition(".")
+        handler = self._handler(resource, verb)
+        if handler is None:
+            return {}
+        known_as: Any = user.original if isinstance(user.original, StudioUser) else user
+        context = AuthContext(user["permissions"], known_as, cast(Any, resource), cast(Any, verb))
+        try:
+            limits = _limits(await handler(ctx=context, value=value))
+            if resource == "store" and limits:
+                raise ValueError("items have no metadata to filter by: scope value['namespace'] by @auth.on.store")
+            if verb == "create" and not passes(value["metadata"], limits):
+                raise ValueError("what is made would not pass the filter: set value['metadata']")
+        except Exception as error:
+            raise _refusal(error, 403, f"the handler of {action}") from None
+        return limits
+
+    def _handler(self, resource: str, verb: str) -> Callable[..., Any] | None:
+        """The most specific one."""
+        for place in ((resource, verb), (resource, "*"), ("*", verb)):
+            if place in self._auth._handlers:
+                return cast(Callable[..., Any], self._auth._handlers[place][-1])
+        return self._auth._global_handlers[-1] if self._auth._global_handlers else None
+
+
+def load_auth(spec: AuthSpec, root: Path) -> AppAuth:
+    """Raises StartError."""
+    from langgraph_sdk import Auth
+
+    place = f"auth ({spec.source}:{spec.variable})"
+    try:
+        auth = getattr(_import_source(spec.source, root), spec.variable, None)
+    except Exception as error:  # whatever the user's code raises while it is imported
+        raise StartError(f"{place} cannot be imported: {_import_problem(error)}") from error
+    if not isinstance(auth, Auth):
+        raise StartError(f"{place} is a {type(auth).__name__}, not a langgraph_sdk.Auth")
+    if auth._authenticate_handler is None:
+        raise StartError(f"{place} has no @{spec.variable}.authenticate handler: nobody could be told from anybody")
+    return AppAuth(auth, spec)
+
+
+def to_user(made: Any) -> User:
+    """What an authenticate handler returned, as a user. Raises TypeError for what can't be one."""
+    if isinstance(made, str):
+        fields: JsonObject = {"identity": made}
+    elif isinstance(made, Mapping):
+        fields = dict(made)
+    else:
+        dumped = made.model_dump() if isinstance(made, BaseModel) else getattr(made, "__dict__", {})
+        standard = {name: getattr(made, name) for name in User.SHOWN if hasattr(made, name)}
+        fields = {**{name: value for name, value in dumped.items() if not name.startswith("_")}, **standard}
+    identity, permissions = fields.get("identity"), fields.get("permissions") or []
+    if not isinstance(identity, str) or not identity:
+        raise TypeError(f"a user needs an identity, a text, not {identity!r}")
+    if isinstance(permissions, str) or not all(isinstance(each, str) for each in permissions):
+        raise TypeError(f"permissions must be a list of texts, not {permissions!r}")
+    if not fields.get("is_authenticated", True):
+        raise TypeError("the user is not authenticated")
+    fields |= {"permissions": list(permissions), "is_authenticated": True}
+    user = User(from_json(to_json({"display_name": identity, **fields})))
+    user.original = made
+    return user
+
+
+def studio_user() -> User:
+    """The developer who looks at the application with LangSmith's Studio."""
+    from langgraph_sdk.auth.types import StudioUser
+
+    made = StudioUser("langgraph-studio-user", is_authenticated=True)
+    user = to_user(made)
+    user["kind"] = "StudioUser"
+    return user
+
+
+def _limits(said: Any) -> JsonObject:
+    """What an authorization handler returned, as a filter. Raises Refused, or an error for what makes no sense."""
+    if said is None or said is True:
+        return {}
+    if said is False:
+        raise Refused(403)
+    if not isinstance(said, Mapping):
+        raise TypeError(f"expected None, a bool or a filter, got {said!r}")
+    limits: JsonObject = orjson.loads(orjson.dumps(dict(said)))
+    operators = {key for wanted in limits.values() if isinstance(wanted, dict) for key in wanted}
+    if unknown := {key for key in operators | limits.keys() if key.startswith("$")} - FILTER_OPERATORS:
+        raise ValueError(f"unknown operators in a filter: {sorted(unknown)}")
+    return limits
+
+
+def _refusal(error: Exception, status: int, what: str) -> Refused:
+    """The answer to a request that the application's code refused, or failed on; only what it means to say shows."""
+    from langgraph_sdk.auth import exceptions
+
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, exceptions.HTTPException | HTTPException) and 400 <= error.status_code < 600:
+        return Refused(error.status_code, error.detail, error.headers)
+    if isinstance(error, AssertionError):  # a documented way to refuse
+        log.debug("%s refused: %s", what, error)
+    else:
+        log.error("%s failed, so the request is refused", what, exc_info=error)
+    return Refused(status)
+
+
+@dataclass
+class Access:
+    """A request under the application's Auth: its user, and the filters of the actions decided on so far."""
+
+    auth: AppAuth
+    user: User
+    limits: dict[str, JsonObject] = field(default_factory=dict)
+
+    async def decide(self, action: str, value: JsonObject) -> JsonObject:
+        self.limits[action] = limits = await self.auth.decide(self.user, action, value)
+        return limits
+
+
+# Set for every request that is admitted; never set without an Auth.
+ACCESS: contextvars.ContextVar[Access] = contextvars.ContextVar("devserver_access")
+
+
+def identity() -> JsonObject:
+    """The keys of a config that tell a graph, or a graph factory, who sends the present request."""
+    access = ACCESS.get(None)
+    return access.user.configurable() if access else {}
+
+
+# -- loading --
+
+
 class Graphs:
     """The graphs of langgraph.json. A failed reload leaves the last good ones in place."""
 
     def __init__(self, settings: Settings, saver: Saver, store: Store) -> None:
         self.settings = settings
+        self.auth: AppAuth | None = None
+        self._auth_spec = settings.auth  # a reload takes its code anew, but never leaves the server without it
         self._saver = saver
         self._store = store
         self._loaded: dict[str, LoadedGraph] = {}
@@ -3447,13 +3765,15 @@ class Graphs:
             raise NotFound(f"Graph '{graph_id}' not found. Expected one of: {self.ids()}") from None
 
     def load(self) -> None:
-        """Import every graph. Raises StartError, and changes nothing then."""
+        """Import every graph, and the application's Auth. Raises StartError, and changes nothing then."""
         _add_shared_value_module()
         for root in reversed(self.settings.roots):
             if str(root) not in sys.path:
                 sys.path.insert(0, str(root))
         loaded = {spec.graph_id: self._load_one(spec) for spec in self.settings.graphs}
         self._store.index = _load_index(self.settings) if self._store.db.vectors else None
+        root = self.settings.path.resolve().parent
+        self.auth = load_auth(self._auth_spec, root) if self._auth_spec else None
         self._loaded = loaded
 
     def reload(self) -> None:
@@ -3553,16 +3873,17 @@ class Graphs:
         if len(parameters) > 2:
             raise TypeError(f"{entry.spec} takes {len(parameters)} arguments; a factory takes config and runtime")
         return [
-            self._runtime(access, context)
+            self._runtime(access, config, context)
             if "Runtime" in str(parameter.annotation) or parameter.name == "runtime"
             else config
             for parameter in parameters
         ]
 
-    def _runtime(self, access: str, context: Any) -> Any:
+    def _runtime(self, access: str, config: JsonObject, context: Any) -> Any:
         from langgraph_sdk import runtime
 
-        made: JsonObject = {"access_context": access, "user": None, "store": self._store}
+        user = config.get("configurable", {}).get("langgraph_auth_user")
+        made: JsonObject = {"access_context": access, "user": user, "store": self._store}
         if access == "threads.create_run":
             return runtime._ExecutionRuntime(**made, context=context)
         return runtime._ReadRuntime(**made)
@@ -4284,7 +4605,8 @@ def _checkpoint_event(payload: JsonObject) -> JsonObject:
     def public(config: JsonObject | None) -> JsonObject | None:
         if config is None:
             return None
-        return {"configurable": {k: v for k, v in config["configurable"].items() if not k.startswith("__")}}
+        shown = (item for item in config["configurable"].items() if not item[0].startswith("__"))
+        return {"configurable": {key: value for key, value in shown if key != "langgraph_auth_user"}}
 
     return {**payload, "config": public(payload.get("config")), "parent_config": public(payload.get("parent_config"))}
 
@@ -4530,6 +4852,7 @@ class NewRun:
     protocol: bool = False  # started by a command of the event streaming protocol
     task_id: str | None = None  # of the A2A task that it is made for
     thread_ttl: JsonObject | None = None  # of a thread that is made for it
+    access: RunAccess = RunAccess()
     run_id: str = field(default_factory=new_id)
 
     def config(self) -> JsonObject:
@@ -4548,7 +4871,7 @@ class NewRun:
         return place
 
     def metadata(self) -> JsonObject:
-        return without_reserved(self.body.metadata, RESERVED_METADATA)
+        return without_reserved({**(self.body.metadata or {}), **self.access.metadata}, RESERVED_METADATA)
 
     def context(self) -> JsonObject:
         return without_reserved(self.body.context, RESERVED_CONFIGURABLE)
@@ -4566,10 +4889,10 @@ class Created(NamedTuple):
 def make_run(conn: sqlite3.Connection, new: NewRun) -> Created:
     """Make a run: thread, multitask rule, run row. Raises NotFound, Conflict or BadRequest."""
     body = new.body
-    assistant = Assistants(conn).get(body.assistant_id)
+    assistant = within(Assistants(conn).get(body.assistant_id), new.access.assistants)
     thread = Threads(conn).get(new.thread_id) if new.thread_id else None
-    makes_thread = new.thread_id is None or body.if_not_exists == "create"
-    if assistant is None or (thread is None and not makes_thread):
+    makes_thread = thread is None and (new.thread_id is None or body.if_not_exists == "create")
+    if assistant is None or not (makes_thread or within(thread, new.access.threads)):
         raise NotFound("Thread or assistant not found.")
     config, context = new.config(), new.context()
     if context and config.get("configurable"):
@@ -4627,7 +4950,8 @@ def cron_run(cron: Cron, shared: Mapping[str, frozenset[tuple[str, str]]]) -> Ne
         "metadata": {**cron.metadata, **(body.metadata or {})},
         "on_completion": cron.on_run_completed,
     }
-    return NewRun(cron.thread_id, body.model_copy(update=changes), shared, cron_id=cron.cron_id)
+    access = RunAccess(**cron.access) if cron.access else RunAccess()
+    return NewRun(cron.thread_id, body.model_copy(update=changes), shared, cron_id=cron.cron_id, access=access)
 
 
 def check_scopes(kwargs: JsonObject, shared: Iterable[tuple[str, str]]) -> None:
@@ -4738,6 +5062,8 @@ def _configurable(
         "graph_id": assistant.graph_id,
         "assistant_id": assistant.assistant_id,
     }
+    if new.access.user:
+        configurable |= User(new.access.user).configurable()
     if new.cron_id:
         configurable["cron_id"] = new.cron_id
     if new.protocol:
@@ -5031,7 +5357,7 @@ async def _is_at_breakpoint(graph: Graph, run: Run) -> bool:
 LOST_SEQS = 1_000_000
 
 
-def _refusal(error: BaseException) -> JsonObject | None:
+def _strict_refusal(error: BaseException) -> JsonObject | None:
     """Why LangGraph refused a strict resume, as clients expect to be told; None for any other error."""
     if not isinstance(error, UnknownInterruptError):
         return None
@@ -5072,7 +5398,7 @@ class Execution:
             self._run_log.error = to_json(value)
             self._tell("error", value)
             RUN_SCOPE.set(None)
-            return Outcome("error", value, await self.rest_after_cancel(), refusal=_refusal(error))
+            return Outcome("error", value, await self.rest_after_cancel(), refusal=_strict_refusal(error))
 
     async def flush(self) -> None:
         await self._keeper.flush()
@@ -5423,8 +5749,10 @@ class Runner:
         """Use a graph for something other than a run. What may call user code happens on the run loop."""
         config = {**config, "configurable": {**(config.get("configurable") or {}), **CONFIGURABLE_HEADERS.get()}}
 
+        asked = {**config, "configurable": {**config.get("configurable", {}), **identity()}}
+
         async def opened() -> T:
-            async with self.graphs.open(graph_id, config, access) as graph:
+            async with self.graphs.open(graph_id, asked, access) as graph:
                 return await use(graph)
 
         if access == "threads.update":
@@ -5647,6 +5975,7 @@ class Server:
     graphs: Graphs
     runner: Runner
     app: Starlette | None = None  # of the user's: http.app
+    studio: bool = False  # whether LangSmith's Studio may use it
     requests: RequestFigures = field(default_factory=RequestFigures)
     updates: weakref.WeakValueDictionary[str, asyncio.Lock] = field(default_factory=weakref.WeakValueDictionary)
 
@@ -5764,6 +6093,240 @@ def selected(row: JsonObject, select: Sequence[str] | None) -> JsonObject:
     return {key: row[key] for key in row if key in select} if select else row
 
 
+# -- access: each request is admitted before its handler sees it --
+
+
+class HeaderBytes(dict[bytes, bytes]):
+    """Headers as an authenticate handler takes them: bytes by bytes, or texts by texts."""
+
+    def __getitem__(self, name: Any) -> Any:
+        if isinstance(name, bytes):
+            return super().__getitem__(name.lower())
+        return super().__getitem__(name.lower().encode("latin-1")).decode("latin-1")
+
+    def __contains__(self, name: Any) -> bool:
+        return self.get(name) is not None
+
+    def get(self, name: Any, default: Any = None) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
+
+async def enter(server: Server, auth: AppAuth, connection: HTTPConnection) -> Access:
+    """Authenticate a request or a WebSocket; from here on it acts for its user. Raises Refused."""
+    scope, headers = connection.scope, connection.headers
+    if headers.get("x-auth-scheme") == "langsmith" and auth.spec.studio and server.studio:
+        user = studio_user()
+    else:
+        body = await connection.body() if "body" in auth.parameters and isinstance(connection, Request) else b""
+        given = {
+            "request": connection,
+            "body": _json_or_none(body),
+            "path": scope["path"],
+            "method": scope.get("method", "GET"),
+            "path_params": dict(connection.path_params),
+            "query_params": dict(connection.query_params),
+            "headers": HeaderBytes(reversed(scope["headers"])),
+            "authorization": headers.get("authorization"),
+        }
+        user = await auth.authenticate({name: given[name] for name in auth.parameters})
+    access = Access(auth, user)
+    ACCESS.set(access)
+    scope["user"], scope["access"] = user, access  # request.user: for routes of the application's own
+    return access
+
+
+def _json_or_none(body: bytes) -> Any:
+    try:
+        return from_json(body)
+    except ValueError:
+        return None
+
+
+async def admit(server: Server, auth: AppAuth, request: Request, rule: str, model: Any) -> Request:
+    """Let a request in, by the rule of its route: `open`; `inside`, if what its handler calls decides; or actions
+    such as `threads.read`, on which the application decides here. Gives the request as its authorization handlers
+    leave it. Raises Refused, and NotFound for the rows of others."""
+    if rule == "open":
+        return request
+    if "body" in auth.parameters:
+        request = with_body(request, await read_body(request))
+    access = request.scope.get("access") or await enter(server, auth, request)
+    if not rule:
+        raise Refused(403, "Nothing decides who may do this")
+    if rule == "inside":
+        return request
+    ids = _path_ids(server, request)
+    for action in rule.split():
+        if model is not None and action.partition(".")[2] in ("create", "update", "search"):
+            request = await _decide_body(server, action, ids, request, model, access)
+        else:
+            await access.decide(action, {**ids, "metadata": {}})
+        check_path_row(server, action, ids, access)
+    if query_flag(request, "cancel_on_disconnect"):
+        await access.decide("threads.update", {**ids, "metadata": {}, "action": "interrupt"})
+        check_path_row(server, "threads.update", ids, access)
+    return request
+
+
+def with_body(request: Request, body: bytes) -> Request:
+    """The same request with another body, or with one that was read already."""
+
+    async def receive() -> asgi.Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return Request(request.scope, receive)
+
+
+def _path_ids(server: Server, request: Request) -> JsonObject:
+    """The ids in a request's path, and what it asks for in its query, as authorization handlers take them."""
+    ids: JsonObject = {}
+    for name, text in request.path_params.items():
+        if name in ("assistant_id", "thread_id", "run_id", "cron_id"):
+            ids[name] = _to_id(server, name, text)
+    if "action" in request.query_params:
+        ids["action"] = request.query_params["action"]
+    return ids
+
+
+def _to_id(server: Server, name: str, text: str) -> uuid.UUID:
+    """The id that a path or a body names, maybe by a graph. Raises Invalid."""
+    known = system_assistant_id(text) if name == "assistant_id" and text in server.graphs.ids() else text
+    return uuid.UUID(to_uuid(known, name.removesuffix("_id")))
+
+
+async def _decide_body(
+    server: Server, action: str, ids: JsonObject, request: Request, model: type[Body], access: Access
+) -> Request:
+    """Have the application decide on what a body says; what it changes is changed in the request."""
+    raw = await read_json(request)
+    value = {**validate(model, raw).model_dump(), **ids}
+    value["metadata"] = value.get("metadata") or {}
+    for name in ("assistant_id", "thread_id"):
+        if isinstance(value.get(name), str):
+            value[name] = _to_id(server, name, value[name])
+    if action == "crons.create":
+        value |= {"payload": raw, "cron_id": None, "user_id": access.user["identity"]}
+    before = copy.deepcopy(value)
+    await access.decide(action, value)
+    changed = {name: value[name] for name in model.model_fields if name in value and value[name] != before[name]}
+    return with_body(request, to_json({**value.get("payload", raw), **changed}))
+
+
+PATH_TABLES: dict[str, tuple[str, Callable[[sqlite3.Connection], Assistants | Threads | Crons]]] = {
+    "assistants": ("assistant", Assistants),
+    "threads": ("thread", Threads),
+    "crons": ("cron", Crons),
+}
+
+
+def check_path_row(server: Server, action: str, ids: JsonObject, access: Access) -> None:
+    """Raises NotFound if the row that a path names is not there, or does not pass the filter of the action."""
+    name, table = PATH_TABLES[action.partition(".")[0]]
+    row_id, limits = ids.get(f"{name}_id"), access.limits[action]
+    if limits and row_id and within(server.db.look(lambda conn: table(conn).get(str(row_id))), limits) is None:
+        raise NotFound(f"{name.capitalize()} with ID {row_id} not found")
+
+
+async def allow(server: Server, action: str, value: JsonObject) -> JsonObject:
+    """Have the application decide on an action within a request. Gives the filter that rows have to pass; without
+    an Auth an empty one, which all do. Raises Refused."""
+    return await ACCESS.get().decide(action, value) if server.graphs.auth else {}
+
+
+async def allow_row(server: Server, action: str, row_id: str, asked: JsonObject | None = None) -> None:
+    """Raises NotFound for a row that its user may not use so. One that is not there is fine: it may be made."""
+    if server.graphs.auth is None:
+        return
+    name, table = PATH_TABLES[action.partition(".")[0]]
+    row_id = to_uuid(row_id, name)
+    limits = await allow(server, action, {f"{name}_id": uuid.UUID(row_id), "metadata": {}, **(asked or {})})
+    found = server.db.look(lambda conn: table(conn).get(row_id))
+    if found and not passes(found.metadata, limits):
+        raise NotFound(f"{name.capitalize()} with ID {row_id} not found")
+
+
+def limits_on(server: Server, action: str) -> JsonObject:
+    """The filter of an action that was decided when the request was admitted."""
+    return ACCESS.get().limits[action] if server.graphs.auth else {}
+
+
+def still_shown(server: Server, thread_id: str) -> Callable[[], bool]:
+    """Tells, each time something of a thread is to be sent, if its reader may see it: the thread may be made, or
+    change hands, while somebody follows it."""
+    limits, seen = limits_on(server, "threads.read"), False
+
+    def shown() -> bool:
+        nonlocal seen
+        if not limits:
+            return True
+        thread = server.db.look(lambda conn: Threads(conn).get(thread_id))
+        seen = passes(thread.metadata, limits) if thread else seen  # the last words of one that was deleted
+        return seen
+
+    return shown
+
+
+async def allow_run(
+    server: Server, thread_id: str | None, body: RunCreate, run_id: str
+) -> tuple[JsonObject, RunAccess]:
+    """Have the application decide on a run, on the thread that it makes to stay, and on its assistant, unless that
+    is a graph's own. Gives the fields of the body that this changes, and the run's access. Raises Refused."""
+    if server.graphs.auth is None:
+        return {}, RunAccess()
+    access, value = ACCESS.get(), _run_value(thread_id, body, run_id)
+    before = copy.deepcopy(value)
+    threads = await access.decide("threads.create_run", value)
+    left, old = {**value["kwargs"], **value}, {**before["kwargs"], **before}
+    fields = RunCreate.model_fields.keys() - {"assistant_id", "metadata"}
+    changes = {name: left[name] for name in left if name in fields and left[name] != old.get(name)}
+    metadata = dict(value["metadata"])
+    thread = server.db.look(lambda conn: Threads(conn).get(thread_id)) if thread_id else None
+    if thread is None and (left["if_not_exists"] == "create" if thread_id else body.on_completion == "keep"):
+        made = {"thread_id": value["thread_id"], "metadata": dict(metadata), "if_exists": "raise"}
+        await access.decide("threads.create", made)
+        metadata |= made["metadata"]
+    elif left["if_not_exists"] == "create":
+        changes["if_not_exists"] = "reject"  # should it go now, the application has not decided on making it
+    assistants = {}
+    if body.assistant_id not in map(system_assistant_id, server.graphs.ids()):
+        asked = {"assistant_id": value["assistant_id"], "metadata": {}}
+        assistants = await access.decide("assistants.read", asked)
+    given = body.metadata or {}
+    added = {key: metadata[key] for key in metadata if key not in given or metadata[key] != given[key]}
+    return changes, RunAccess(dict(access.user), threads, assistants, added)
+
+
+def _run_value(thread_id: str | None, body: RunCreate, run_id: str) -> JsonObject:
+    """A run as authorization handlers take it."""
+    given = body.given()
+    config = {"configurable": {}, "metadata": {}, **(given.get("config") or {})}
+    kwargs = {"input": None, "command": None, "context": {}, "config": config}
+    apart = ("assistant_id", "metadata", "multitask_strategy", "if_not_exists", "after_seconds", "config")
+    return {
+        "assistant_id": uuid.UUID(body.assistant_id),
+        "thread_id": uuid.UUID(thread_id) if thread_id else None,
+        "run_id": uuid.UUID(run_id),
+        "status": "pending",
+        "metadata": given.get("metadata") or {},
+        "prevent_insert_if_inflight": body.multitask_strategy == "reject",
+        "multitask_strategy": body.multitask_strategy,
+        "if_not_exists": body.if_not_exists,
+        "after_seconds": body.after_seconds,
+        "kwargs": kwargs | {name: given[name] for name in given if name not in apart},
+    }
+
+
+async def allow_item(server: Server, verb: str, value: JsonObject) -> JsonObject:
+    """Have the application decide on an operation of the store. Gives the operation as it leaves it. Raises Refused."""
+    await allow(server, f"store.{verb}", value)
+    if value["namespace"] is not None and not isinstance(value["namespace"], tuple | list):
+        raise Refused(403)
+    return value
+
+
 # -- system --
 
 
@@ -5873,12 +6436,15 @@ async def create_assistant(server: Server, request: Request) -> Response:
         updated_at=at,
         **config_and_context(body),
     )
+    readable: JsonObject = {}
+    if body.if_exists == "do_nothing":
+        readable = await allow(server, "assistants.read", {"assistant_id": uuid.UUID(assistant_id), "metadata": {}})
 
     def create(conn: sqlite3.Connection) -> Assistant:
         old = Assistants(conn).get(assistant_id)
         if old is None:
             Assistants(conn).insert(new)
-        elif body.if_exists == "raise":
+        elif body.if_exists == "raise" or not passes(old.metadata, readable):
             raise Conflict(f"Assistant {assistant_id} already exists")
         return old or new
 
@@ -5923,11 +6489,12 @@ async def delete_assistant(server: Server, request: Request) -> Response:
     """Remove an assistant with its versions, and with its threads if `delete_threads` is set."""
     assistant_id = path_id(request, "assistant")
     with_threads = query_flag(request, "delete_threads")
+    limits = await allow(server, "threads.delete", {"metadata": {}}) if with_threads else {}
 
     def delete(conn: sqlite3.Connection) -> list[Run]:
         if not Assistants(conn).delete(assistant_id):
             raise NotFound(f"Assistant with ID {assistant_id} not found")
-        threads = Threads(conn).of_assistant(assistant_id) if with_threads else []
+        threads = Threads(conn).of_assistant(assistant_id, limits) if with_threads else []
         return [run for thread_id in threads for run in delete_thread_rows(conn, thread_id)]
 
     server.runner.end(await server.db.write(delete), deleted=True)
@@ -5939,7 +6506,8 @@ async def search_assistants(server: Server, request: Request) -> Response:
     body = await parse(request, AssistantSearchRequest)
     if body.graph_id:
         check_graph(server, body.graph_id)
-    page = await server.db.read(lambda conn: Assistants(conn).search(body))
+    limits = limits_on(server, "assistants.search")
+    page = await server.db.read(lambda conn: Assistants(conn).search(body, limits))
     rows = [selected(row.to_dict(), body.select) for row in page.rows]
     return paged(rows, page.more, body.offset, body.limit)
 
@@ -5949,7 +6517,8 @@ async def count_assistants(server: Server, request: Request) -> Response:
     body = await parse(request, AssistantCountRequest)
     if body.graph_id:
         check_graph(server, body.graph_id)
-    return reply(await server.db.read(lambda conn: Assistants(conn).count(body)))
+    limits = limits_on(server, "assistants.search")
+    return reply(await server.db.read(lambda conn: Assistants(conn).count(body, limits)))
 
 
 async def list_assistant_versions(server: Server, request: Request) -> Response:
@@ -6027,12 +6596,15 @@ async def create_thread(server: Server, request: Request) -> Response:
     thread_id = to_uuid(body.thread_id, "thread") if body.thread_id else new_id()
     metadata = without_reserved(body.metadata, RESERVED_METADATA)
     ttl = thread_ttl(body.ttl) if body.ttl else server.runner.thread_ttl
+    readable: JsonObject = {}
+    if body.if_exists == "do_nothing":
+        readable = await allow(server, "threads.read", {"thread_id": uuid.UUID(thread_id), "metadata": {}})
 
     def create(conn: sqlite3.Connection) -> tuple[Thread, bool]:
         old = Threads(conn).get(thread_id)
         if old is None:
             Threads(conn).insert(thread_id, metadata, {}, ttl)
-        elif body.if_exists == "raise":
+        elif body.if_exists == "raise" or not passes(old.metadata, readable):
             raise Conflict(f"Thread with ID {thread_id} already exists")
         return Threads(conn).require(thread_id), old is None
 
@@ -6127,7 +6699,8 @@ async def search_threads(server: Server, request: Request) -> Response:
     body = await parse(request, ThreadSearchRequest)
     check_extract(body.extract or {})
     ids = [thread_id_of_search(text) for text in body.ids] if body.ids is not None else None
-    page = await server.db.read(lambda conn: Threads(conn).search(body, ids))
+    limits = limits_on(server, "threads.search")
+    page = await server.db.read(lambda conn: Threads(conn).search(body, ids, limits))
     rows = []
     for thread in page.rows:
         row = selected(thread.to_dict(), body.select)
@@ -6176,20 +6749,26 @@ def extract(value: Any, path: str) -> Any:
 async def count_threads(server: Server, request: Request) -> Response:
     """How many threads a search finds."""
     body = await parse(request, ThreadCountRequest)
-    return reply(await server.db.read(lambda conn: Threads(conn).count(body)))
+    limits = limits_on(server, "threads.search")
+    return reply(await server.db.read(lambda conn: Threads(conn).count(body, limits)))
 
 
 async def copy_thread(server: Server, request: Request) -> Response:
     """A new thread with the same metadata, state and history."""
     thread_id, copy_id = path_id(request, "thread"), str(uuid.uuid4())
+    original = server.db.look(lambda conn: Threads(conn).get(thread_id))
+    made = {"thread_id": uuid.UUID(copy_id), "metadata": dict(original.metadata) if original else {}}
+    await allow(server, "threads.create", made)
 
-    def copy(conn: sqlite3.Connection) -> Thread:
-        if Threads(conn).get(thread_id) is None:
+    def copy_rows(conn: sqlite3.Connection) -> Thread:
+        if original is None or Threads(conn).get(thread_id) is None:
             raise Conflict()
         Threads(conn).copy(thread_id, copy_id)
+        if made["metadata"] != original.metadata:
+            Threads(conn).update(copy_id, metadata=made["metadata"])
         return Threads(conn).require(copy_id)
 
-    copied = (await server.db.write(copy)).to_dict()
+    copied = (await server.db.write(copy_rows)).to_dict()
     server.runner.threads.notice()
     return reply({key: value for key, value in copied.items() if key != "values" or value is not None})
 
@@ -6198,9 +6777,14 @@ async def prune_threads(server: Server, request: Request) -> Response:
     """Remove several threads, or all of their history but the latest state; a busy one keeps its history."""
     body = await parse(request, ThreadPruneRequest)
     ids = dict.fromkeys(to_uuid(text, "thread") for text in body.thread_ids)
+    limits = {
+        thread_id: await allow(server, "threads.delete", {"thread_id": uuid.UUID(thread_id), "metadata": {}})
+        for thread_id in ids
+    }
 
     def prune(conn: sqlite3.Connection) -> tuple[int, list[Run]]:
-        known = [thread for thread_id in ids if (thread := Threads(conn).get(thread_id))]
+        found = [within(Threads(conn).get(thread_id), limits[thread_id]) for thread_id in ids]
+        known = [thread for thread in found if thread]
         if body.strategy == "delete":
             return len(known), [run for thread in known for run in delete_thread_rows(conn, thread.thread_id)]
         resting = [thread for thread in known if thread.status != "busy"]
@@ -6347,7 +6931,7 @@ async def _change_state(
     kwargs = await server.db.read(lambda conn: Runs(conn).last_config(thread.thread_id)) or {}
     configured = kwargs.get("config", thread.config).get("configurable", {})
     scope = SharedScope(
-        (configured, kwargs.get("context") or {}),
+        ({**configured, **identity()}, kwargs.get("context") or {}),
         lambda prefix: server.db.look(lambda conn: Items(conn).load(prefix)),
         updates=(thread.thread_id, began),
     )
@@ -6401,16 +6985,14 @@ async def new_run(server: Server, thread_id: str | None, body: RunCreate) -> New
                 f"Invalid assistant: '{body.assistant_id}'. Must be either:\n- A valid assistant UUID, or\n"
                 f"- One of the registered graphs: {', '.join(server.graphs.ids())}"
             ) from None
-    await check_run_body(server, body)
-    if thread_id is None and body.command and body.command.resume is not None:
+    new = NewRun(thread_id, body.model_copy(update={"assistant_id": assistant_id}), server.graphs.shared())
+    changes, new.access = await allow_run(server, thread_id, new.body, new.run_id)
+    if changes:
+        new.body = validate(type(body), {**new.body.given(), **changes})
+    await check_run_body(server, new.body)
+    if thread_id is None and new.body.command and new.body.command.resume is not None:
         raise BadRequest("You must provide a thread_id when resuming.")
-    return NewRun(
-        thread_id,
-        body.model_copy(update={"assistant_id": assistant_id}),
-        server.graphs.shared(),
-        headers=CONFIGURABLE_HEADERS.get(),
-        thread_ttl=server.runner.thread_ttl,
-    )
+    return new
 
 
 async def check_run_body(server: Server, body: RunCreate) -> None:
@@ -6843,13 +7425,14 @@ async def thread_frames(
             return "state_update" in modes
         return "run_modes" in modes or ("lifecycle" in modes and event.name == "metadata")
 
+    shown = still_shown(server, thread_id)
     try:
         if frames := run_frame_texts(filter(wanted, replay), (), (0, -1), True):
             yield b"".join(frames)
         seen = replay[-1].id if replay else (0, -1)
         batches = joined.follow(follower)
         async for part in with_heartbeats(
-            run_frame_texts(filter(wanted, batch), (), seen, True) async for batch in batches
+            run_frame_texts(filter(wanted, batch if shown() else ()), (), seen, True) async for batch in batches
         ):
             yield part
     finally:
@@ -6887,12 +7470,19 @@ async def cancel_runs(server: Server, request: Request) -> Response:
         if body.thread_id is not None or body.run_ids is not None:
             raise Invalid("When providing a 'status', 'thread_id' and 'run_ids' must be omitted")
         status = body.status
-        ids = await server.db.read(lambda conn: Runs(conn).live_ids(status))
+        limits = await allow(server, "threads.update", {"action": action, "status": status, "metadata": {}})
+        ids = await server.db.read(lambda conn: Runs(conn).live_ids(status, limits))
     elif body.thread_id is not None and body.run_ids is not None:
         thread_id = to_uuid(body.thread_id, "thread")
         wanted = [(thread_id, to_uuid(text, "run")) for text in body.run_ids]
-        known = await server.db.read(lambda conn: [each for each in wanted if Runs(conn).get(*each)])
-        ids = known
+        asked = {"thread_id": uuid.UUID(thread_id), "action": action, "metadata": {}}
+        limits = await allow(server, "threads.update", asked)
+
+        def known(conn: sqlite3.Connection) -> list[tuple[str, str]]:
+            thread = within(Threads(conn).get(thread_id), limits)
+            return [each for each in wanted if thread and Runs(conn).get(*each)]
+
+        ids = await server.db.read(known)
     else:
         raise Invalid("Give either 'status', or 'thread_id' and 'run_ids'")
     if not ids:
@@ -6938,14 +7528,15 @@ async def make_cron(server: Server, raw: JsonObject, thread_id: str | None) -> R
         created_at=at,
         updated_at=at,
     )
+    cron = await allow_cron(server, cron)
     new = cron_run(cron, server.graphs.shared())
     await check_run_body(server, new.body)
 
     def insert(conn: sqlite3.Connection) -> None:
-        assistant = Assistants(conn).get(assistant_id)
+        assistant = within(Assistants(conn).get(assistant_id), new.access.assistants)
         if assistant is None:
             raise NotFound(f"Assistant '{body.assistant_id}' not found")
-        thread = Threads(conn).get(thread_id) if thread_id else None
+        thread = within(Threads(conn).get(thread_id), new.access.threads) if thread_id else None
         if thread_id and thread is None:
             raise NotFound(
                 f"Thread with ID '{thread_id}' not found. Please verify the ID is correct and the thread hasn't been "
@@ -6958,6 +7549,18 @@ async def make_cron(server: Server, raw: JsonObject, thread_id: str | None) -> R
     await server.db.write(insert)
     server.runner.crons.notice()
     return reply(cron.to_dict())
+
+
+async def allow_cron(server: Server, cron: Cron) -> Cron:
+    """The cron, with the access of the runs that it is to make, and what authorization changes in them. They are on
+    behalf of who made the cron, whoever changes it. Raises Refused."""
+    new = cron_run(cron, {})
+    changes, access = await allow_run(server, cron.thread_id, new.body, new.run_id)
+    if access.user is None:
+        return cron
+    user = cron.access["user"] if cron.access else access.user
+    payload = cron_payload({**cron.payload, **changes}, cron.cron_id)
+    return replace(cron, payload=payload, access={**dataclasses.asdict(access), "user": user})
 
 
 def cron_assistant(server: Server, name: str) -> str:
@@ -6996,8 +7599,7 @@ async def update_cron(server: Server, request: Request) -> Response:
         parse_moment(body.end_time)
     fields = {key: value for key, value in body.given().items() if key not in ("metadata", "config")}
 
-    def patch(conn: sqlite3.Connection) -> Cron:
-        old = Crons(conn).get(cron_id)
+    def laid_over(old: Cron | None) -> Cron:
         if old is None:
             raise NotFound(f"Cron '{cron_id}' not found")
         payload = cron_payload({**old.payload, **raw}, cron_id)
@@ -7008,6 +7610,14 @@ async def update_cron(server: Server, request: Request) -> Response:
             cron_run(changed, {})
         except ValidationError as error:
             raise Invalid(_validation_detail(error, payload)) from None
+        return changed
+
+    allowed = await allow_cron(server, laid_over(server.db.look(lambda conn: Crons(conn).get(cron_id))))
+
+    def patch(conn: sqlite3.Connection) -> Cron:
+        changed = laid_over(Crons(conn).get(cron_id))
+        if allowed.access:
+            changed = replace(changed, payload=allowed.payload, access=allowed.access)
         Crons(conn).update(changed)
         return changed
 
@@ -7037,14 +7647,16 @@ async def fire_cron(server: Server, request: Request) -> Response:
 async def search_crons(server: Server, request: Request) -> Response:
     """Crons by assistant, thread and metadata."""
     body = await parse(request, CronSearch)
-    page = await server.db.read(lambda conn: Crons(conn).search(body))
+    limits = limits_on(server, "crons.search")
+    page = await server.db.read(lambda conn: Crons(conn).search(body, limits))
     return paged([selected(row.to_dict(), body.select) for row in page.rows], page.more, body.offset, body.limit)
 
 
 async def count_crons(server: Server, request: Request) -> Response:
     """How many crons a search finds."""
     body = await parse(request, CronCountRequest)
-    return reply(await server.db.read(lambda conn: Crons(conn).count(body)))
+    limits = limits_on(server, "crons.search")
+    return reply(await server.db.read(lambda conn: Crons(conn).count(body, limits)))
 
 
 # -- store --
@@ -7065,13 +7677,15 @@ def labels(namespace: Sequence[str]) -> tuple[str, ...]:
 async def put_item(server: Server, request: Request) -> Response:
     """Store an item, in place of one with the same key."""
     body = await parse(request, StorePutRequest)
-    namespace = labels(body.namespace)
+    asked: JsonObject = {"namespace": labels(body.namespace), "key": body.key, "value": body.value, "index": body.index}
+    asked = await allow_item(server, "put", asked)
+    namespace = labels(asked["namespace"])
     if not namespace:
         raise BadRequest("Namespace cannot be empty.")
     if namespace[0] == "langgraph":
         raise BadRequest(f'Root label for namespace cannot be "langgraph". Got: {namespace}')
     ttl = body.ttl if "ttl" in body.model_fields_set else NOT_PROVIDED
-    await server.store.aput(namespace, body.key, body.value, index=body.index, ttl=ttl)
+    await server.store.aput(namespace, asked["key"], asked["value"], index=asked["index"], ttl=ttl)
     return empty()
 
 
@@ -7091,33 +7705,34 @@ async def get_item(server: Server, request: Request) -> Response:
     key = request.query_params.get("key")
     if not key:
         return reply({"error": "Key is required"}, 400)
+    asked = await allow_item(server, "get", {"namespace": namespace, "key": key})
     refresh = query_flag(request, "refresh_ttl") if "refresh_ttl" in request.query_params else None
-    item = await server.store.aget(namespace, key, refresh_ttl=refresh)
+    item = await server.store.aget(labels(asked["namespace"]), asked["key"], refresh_ttl=refresh)
     return reply(item_value(item) if item else None)
 
 
 async def delete_item(server: Server, request: Request) -> Response:
     """Remove an item; also fine if there is none."""
     body = await parse(request, StoreDeleteRequest)
-    namespace = labels(body.namespace or ())
-    if namespace:
-        await server.store.abatch([PutOp(namespace, body.key, None)])
+    asked = await allow_item(server, "delete", {"namespace": labels(body.namespace or ()), "key": body.key})
+    if namespace := labels(asked["namespace"]):
+        await server.store.abatch([PutOp(namespace, asked["key"], None)])
     return empty()
 
 
 async def search_items(server: Server, request: Request) -> Response:
     """Items of a namespace and those below it, in order of first writing; with a query the nearest first."""
     body = await parse(request, StoreSearchRequest)
-    namespace = labels(body.namespace_prefix or ())
-    limit = 10 if not body.limit else max(0, body.limit)
-    found = await server.store.asearch(
-        namespace,
-        query=body.query,
-        filter=body.filter,
-        limit=limit,
-        offset=body.offset or 0,
-        refresh_ttl=body.refresh_ttl,
-    )
+    asked: JsonObject = {
+        "namespace": labels(body.namespace_prefix or ()),
+        "filter": body.filter,
+        "limit": 10 if not body.limit else max(0, body.limit),
+        "offset": body.offset or 0,
+        "query": body.query,
+    }
+    asked = await allow_item(server, "search", asked)
+    namespace = labels(asked.pop("namespace"))
+    found = await server.store.asearch(namespace, refresh_ttl=body.refresh_ttl, **asked)
     return reply({"items": [{**item_value(item), "score": item.score} for item in found]})
 
 
@@ -7126,12 +7741,20 @@ async def list_item_namespaces(server: Server, request: Request) -> Response:
     body = await parse(request, StoreListNamespacesRequest)
     from langgraph.store.base import MatchCondition
 
+    asked: JsonObject = {
+        "namespace": labels(body.prefix) if body.prefix else None,
+        "suffix": labels(body.suffix) if body.suffix else None,
+        "max_depth": body.max_depth,
+        "limit": body.limit or 100,
+        "offset": body.offset or 0,
+    }
+    asked = await allow_item(server, "list_namespaces", asked)
     conditions = [
         MatchCondition(kind, labels(path))  # type: ignore[arg-type]
-        for kind, path in (("prefix", body.prefix), ("suffix", body.suffix))
+        for kind, path in (("prefix", asked["namespace"]), ("suffix", asked["suffix"]))
         if path
     ]
-    op = ListNamespacesOp(tuple(conditions), body.max_depth, body.limit or 100, body.offset or 0)
+    op = ListNamespacesOp(tuple(conditions), asked["max_depth"], asked["limit"], asked["offset"])
     [found] = await server.store.abatch([op])
     return reply({"namespaces": found})
 
@@ -7249,16 +7872,16 @@ async def protocol_tape(
     follower, seen = Follower(), (0, -1)
     joined = server.runner.logs.follow_thread(thread_id, follower)
     try:
-        unwritten = live_thread_events(server, thread_id)
+        unwritten, shown = live_thread_events(server, thread_id), still_shown(server, thread_id)
         while page := await server.db.read(lambda conn, after=seen: Events(conn).of_thread(thread_id, after, PAGE)):
             seen = page[-1].id
-            yield pick(page)
+            yield pick(page if shown() else [])
         if fresh := [event for event in unwritten if event.id > seen]:
             seen = fresh[-1].id
-            yield pick(fresh)
+            yield pick(fresh if shown() else [])
         del unwritten
         async for events in joined.follow(follower):
-            yield pick([event for event in events if event.id > seen])
+            yield pick([event for event in events if event.id > seen] if shown() else [])
     finally:
         server.runner.logs.leave_thread(thread_id, follower)
     raise Unfinished
@@ -7325,6 +7948,7 @@ async def answer_command(server: Server, thread: str, command: JsonObject, sessi
         handler = COMMANDS.get(command["method"])
         if handler is None:
             raise CommandError("unknown_command", f"Unknown protocol command: {command['method']}")
+        await allow_row(server, "threads.read", thread)
         result = await handler(server, thread, params, session)
     except CommandError as error:
         return command_failure(command["id"], error)
@@ -7570,6 +8194,13 @@ class Session:
 async def protocol_socket(socket: WebSocket) -> None:
     """The event streaming protocol over a WebSocket. Close codes are 4000 plus an HTTP status."""
     server: Server = socket.app.state.server
+    if server.graphs.auth:
+        try:
+            await enter(server, server.graphs.auth, socket)
+            await allow_row(server, "threads.read", socket.path_params["thread_id"])
+        except ApiError as error:
+            await socket.send_denial_response(reply({"detail": error.detail}, error.status, error.headers))
+            return
     await socket.accept()
     try:
         thread_id = to_uuid(socket.path_params["thread_id"], "thread")
@@ -7661,10 +8292,17 @@ async def _mcp_result(server: Server, types_: Any, method: Any, params: JsonObje
     return dumped
 
 
+async def tool_assistants(server: Server, body: AssistantSearchRequest) -> Page:
+    """The assistants that a protocol offers to its user."""
+    value = body.model_dump()
+    limits = await allow(server, "assistants.search", value)
+    wanted = validate(AssistantSearchRequest, {name: value[name] for name in body.model_fields_set | {"metadata"}})
+    return await server.db.read(lambda conn: Assistants(conn).search(wanted, limits))
+
+
 async def _mcp_tools(server: Server, types_: Any, cursor: Any) -> Any:
     offset = int(cursor) if isinstance(cursor, str) and cursor.isascii() and cursor.isdigit() else 0
-    body = AssistantSearchRequest(limit=MCP_PAGE, offset=min(offset, SAFE_INTEGER))
-    page = await server.db.read(lambda conn: Assistants(conn).search(body))
+    page = await tool_assistants(server, AssistantSearchRequest(limit=MCP_PAGE, offset=min(offset, SAFE_INTEGER)))
     tools: dict[str, Any] = {}
     for assistant in page.rows:
         name = tool_name(assistant.name, assistant.assistant_id)
@@ -7736,11 +8374,13 @@ async def _mcp_call(server: Server, types_: Any, params: JsonObject) -> Any:
 async def _mcp_assistant(server: Server, name: Any) -> Assistant:
     """The assistant that a tool stands for. Raises RpcError if there is none, or more than one."""
     known = await server.db.read(lambda conn: Assistants(conn).of_tool(name)) if isinstance(name, str) else []
-    found = []
-    for each in known:
-        with contextlib.suppress(NotFound):
-            if each.graph_id in server.graphs.ids():
-                found.append(await find_assistant(server, each.assistant_id))
+    value: JsonObject = {"metadata": {}}
+    limits = await allow(server, "assistants.search", value)
+    found = [
+        each
+        for each in known
+        if each.graph_id in server.graphs.ids() and within(each, limits) and contains(each.metadata, value["metadata"])
+    ]
     if not found:
         raise RpcError(-32602, f"Unknown tool: {name}")
     if len(found) > 1:
@@ -7901,6 +8541,7 @@ def _rpc_method(message: JsonObject) -> AgentMethod:
 
 async def find_agent(server: Server, assistant_id: str) -> Assistant:
     try:
+        await allow_row(server, "assistants.read", assistant_id)
         return await find_assistant(server, to_uuid(assistant_id, "assistant"))
     except (Invalid, NotFound):
         raise RpcError(-32602, f"Assistant not found: '{assistant_id}'") from None
@@ -8140,6 +8781,7 @@ async def find_task(call: AgentCall, name: str, context: str | None, where: str 
     call.request.path_params["thread_id"] = thread_id or context or ""  # where find_thread looks for it
     task = None
     with contextlib.suppress(Invalid, NotFound):
+        await allow_row(call.server, "threads.read", call.request.path_params["thread_id"])
         thread, task_id = await find_thread(call.server, call.request), to_uuid(task_id, "run")
         if not context or to_uuid(context, "thread") == thread.thread_id:
             task = call.server.db.look(lambda conn: Tasks(conn).get(thread.thread_id, task_id))
@@ -8282,6 +8924,7 @@ async def cancel_task(call: AgentCall) -> JsonObject:
     """Stop what goes on for a task; one that waits for an answer will not get it."""
     server, name, context, length = call.server, call.task_id(), call.text("contextId"), call.length({})
     task, thread = await find_task(call, name, context)
+    await allow_row(server, "threads.update", thread.thread_id, {"action": "interrupt"})
     before = task.state
     if before == "input-required":
         await server.db.write(end_waiting, task.run)
@@ -8314,8 +8957,10 @@ async def list_tasks(call: AgentCall) -> JsonObject:
     rpc_check(re.fullmatch(r"[0-9]{1,18}", token), f"Invalid page token: '{token}'.")
     states = {f"TASK_STATE_{each.name.upper()}": each.value for each in call.types.TaskState}
     rpc_check(state in ("", *states, *states.values()), f"Invalid status value: '{state}'.")
+    limits = await allow(call.server, "threads.search", {"metadata": {}})
     page, total = await call.server.db.read(
         lambda conn: Tasks(conn).search(
+            limits,
             call.assistant.assistant_id,
             call.text("contextId") or None,
             states.get(state, state) or None,
@@ -8653,6 +9298,38 @@ ROUTES = [
     ),
 ]
 
+# What decides on each operation if the application has an Auth: see `admit`. What is not here is refused then.
+RULES: dict[str, list[Handler]] = {
+    "inside": [
+        *(create_run, stream_run, wait_run, create_stateless_run, stream_stateless_run, wait_stateless_run),
+        *(create_run_batch, cancel_runs, prune_threads, send_command, call_mcp, get_mcp, delete_mcp),
+        *(call_agent, get_agent_card, find_agent_card),
+        *(put_item, get_item, delete_item, search_items, list_item_namespaces),
+    ],
+    "assistants.create": [create_assistant],
+    "assistants.read": [
+        *(get_assistant, get_assistant_graph, get_assistant_schemas, get_assistant_subgraphs),
+        *(list_assistant_versions, get_ui),
+    ],
+    "assistants.update": [update_assistant, set_latest_assistant],
+    "assistants.delete": [delete_assistant],
+    "assistants.search": [search_assistants, count_assistants],
+    "threads.create": [create_thread],
+    "threads.read": [
+        *(get_thread, copy_thread, get_thread_storage, get_state, get_state_at, get_state_at_checkpoint),
+        *(get_history, search_history, join_thread_stream, stream_events, get_run, join_run, join_run_stream),
+    ],
+    "threads.read threads.search": [list_runs],
+    "threads.update": [update_thread, update_state, patch_state, cancel_run],
+    "threads.delete": [delete_thread, delete_run],
+    "threads.search": [search_threads, count_threads],
+    "crons.create": [create_cron, create_cron_for_thread],
+    "crons.read": [get_cron],
+    "crons.update": [update_cron, fire_cron],
+    "crons.delete": [delete_cron],
+    "crons.search": [search_crons, count_crons],
+}
+
 ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 # What operations give, for the OpenAPI document: fields with their types; "?" after a name for those that may be
@@ -8867,6 +9544,17 @@ def openapi() -> JsonObject:
     }
 
 
+def secured(document: JsonObject, security: JsonObject) -> JsonObject:
+    """The OpenAPI document with what langgraph.json says of its security."""
+    paths = {path: {**operations} for path, operations in document["paths"].items()}
+    for path, methods in security.get("paths", {}).items():
+        for method, needed in methods.items():
+            if operation := paths.get(path, {}).get(method.lower()):
+                paths[path][method.lower()] = {**operation, "security": needed}
+    components = {**document["components"], "securitySchemes": security.get("securitySchemes", {})}
+    return {**document, "paths": paths, "components": components, "security": security.get("security", [])}
+
+
 async def get_openapi(server: Server, request: Request) -> Response:
     """The OpenAPI document."""
     return reply(served_openapi(server))
@@ -8931,16 +9619,31 @@ async def not_found(server: Server, request: Request) -> Response:
     raise NotFound()
 
 
-def _endpoint(handler: Handler) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+# Nothing here is anybody's own, and health checks have no token.
+OPEN = (ok, info, metrics, get_openapi, get_docs, not_found)
+
+
+def rule_of(handler: Handler) -> str:
+    return "open" if handler in OPEN else next((rule for rule, handlers in RULES.items() if handler in handlers), "")
+
+
+def _endpoint(handler: Handler, body: Any = None) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    rule = rule_of(handler)
+
     async def endpoint(request: Request) -> Response:
-        return await handler(request.app.state.server, request)
+        server: Server = request.app.state.server
+        if server.graphs.auth is not None:
+            request = await admit(server, server.graphs.auth, request, rule, body)
+        return await handler(server, request)
 
     return endpoint
 
 
+_MCP_ENDPOINTS = {"POST": _endpoint(call_mcp), "DELETE": _endpoint(delete_mcp)}
+
+
 async def _mcp_endpoint(request: Request) -> Response:
-    handler = {"POST": call_mcp, "DELETE": delete_mcp}.get(request.method, get_mcp)
-    return await handler(request.app.state.server, request)
+    return await _MCP_ENDPOINTS.get(request.method, _endpoint(get_mcp))(request)
 
 
 def _routes(http: HttpSettings) -> list[BaseRoute]:
@@ -8959,7 +9662,8 @@ def _routes(http: HttpSettings) -> list[BaseRoute]:
         routes.append(Route(f"{path}/", _endpoint(not_found), methods=ALL_METHODS))
     for operation in ROUTES:
         if operation.path not in dict(single) and not operation.path.startswith("/mcp"):
-            route = Route(operation.path, _endpoint(operation.handler), methods=[operation.method])
+            endpoint = _endpoint(operation.handler, operation.body)
+            route = Route(operation.path, endpoint, methods=[operation.method])
             if operation.returns == "stream" and route.methods:
                 route.methods.discard("HEAD")  # its connection would be busy until the stream ends, if it ever does
             routes.append(route)
@@ -8977,7 +9681,7 @@ async def on_error(request: Request, error: Exception) -> Response:
     if isinstance(error, BadLabel):
         return Response(error.detail, error.status)
     if isinstance(error, ApiError):
-        return reply({"detail": error.detail}, error.status)
+        return reply({"detail": error.detail}, error.status, error.headers)
     if isinstance(error, HTTPException):
         headers = {name: ", ".join(sorted(text.split(", "))) for name, text in (error.headers or {}).items()}  # Allow
         return reply({"detail": error.detail}, error.status_code, headers)
@@ -9105,6 +9809,37 @@ class HeadersToConfigurable:
 # -- the user's app --
 
 
+class Gate:
+    """Authenticates every request before what is behind it sees it, but those of open paths."""
+
+    def __init__(self, app: asgi.ASGIApp, server: Server, is_open: Callable[[asgi.Scope], bool]) -> None:
+        self.app = app
+        self._server = server
+        self._is_open = is_open
+
+    async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+        auth = self._server.graphs.auth
+        if auth is None or scope["type"] not in ("http", "websocket") or self._is_open(scope):
+            await self.app(scope, receive, send)
+            return
+        connection: HTTPConnection = HTTPConnection(scope, receive)
+        try:
+            if scope["type"] == "http":
+                connection = request = Request(scope, receive)
+                if "body" in auth.parameters:
+                    connection = request = with_body(request, await read_body(request))
+                    receive = request.receive
+            await enter(self._server, auth, connection)
+        except ApiError as error:
+            refusal = reply({"detail": error.detail}, error.status, error.headers)
+            if scope["type"] == "http":
+                await refusal(scope, receive, send)
+            else:
+                await WebSocket(scope, receive, send).send_denial_response(refusal)
+            return
+        await self.app(scope, receive, send)
+
+
 class ApiRoute(BaseRoute):
     """The whole API as the last route of the user's app: it matches what the API serves, and nothing else."""
 
@@ -9137,11 +9872,15 @@ def load_app(settings: Settings) -> Starlette | None:
     return app
 
 
-def around_api(app: Starlette, api: Starlette) -> Starlette:
+def around_api(server: Server, app: Starlette, api: Starlette) -> Starlette:
     """The user's app with the API behind it: its middleware runs for both, its routes go first."""
     # FastAPI's documents go: ours include what they have, and need nothing from elsewhere
     documents = {getattr(app, "openapi_url", None), getattr(app, "docs_url", None)} & {*META_PATHS}
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") not in documents]
+    if server.settings.http.enable_custom_route_auth:
+        for route in app.router.routes:
+            if inner := getattr(route, "app", None):
+                cast(Any, route).app = Gate(inner, server, lambda scope: False)
     app.router.routes.append(ApiRoute(api))
     app.exception_handlers.setdefault(HTTPException, cast(Any, on_error))
     return app
@@ -9166,20 +9905,31 @@ def _starlette(server: Server, routes: list[BaseRoute], **options: Any) -> Starl
     return app
 
 
+def is_open(scope: asgi.Scope, api_route: ApiRoute) -> bool:
+    """Whether a request may be anybody's: what only looks after the server, and the routes of the user's app."""
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path in (*META_PATHS, "/ok") or api_route.matches(scope)[0] is not Match.FULL
+
+
 def create_app(server: Server, host: str = "127.0.0.1", studio: bool = False) -> asgi.ASGIApp:
     """The ASGI application of a server that was started, from the inside out."""
+    server.studio = studio
     http, cors = server.settings.http, cors_settings(server.settings, studio)
     headers = Middleware(HeadersToConfigurable, patterns=http.configurable_headers)
     app = _starlette(server, _routes(http), middleware=[headers] if http.configurable_headers.includes else [])
+    served: asgi.ASGIApp = app
     if server.app:
-        app = around_api(server.app, app)
+        api_route = ApiRoute(app)
+        served = app = around_api(server, server.app, app)
+        if http.middleware_order == "auth_first":  # before the middleware of the user's app
+            served = Gate(app, server, lambda scope: is_open(scope, api_route))
     if http.mount_prefix:
-        served = app
+        inner = app
         health: list[tuple[str, Handler]] = [("/ok", ok), ("/", ok), ("/metrics", metrics)]
         outside = [Route(path, _endpoint(handler)) for path, handler in health if not http.disables(path)]
         routes = [Mount(http.mount_prefix, served), *outside]
-        app = _starlette(server, routes, lifespan=lambda _: served.router.lifespan_context(served))
-    guarded_app = Guard(CORSMiddleware(app, **cors), host, http.allowed_hosts, cors)
+        served = _starlette(server, routes, lifespan=lambda _: inner.router.lifespan_context(inner))
+    guarded_app = Guard(CORSMiddleware(served, **cors), host, http.allowed_hosts, cors)
     return Metered(guarded_app, server.requests)
 
 
@@ -9280,9 +10030,9 @@ async def reload(server: Server, changed: list[str]) -> None:
         log.exception("%s changed, but the last good graphs stay", ", ".join(changed))
         return
     new, old = server.graphs.settings, server.settings
-    lasting = operator.attrgetter("env", "http", "ui", "webhooks", "store.ttl", "checkpointer")
+    lasting = operator.attrgetter("env", "http", "ui", "webhooks", "store.ttl", "checkpointer", "auth")
     if lasting(new) != lasting(old) or (new.store.index is None) != (old.store.index is None):
-        log.warning("changes of env, http, ui, webhooks, store and checkpointer take effect at the next start")
+        log.warning("changes of all but graphs, dependencies and store.index take effect at the next start")
     await server.db.write(sync_system_assistants, server.graphs.all())
     log.info("%s changed: graphs reloaded%s", ", ".join(changed), ", http.app not" if server.app else "")
 
@@ -9523,7 +10273,7 @@ def stored_crons(path: str, asked: CronSearch) -> list[JsonObject]:
         db = Db(path)
         await db.open()
         try:
-            return [cron.to_dict() for cron in (await db.read(lambda conn: Crons(conn).search(asked))).rows]
+            return [cron.to_dict() for cron in (await db.read(lambda conn: Crons(conn).search(asked, {}))).rows]
         finally:
             await db.close()
 

@@ -197,6 +197,9 @@ def embed(texts): return [[1.0, 2.0] for _ in texts]
 """
 
 
+AUTH = "from langgraph_sdk import Auth\nauth = Auth()\nauth.authenticate(lambda authorization: 'somebody')"
+
+
 def test_settings_are_served_or_named(tmp_path: Path) -> None:
     """What the table names is taken without a word; what it does not, is named in a warning."""
     table = README[README.index("| in langgraph.json |") :].partition("\n\n")[0]
@@ -215,14 +218,15 @@ def test_settings_are_served_or_named(tmp_path: Path) -> None:
         "webhooks": {"headers": {"a": "${{ env.LG_WEBHOOK_A }}"}, "url": {"disable_loopback": True}},
         "store": {"index": {"embed": "./g.py:embed", "dims": 2, "fields": ["$"]}, "ttl": {"default_ttl": 5}},
         "checkpointer": {"ttl": {"strategy": "keep_latest"}, "serde": {"allowed_msgpack_modules": [["g", "State"]]}},
+        "auth": {"path": "./auth.py:auth", "disable_studio_auth": True, "openapi": {"security": []}},
     }
     assert {key.removeprefix("http").removeprefix(".") for key in named} == {
-        *("graphs", "dependencies", "env", "webhooks", "disable_..."),
+        *("graphs", "dependencies", "env", "webhooks", "disable_...", "auth"),
         *("store.index", "store.ttl", "checkpointer.ttl", "checkpointer.serde"),
         *http,
     }
     app = "\nfrom starlette.applications import Starlette\napp = Starlette()\n"
-    write_project(tmp_path, {"g": "./g.py:graph"}, {"g.py": GRAPH + app}, **served)
+    write_project(tmp_path, {"g": "./g.py:graph"}, {"g.py": GRAPH + app, "auth.py": AUTH}, **served)
     server = LiveServer(tmp_path).start()
     server.kill()
     assert "not served" not in server.log
@@ -232,9 +236,6 @@ def test_settings_are_served_or_named(tmp_path: Path) -> None:
     (warning,) = [line for line in server.log.splitlines() if "not served yet" in line]
     assert warning.endswith("ignored: ui")
     assert "`ui`, are named in a warning" in README
-    write_project(tmp_path, {"g": "./g.py:graph"}, {"g.py": GRAPH}, auth={"path": "./auth.py:auth"})
-    with pytest.raises(AssertionError, match="'auth' is not served yet"):
-        server.start()
 
 
 async def test_the_file_is_all_there_is(example: LiveServer, tmp_path: Path) -> None:

@@ -225,10 +225,10 @@ class Tables(RuleBasedStateMachine):
             and (not values or contained(self.state[thread_id][1], values))
         ]
         body = devserver.ThreadSearchRequest(metadata=part, status=status, values=values, limit=1000)
-        assert set(found(Threads(self.conn).search(body, None))) == set(wanted)
-        assert Threads(self.conn).count(body) == len(wanted)
+        assert set(found(Threads(self.conn).search(body, None, {}))) == set(wanted)
+        assert Threads(self.conn).count(body, {}) == len(wanted)
         by_age = body.model_copy(update={"sort_by": "created_at", "sort_order": "asc", "limit": 2, "offset": 1})
-        page = Threads(self.conn).search(by_age, None)
+        page = Threads(self.conn).search(by_age, None, {})
         assert found(page) == wanted[1:3]
         assert page.more == (len(wanted) > 3)
 
