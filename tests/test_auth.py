@@ -910,7 +910,7 @@ def test_tools_are_those_that_the_filter_lets_through(told_http: httpx.Client) -
     made = {"graph_id": "steps", "name": "mine", "metadata": {"owner": "me, with tools"}}
     told_http.post("/assistants", json=made, headers=token("maker"))
     told_http.headers.update({"accept": "application/json"})
-    for who, tools in (("me, with tools", ["mine"]), ("you", [])):
+    for who, tools in (("me, with tools", ["mine"]), ("nobody", [])):
         headers = token("reader", says={"owner": who})
         listed = told_http.post("/mcp", json=LIST, headers=headers).json()["result"]["tools"]
         assert [tool["name"] for tool in listed] == tools
