@@ -6963,10 +6963,8 @@ async def _change_state(
 
     await server.db.write(show)
     server.runner.threads.notice()
-    event = Event(
-        server.runner.logs.ids.next(), "state_update", to_json({"state": state, "thread_id": thread.thread_id})
-    )
-    server.runner.logs.tell_thread(thread.thread_id, event)
+    told = to_json({"state": state, "thread_id": thread.thread_id})
+    server.runner.logs.tell_thread(thread.thread_id, Event(server.runner.logs.ids.next(), "state_update", told))
     return changed
 
 
@@ -6985,7 +6983,13 @@ async def new_run(server: Server, thread_id: str | None, body: RunCreate) -> New
                 f"Invalid assistant: '{body.assistant_id}'. Must be either:\n- A valid assistant UUID, or\n"
                 f"- One of the registered graphs: {', '.join(server.graphs.ids())}"
             ) from None
-    new = NewRun(thread_id, body.model_copy(update={"assistant_id": assistant_id}), server.graphs.shared())
+    new = NewRun(
+        thread_id,
+        body.model_copy(update={"assistant_id": assistant_id}),
+        server.graphs.shared(),
+        headers=CONFIGURABLE_HEADERS.get(),
+        thread_ttl=server.runner.thread_ttl,
+    )
     changes, new.access = await allow_run(server, thread_id, new.body, new.run_id)
     if changes:
         new.body = validate(type(body), {**new.body.given(), **changes})
@@ -8512,6 +8516,8 @@ async def call_agent(server: Server, request: Request) -> Response:
         assistant = await find_agent(server, request.path_params["assistant_id"])
         modern = "/" not in message["method"]
         result = await method(AgentCall(server, request, types_, assistant, message["id"], params, modern))
+    except Refused:
+        raise
     except (RpcError, ApiError) as error:
         return reply({"jsonrpc": "2.0", "id": rpc_id, "error": rpc_error(error)})
     return result if isinstance(result, Response) else reply({"jsonrpc": "2.0", "id": rpc_id, "result": result})
@@ -8541,8 +8547,10 @@ def _rpc_method(message: JsonObject) -> AgentMethod:
 
 async def find_agent(server: Server, assistant_id: str) -> Assistant:
     try:
-        await allow_row(server, "assistants.read", assistant_id)
-        return await find_assistant(server, to_uuid(assistant_id, "assistant"))
+        agent_id = to_uuid(assistant_id, "assistant")
+        if agent_id not in map(system_assistant_id, server.graphs.ids()):  # those are everybody's, as for runs
+            await allow_row(server, "assistants.read", agent_id)
+        return await find_assistant(server, agent_id)
     except (Invalid, NotFound):
         raise RpcError(-32602, f"Assistant not found: '{assistant_id}'") from None
 
@@ -9052,6 +9060,8 @@ async def show_card(server: Server, request: Request, assistant_id: str) -> Resp
     needs_extra("a2a", "a2a.compat.v0_3.types")
     try:
         return reply(await agent_card(server, request, await find_agent(server, assistant_id)))
+    except Refused:
+        raise
     except (RpcError, ApiError) as error:
         return reply({"error": rpc_error(error)}, 400)
 
@@ -9562,16 +9572,17 @@ async def get_openapi(server: Server, request: Request) -> Response:
 
 def served_openapi(server: Server) -> JsonObject:
     """The OpenAPI document, without what langgraph.json takes away, with what a FastAPI app in http.app adds."""
-    document, http = openapi(), server.settings.http
+    document, http, auth = openapi(), server.settings.http, server.settings.auth
     paths = {path: operations for path, operations in document["paths"].items() if not http.disables(path)}
     schemas = document["components"]["schemas"]
     custom = server.app.openapi() if server.app and hasattr(server.app, "openapi") else {}
-    return {
+    served = {
         **document,
         **({"servers": [{"url": http.mount_prefix}]} if http.mount_prefix else {}),
         "paths": {**paths, **custom.get("paths", {})},
         "components": {"schemas": {**schemas, **custom.get("components", {}).get("schemas", {})}},
     }
+    return secured(served, auth.openapi) if auth and auth.openapi else served
 
 
 def _docs_row(method: str, path: str, operation: JsonObject) -> str:

@@ -147,6 +147,18 @@ def refused(status: int, thread: str = "{thread_id}") -> dict[str, Any]:
     return {"type": "error", "id": 1, "error": "unknown_error", "message": message}
 
 
+PARTS = [{"kind": "data", "data": {"text": "x"}}]
+SEND: dict[str, Any] = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "message/send",
+    "params": {"message": {"messageId": "m", "role": "user", "parts": PARTS}},
+}
+UNKNOWN_AGENT = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "error": {"code": -32602, "message": "Assistant not found: '{assistant_id}'"},
+}
 UNKNOWN_TOOL = {"jsonrpc": "2.0", "id": 1, "error": {"code": -32602, "message": "Unknown tool: {name}"}}
 A, T, R = "/assistants/{assistant_id}", "/threads/{thread_id}", "/threads/{thread_id}/runs/{run_id}"
 MATRIX: dict[str, list[Case]] = {
@@ -182,6 +194,7 @@ MATRIX: dict[str, list[Case]] = {
     f"GET {T}/stream": [Case(), Case(on=BUSY)],
     f"GET {T}/state": [Case()],
     f"POST {T}/state": [Case({"values": {"text": "taken"}})],
+    f"PATCH {T}/state": [Case({"metadata": {"owner": "bob"}}, owner=204)],
     f"POST {T}/state/checkpoint": [Case({"checkpoint": {"checkpoint_id": "{checkpoint_id}"}})],
     f"GET {T}/state/{{checkpoint_id}}": [Case()],
     f"GET {T}/history": [Case(params={"limit": 5})],
@@ -225,6 +238,7 @@ MATRIX: dict[str, list[Case]] = {
     "GET /runs/crons/{cron_id}": [Case()],
     "PATCH /runs/crons/{cron_id}": [Case({"enabled": False, "metadata": {"owner": "bob"}})],
     "DELETE /runs/crons/{cron_id}": [Case(owner=204)],
+    "POST /runs/crons/{cron_id}/fire": [Case()],
     f"POST {T}/runs/crons": [Case({**RUN, **YEARLY})],
     "POST /mcp/": [
         Case(CALL, stranger=200, sees=UNKNOWN_TOOL),
@@ -232,6 +246,9 @@ MATRIX: dict[str, list[Case]] = {
     ],
     "GET /mcp/": [Case(stranger=405, owner=405)],
     "DELETE /mcp/": [Case(stranger=404, owner=404)],
+    "POST /a2a/{assistant_id}": [Case(SEND, stranger=200, sees=UNKNOWN_AGENT)],
+    "GET /a2a/{assistant_id}": [Case(stranger=400)],
+    "GET /.well-known/agent-card.json": [Case(params={"assistant_id": "{assistant_id}"}, stranger=400)],
     "PUT /store/items": [Case(ITEM, stranger=204, owner=204)],
     "GET /store/items": [
         Case(params={"namespace": "notes", "key": "k"}, stranger=200, sees="null"),
@@ -266,7 +283,7 @@ def attempt(http: httpx.Client, operation: str, case: Case, world: dict[str, str
     body = {} if case.json is None else {"json": filled(case.json, named)}
     headers = {**as_user(name), "accept": "application/json, text/event-stream"}
     path = filled(path, named).rstrip("/")
-    with http.stream(method, path, params=case.params, headers=headers, **body) as answer:
+    with http.stream(method, path, params=filled(case.params, named), headers=headers, **body) as answer:
         if operation in ENDLESS and answer.status_code == 200:
             return 200, None
         text = answer.read().decode()
@@ -366,6 +383,78 @@ def test_every_operation_is_in_the_matrix() -> None:
     assert {f"{route.method} {route.path}" for route in devserver.ROUTES} == MATRIX.keys() | OPEN
     assert [route.path for route in devserver.ROUTES if not devserver.rule_of(route.handler)] == []
     assert {f"{route.method} {route.path}" for route in devserver.ROUTES if route.handler in devserver.OPEN} == OPEN
+
+
+# Tasks of agents
+
+
+def test_tasks_are_for_their_owner_only(http: httpx.Client) -> None:
+    """The agent is everybody's: the assistant of a graph."""
+    path = f"/a2a/{devserver.system_assistant_id('steps')}"
+
+    def call(name: str, method: str, **params: Any) -> Any:
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        return http.post(path, json=body, headers=as_user(name)).raise_for_status().json()
+
+    task = call("alice", "message/send", **SEND["params"])["result"]
+    message = {**SEND["params"]["message"], "contextId": task["contextId"]}
+    for method, params in {
+        "tasks/get": {"id": task["id"]},
+        "tasks/cancel": {"id": task["id"]},
+        "tasks/resubscribe": {"id": task["id"]},
+        "message/send": {"message": message},
+    }.items():
+        accept = {"accept": "text/event-stream"} if method == "tasks/resubscribe" else {}
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        answer = http.post(path, json=body, headers={**as_user("bob"), **accept})
+        assert "not found" in answer.json()["error"]["message"], (method, answer.text)
+    assert call("bob", "ListTasks")["result"]["totalSize"] == 0
+    assert call("bob", "ListTasks", contextId=task["contextId"])["result"]["tasks"] == []
+    assert call("alice", "tasks/get", id=task["id"])["result"]["status"]["state"] == "completed"
+    assert task["id"] in {each["id"] for each in call("alice", "ListTasks")["result"]["tasks"]}
+
+
+# Routes of the application's own
+
+APP = """
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+class Noted:
+    def __init__(self, app): self.app = app
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "http":
+            scope.setdefault("state", {})["before"] = "user" in scope
+        await self.app(scope, receive, send)
+
+async def me(request):
+    user = request.scope.get("user")
+    return JSONResponse({"user": user and user["identity"], "before": request.state.before})
+
+app = Starlette(routes=[Route("/me", me)], middleware=[Middleware(Noted)])
+"""
+
+
+@pytest.mark.parametrize("order", ["middleware_first", "auth_first"])
+@pytest.mark.parametrize("covered", [True, False])
+def test_own_routes_may_be_for_known_users_only(
+    make_server: Callable[..., LiveServer], order: str, covered: bool
+) -> None:
+    http = {"app": "./app.py:app", "enable_custom_route_auth": covered, "middleware_order": order}
+    files = {**FILES, "auth.py": OWN, "app.py": APP}
+    server = make_server(SERVED, files, "--no-reload", auth={"path": "./auth.py:auth"}, http=http)
+    with server.http() as client:
+        assert client.get("/ok").status_code == 200
+        assert client.get("/me").status_code == (401 if covered else 200)
+        seen = client.get("/me", headers=as_user("alice")).json()
+        assert seen == {"user": "alice" if covered else None, "before": False}
+        assert client.post("/threads", json={}).status_code == 401
+        made = client.post("/threads", json={}, headers=as_user("alice")).json()
+        assert made["metadata"] == {"owner": "alice"}
+        assert client.get(f"/threads/{made['thread_id']}", headers=as_user("bob")).status_code == 404
+    assert server.stop() == 0
 
 
 # WebSockets
@@ -1171,7 +1260,7 @@ async def test_changed_handlers_are_served_and_never_none(make_server: Callable[
         assert http.post("/threads", json={}).json()["metadata"] == {"owner": "ALICE"}
         auth.write_text(OWN)
         settings.write_text(json.dumps({**json.loads(settings.read_text()), "auth": {}}))
-        await eventually(lambda: "changes of auth in langgraph.json take effect when the server starts" in server.log)
+        await eventually(lambda: "take effect at the next start" in server.log)
         assert http.post("/threads", json={}).json()["metadata"] == {"owner": "alice"}
         assert http.post("/threads", json={}, headers={"authorization": ""}).status_code == 401
 
