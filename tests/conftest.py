@@ -132,7 +132,10 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., LiveServer]]:
     yield make
     for server in made:
         if server.process and server.process.poll() is None:
-            server.kill()
+            try:
+                server.stop(wait=8)  # so that it writes what was covered
+            except subprocess.TimeoutExpired:
+                server.kill()
 
 
 @pytest.fixture
