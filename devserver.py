@@ -10,24 +10,24 @@ Contents
      4  Database        the SQLite file: connections, transactions, schema
      5  Tables          a class per table, short methods that each hold their SQL
      6  Persistence     LangGraph's checkpointer and store, on the same file
-     7  Graphs          langgraph.json, loading, factories, schemas, drawings
+     7  Graphs          langgraph.json, loading, factories, the application's Auth, schemas, drawings
      8  State           reading and changing what a thread's checkpoints hold
      9  Events          a run's event log, those who follow it, server-sent events
-    10  Runner          create, claim, execute, finish; cancel, recover, webhooks
-    11  HTTP            a handler per operation
+    10  Runner          create, claim, execute, finish; cancel, recover, expire, webhooks
+    11  HTTP            a handler per operation, and who may use it
     12  Protocols       event streaming over HTTP and WebSocket, MCP, Agent2Agent
     13  App             routes, OpenAPI, security, middleware
-    14  CLI             devserver up
+    14  CLI             devserver up, devserver cron
 
 A section uses only earlier ones.
 
 The life of a run: POST /threads/T/runs/stream
-    stream_run      parses the body and hands it to Runner.create
-    create_run      one transaction: multitask rule, run row, thread row
-    Runner._work    the thread's worker claims the run at once (no polling), one run per thread at a time
-    Runner._execute binds the shared values to the run and calls the graph on the run loop
+    stream_run      parses the body and hands a NewRun to Runner.make_followed
+    make_run        one transaction: multitask rule, run row, thread row; a run with nothing in its way is started
+    Runner._work    the thread's worker takes it, or claims it later (no polling), one run per thread at a time
+    Execution       binds the shared values to the run and calls the graph on the run loop
     graph_events    what the graph emits becomes events; RunLog keeps them and wakes who follows
-    follow          the handler sends the events as they come
+    RunLog.follow   the handler sends the events as they come
     finish_run      one transaction: run status, thread values and status, webhook; then the stream closes
 
 Two event loops: uvicorn's serves HTTP, the run loop's thread executes every graph, so a node that blocks
