@@ -22,7 +22,7 @@ Contents
 A section uses only earlier ones.
 
 The life of a run: POST /threads/T/runs/stream
-    stream_run      parses the body and hands a NewRun to Runner.make_followed
+    stream_run      parses the body and hands a NewRun to Runner.create_followed
     make_run        one transaction: multitask rule, run row, thread row; a run with nothing in its way is started
     Runner._work    the thread's worker takes it, or claims it later (no polling), one run per thread at a time
     Execution       binds the shared values to the run and calls the graph on the run loop
@@ -255,7 +255,8 @@ class CheckpointConfig(Body):
 
     def configurable(self) -> JsonObject:
         """The keys of a RunnableConfig's configurable."""
-        return {k: v for k, v in self.given().items() if k not in ("thread_id", "configurable") and v is not None}
+        places = ("checkpoint_ns", "checkpoint_id", "checkpoint_map")
+        return {key: value for key, value in self.given().items() if key in places and value is not None}
 
 
 class Send(Body):
@@ -1280,6 +1281,7 @@ MIGRATIONS = [
     );
     CREATE INDEX crons_due ON crons (next_run_date) WHERE enabled;
     CREATE INDEX crons_created ON crons (created_at);
+    CREATE INDEX crons_thread ON crons (thread_id);
     -- Webhooks not delivered yet.
     CREATE TABLE webhooks (number INTEGER PRIMARY KEY, url TEXT NOT NULL, payload BLOB NOT NULL);
     """
@@ -1852,6 +1854,11 @@ class Thread:
 
 
 _LIVE = "(SELECT 1 FROM runs WHERE runs.thread_id = threads.thread_id AND runs.status IN ('pending', 'running'))"
+# A busy thread does not expire; nor is one deleted that a cron is to run on.
+_MAY_EXPIRE = (
+    f"NOT EXISTS {_LIVE} AND (json_extract(ttl, '$.strategy') = 'keep_latest' OR "
+    "NOT EXISTS (SELECT 1 FROM crons WHERE crons.thread_id = threads.thread_id AND enabled))"
+)
 _THREAD_STATUS = f"CASE WHEN EXISTS {_LIVE} THEN 'busy' ELSE rest END"
 _THREAD = (
     "SELECT thread_id, created_at, updated_at, state_updated_at, metadata, config, state, interrupts, "
@@ -1955,7 +1962,7 @@ class Threads(Table):
     def next_expiry(self) -> str | None:
         """The moment when the next thread that is not busy expires."""
         row = self.conn.execute(
-            f"SELECT {_moment('expires_at')} FROM threads WHERE expires_at IS NOT NULL AND NOT EXISTS {_LIVE} "
+            f"SELECT {_moment('expires_at')} FROM threads WHERE expires_at IS NOT NULL AND {_MAY_EXPIRE} "
             "ORDER BY expires_at LIMIT 1"
         ).fetchone()
         return row[0] if row else None
@@ -1964,7 +1971,7 @@ class Threads(Table):
         """Thread id and strategy of the first thread that has expired and is not busy."""
         row = self.conn.execute(
             "SELECT thread_id, json_extract(ttl, '$.strategy') FROM threads "
-            f"WHERE expires_at <= julianday('now') AND NOT EXISTS {_LIVE} ORDER BY expires_at LIMIT 1"
+            f"WHERE expires_at <= julianday('now') AND {_MAY_EXPIRE} ORDER BY expires_at LIMIT 1"
         ).fetchone()
         return tuple(row) if row else None
 
@@ -4932,7 +4939,7 @@ def fire_crons(
         conn.execute("SAVEPOINT cron")
         try:
             made.append(make_run(conn, replace(cron_run(cron, shared), thread_ttl=thread_ttl)))
-        except (ApiError, ValidationError) as error:
+        except (ApiError, ValueError, TypeError, LookupError) as error:  # it keeps no other one from firing
             conn.execute("ROLLBACK TO cron")
             log.warning("cron %s could not start a run: %s", cron.cron_id, error)
         finally:
@@ -5606,7 +5613,12 @@ class Schedule:
         self._loop, rested = asyncio.get_running_loop(), now()
         while not self._stopped:
             self._noticed.clear()
-            due = self._db.look(self._next_due)
+            try:
+                due = self._db.look(self._next_due)
+            except Exception:
+                log.exception("what is due cannot be read; another try in 10 s")
+                await asyncio.sleep(10)
+                continue
             at = datetime.datetime.now(datetime.UTC)
             if due is None:
                 await self._noticed.wait()
@@ -5696,29 +5708,31 @@ class Runner:
 
     async def create(self, new: NewRun) -> Run:
         """Make a run and start it."""
-        created = await self.make(new)
+        return await asyncio.shield(self._make(new))  # also if the client leaves meanwhile
+
+    async def _make(self, new: NewRun) -> Run:
+        """If the run need not wait, it is started in the transaction that makes it."""
+        new.start = not self.stopping and len(self._tasks) < self.max_concurrency
+        created = await self.db.write(make_run, new)
         self.begin(created)
         return created.run
 
-    async def make(self, new: NewRun) -> Created:
-        """Make a run, and start it in the same transaction if it need not wait; `begin` has to follow."""
-        new.start = not self.stopping and len(self._tasks) < self.max_concurrency
-        return await self.db.write(make_run, new)
-
-    async def make_followed(self, new: NewRun, follower: Follower | None = None) -> tuple[Created, RunLog]:
+    async def create_followed(self, new: NewRun, follower: Follower | None = None) -> tuple[Run, RunLog]:
         """Make a run with its log open, and followed, before it can begin: a busy thread's worker may claim it."""
         run_log = self.logs.open_run(new.run_id, bool(new.body.stream_resumable))
         if follower:
             run_log.join(follower, None)
         try:
-            return await self.make(new), run_log
+            return await self.create(new), run_log
         except BaseException:
             self.logs.close_run(new.run_id)
             raise
 
     def begin(self, created: Created) -> None:
         self.end(created.gave_way)
-        self.loop.loop.call_soon_threadsafe(self._notice, created.run.thread_id, created.started)
+        # in a context of its own: what runs for others must not inherit who asked for this one
+        noticed = (created.run.thread_id, created.started)
+        self.loop.loop.call_soon_threadsafe(self._notice, *noticed, context=contextvars.Context())
 
     async def cancel(self, runs: list[tuple[str, str]], action: str, reason: str) -> list[Run]:
         """Cancel these (thread id, run id) if they are live; gives those that were."""
@@ -6174,8 +6188,10 @@ async def admit(server: Server, auth: AppAuth, request: Request, rule: str, mode
 def with_body(request: Request, body: bytes) -> Request:
     """The same request with another body, or with one that was read already."""
 
+    messages: list[asgi.Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
     async def receive() -> asgi.Message:
-        return {"type": "http.request", "body": body, "more_body": False}
+        return messages.pop() if messages else await request.receive()  # then what follows: the client leaves
 
     return Request(request.scope, receive)
 
@@ -6284,7 +6300,7 @@ async def allow_run(
     changes = {name: left[name] for name in left if name in fields and left[name] != old.get(name)}
     metadata = dict(value["metadata"])
     thread = server.db.look(lambda conn: Threads(conn).get(thread_id)) if thread_id else None
-    if thread is None and (left["if_not_exists"] == "create" if thread_id else body.on_completion == "keep"):
+    if thread is None and (left["if_not_exists"] == "create" if thread_id else left.get("on_completion") == "keep"):
         made = {"thread_id": value["thread_id"], "metadata": dict(metadata), "if_exists": "raise"}
         await access.decide("threads.create", made)
         metadata |= made["metadata"]
@@ -6321,10 +6337,12 @@ def _run_value(thread_id: str | None, body: RunCreate, run_id: str) -> JsonObjec
 
 async def allow_item(server: Server, verb: str, value: JsonObject) -> JsonObject:
     """Have the application decide on an operation of the store. Gives the operation as it leaves it. Raises Refused."""
+    before = value.copy()
     await allow(server, f"store.{verb}", value)
-    if value["namespace"] is not None and not isinstance(value["namespace"], tuple | list):
+    after = {**before, **value}  # a part that a handler took away stays as it was
+    if after["namespace"] is not None and not isinstance(after["namespace"], tuple | list):
         raise Refused(403)
-    return value
+    return after
 
 
 # -- system --
@@ -6931,7 +6949,7 @@ async def _change_state(
     kwargs = await server.db.read(lambda conn: Runs(conn).last_config(thread.thread_id)) or {}
     configured = kwargs.get("config", thread.config).get("configurable", {})
     scope = SharedScope(
-        ({**configured, **identity()}, kwargs.get("context") or {}),
+        ({**configured, **(user := identity())}, kwargs.get("context") or {}),
         lambda prefix: server.db.look(lambda conn: Items(conn).load(prefix)),
         updates=(thread.thread_id, began),
     )
@@ -6939,8 +6957,8 @@ async def _change_state(
     async def change(graph: Graph) -> tuple[RunnableConfig, JsonObject, Rest]:
         token = RUN_SCOPE.set(scope)
         try:
-            with_graph_id: RunnableConfig = {"configurable": {**place["configurable"], "graph_id": graph_id}}
-            changed = await graph.abulk_update_state(with_graph_id, supersteps)
+            whole: RunnableConfig = {"configurable": {**place["configurable"], "graph_id": graph_id, **user}}
+            changed = await graph.abulk_update_state(whole, supersteps)
         except (ValueError, InvalidUpdateError, ApiError):
             raise
         except Exception as error:  # a reducer that can't take the values
@@ -7106,9 +7124,7 @@ async def stream_stateless_run(server: Server, request: Request) -> Response:
 
 async def start_stream(server: Server, new: NewRun, stateless: bool) -> Response:
     follower = Follower()
-    created, run_log = await server.runner.make_followed(new, follower)
-    run = created.run
-    server.runner.begin(created)
+    run, run_log = await server.runner.create_followed(new, follower)
     headers = run_headers(run, "stream", stateless)
     cancel = new.body.on_disconnect == "cancel"
     return event_stream(server, run, run_frames(run_log, follower, ()), headers, cancel)
@@ -7187,9 +7203,8 @@ async def wait_stateless_run(server: Server, request: Request) -> Response:
 
 
 async def start_wait(server: Server, new: NewRun) -> Response:
-    created, run_log = await server.runner.make_followed(new)
-    server.runner.begin(created)
-    return wait_reply(server, created.run, run_log, new.body.on_disconnect == "cancel")
+    run, run_log = await server.runner.create_followed(new)
+    return wait_reply(server, run, run_log, new.body.on_disconnect == "cancel")
 
 
 class Unfinished(Exception):
@@ -7562,9 +7577,9 @@ async def allow_cron(server: Server, cron: Cron) -> Cron:
     changes, access = await allow_run(server, cron.thread_id, new.body, new.run_id)
     if access.user is None:
         return cron
-    user = cron.access["user"] if cron.access else access.user
     payload = cron_payload({**cron.payload, **changes}, cron.cron_id)
-    return replace(cron, payload=payload, access={**dataclasses.asdict(access), "user": user})
+    is_own = cron.access is None or cron.access["user"]["identity"] == access.user["identity"]
+    return replace(cron, payload=payload, access=dataclasses.asdict(access) if is_own else cron.access)
 
 
 def cron_assistant(server: Server, name: str) -> str:
@@ -7644,7 +7659,8 @@ async def fire_cron(server: Server, request: Request) -> Response:
     cron = server.db.look(lambda conn: Crons(conn).get(cron_id))
     if cron is None:
         raise NotFound(f"Cron '{cron_id}' not found")
-    run = await server.runner.create(cron_run(cron, server.graphs.shared()))
+    new = replace(cron_run(cron, server.graphs.shared()), thread_ttl=server.runner.thread_ttl)
+    run = await server.runner.create(new)
     return reply(run.to_dict(), headers=run_headers(run, None))
 
 
@@ -7735,8 +7751,8 @@ async def search_items(server: Server, request: Request) -> Response:
         "query": body.query,
     }
     asked = await allow_item(server, "search", asked)
-    namespace = labels(asked.pop("namespace"))
-    found = await server.store.asearch(namespace, refresh_ttl=body.refresh_ttl, **asked)
+    options = {name: asked[name] for name in ("filter", "limit", "offset", "query")}
+    found = await server.store.asearch(labels(asked["namespace"]), refresh_ttl=body.refresh_ttl, **options)
     return reply({"items": [{**item_value(item), "score": item.score} for item in found]})
 
 
@@ -8200,7 +8216,8 @@ async def protocol_socket(socket: WebSocket) -> None:
     server: Server = socket.app.state.server
     if server.graphs.auth:
         try:
-            await enter(server, server.graphs.auth, socket)
+            if "access" not in socket.scope:
+                await enter(server, server.graphs.auth, socket)
             await allow_row(server, "threads.read", socket.path_params["thread_id"])
         except ApiError as error:
             await socket.send_denial_response(reply({"detail": error.detail}, error.status, error.headers))
@@ -8362,14 +8379,13 @@ async def _mcp_call(server: Server, types_: Any, params: JsonObject) -> Any:
     }
     try:
         new = await new_run(server, None, validate(RunCreateStateless, body))
-        created, run_log = await server.runner.make_followed(new)
+        run, run_log = await server.runner.create_followed(new)
     except (ApiError, ValueError) as error:
         raise RpcError(-32602, str(error)) from None
-    server.runner.begin(created)
     async for _ in run_log.wait_closed():
         pass
-    check_ended(server, created.run)
-    result = from_json(await run_result(server, created.run, run_log))
+    check_ended(server, run)
+    result = from_json(await run_result(server, run, run_log))
     failure = result.get("__error__") if isinstance(result, dict) else None
     text = types_.TextContent(type="text", text=failure_text(failure) if failure else repr(result))
     return types_.CallToolResult(content=[text], **({"is_error": True} if failure else {}))
@@ -8819,12 +8835,11 @@ async def start_task(call: AgentCall, message: Any, modes: list[str], follower: 
     }
     try:
         new = await new_run(server, str(uuid.UUID(thread_id)), validate(RunCreateStateful, body))
-        created, run_log = await server.runner.make_followed(replace(new, run_id=run_id, task_id=task_id), follower)
+        run, run_log = await server.runner.create_followed(replace(new, run_id=run_id, task_id=task_id), follower)
     except (ApiError, ValueError) as error:
         detail = "Invalid thread ID" if "hexadecimal UUID" in str(error) else str(error)
         raise RpcError(-32602, f"Failed to create run: {detail}") from None
-    server.runner.begin(created)
-    return Started(created.run, run_log)
+    return Started(run, run_log)
 
 
 async def ended_task(call: AgentCall, started: Started) -> tuple[Task, Thread]:
@@ -9838,8 +9853,8 @@ class Gate:
             if scope["type"] == "http":
                 connection = request = Request(scope, receive)
                 if "body" in auth.parameters:
-                    connection = request = with_body(request, await read_body(request))
-                    receive = request.receive
+                    body = await read_body(request)
+                    connection, receive = with_body(request, body), with_body(request, body).receive
             await enter(self._server, auth, connection)
         except ApiError as error:
             refusal = reply({"detail": error.detail}, error.status, error.headers)
@@ -9883,17 +9898,27 @@ def load_app(settings: Settings) -> Starlette | None:
     return app
 
 
+def is_open(http: HttpSettings, api_route: ApiRoute, scope: asgi.Scope) -> bool:
+    """Whether a request may be anybody's: what only looks after the server, and maybe what is not of the API."""
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    if path in (*META_PATHS, "/ok"):
+        return True
+    return not http.enable_custom_route_auth and api_route.matches(scope)[0] is not Match.FULL
+
+
 def around_api(server: Server, app: Starlette, api: Starlette) -> Starlette:
     """The user's app with the API behind it: its middleware runs for both, its routes go first."""
     # FastAPI's documents go: ours include what they have, and need nothing from elsewhere
     documents = {getattr(app, "openapi_url", None), getattr(app, "docs_url", None)} & {*META_PATHS}
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") not in documents]
-    if server.settings.http.enable_custom_route_auth:
-        for route in app.router.routes:
-            if inner := getattr(route, "app", None):
-                cast(Any, route).app = Gate(inner, server, lambda scope: False)
-    app.router.routes.append(ApiRoute(api))
+    http, api_route = server.settings.http, ApiRoute(api)
+    app.router.routes.append(api_route)
     app.exception_handlers.setdefault(HTTPException, cast(Any, on_error))
+    gate = Middleware(Gate, server=server, is_open=functools.partial(is_open, http, api_route))
+    if http.middleware_order == "auth_first":  # before the app's own middleware
+        app.user_middleware.insert(0, gate)
+    elif http.enable_custom_route_auth:
+        app.user_middleware.append(gate)
     return app
 
 
@@ -9916,31 +9941,21 @@ def _starlette(server: Server, routes: list[BaseRoute], **options: Any) -> Starl
     return app
 
 
-def is_open(scope: asgi.Scope, api_route: ApiRoute) -> bool:
-    """Whether a request may be anybody's: what only looks after the server, and the routes of the user's app."""
-    path = scope["path"].removeprefix(scope.get("root_path", ""))
-    return path in (*META_PATHS, "/ok") or api_route.matches(scope)[0] is not Match.FULL
-
-
 def create_app(server: Server, host: str = "127.0.0.1", studio: bool = False) -> asgi.ASGIApp:
     """The ASGI application of a server that was started, from the inside out."""
     server.studio = studio
     http, cors = server.settings.http, cors_settings(server.settings, studio)
     headers = Middleware(HeadersToConfigurable, patterns=http.configurable_headers)
     app = _starlette(server, _routes(http), middleware=[headers] if http.configurable_headers.includes else [])
-    served: asgi.ASGIApp = app
     if server.app:
-        api_route = ApiRoute(app)
-        served = app = around_api(server, server.app, app)
-        if http.middleware_order == "auth_first":  # before the middleware of the user's app
-            served = Gate(app, server, lambda scope: is_open(scope, api_route))
+        app = around_api(server, server.app, app)
     if http.mount_prefix:
-        inner = app
+        served = app
         health: list[tuple[str, Handler]] = [("/ok", ok), ("/", ok), ("/metrics", metrics)]
         outside = [Route(path, _endpoint(handler)) for path, handler in health if not http.disables(path)]
         routes = [Mount(http.mount_prefix, served), *outside]
-        served = _starlette(server, routes, lifespan=lambda _: inner.router.lifespan_context(inner))
-    guarded_app = Guard(CORSMiddleware(served, **cors), host, http.allowed_hosts, cors)
+        app = _starlette(server, routes, lifespan=lambda _: served.router.lifespan_context(served))
+    guarded_app = Guard(CORSMiddleware(app, **cors), host, http.allowed_hosts, cors)
     return Metered(guarded_app, server.requests)
 
 

@@ -435,6 +435,43 @@ async def me(request):
 
 app = Starlette(routes=[Route("/me", me)], middleware=[Middleware(Noted)])
 """
+ROUTED = """
+from fastapi import APIRouter, FastAPI
+router = APIRouter()
+
+@router.get("/in")
+async def inside(): return {"in": True}
+
+app = FastAPI()
+app.include_router(router, prefix="/p")
+"""
+ASKS_FOR_BODY = OWN.replace("async def who(authorization", "async def who(body, authorization")
+
+
+@pytest.mark.parametrize("order", ["middleware_first", "auth_first"])
+def test_routes_of_routers_are_covered_and_streams_end(make_server: Callable[..., LiveServer], order: str) -> None:
+    http = {"app": "./app.py:app", "enable_custom_route_auth": True, "middleware_order": order}
+    files = {**FILES, "auth.py": ASKS_FOR_BODY, "app.py": ROUTED}
+    server = make_server(SERVED, files, "--no-reload", auth={"path": "./auth.py:auth"}, http=http)
+    with server.http(headers=as_user("alice")) as client:
+        assert httpx.get(f"{server.url}/p/in").status_code == 401
+        assert client.get("/p/in").json() == {"in": True}
+        for path in ("/runs/stream", "/runs/wait"):
+            assert client.post(path, json=RUN).status_code == 200
+        assert client.get("/ok").status_code == 200
+    assert server.stop() == 0
+
+
+def test_an_update_acts_for_its_sender(http: httpx.Client) -> None:
+    """Whoever the body says it is of."""
+    headers = as_user("alice")
+    thread = http.post("/threads", json={}, headers=headers).json()["thread_id"]
+    http.post(f"/threads/{thread}/runs/wait", json=RUN, headers=headers).raise_for_status()
+    forged = {"langgraph_auth_user": {"identity": "admin"}, "langgraph_auth_user_id": "admin", "user_id": "admin"}
+    body = {"values": {"text": "new"}, "checkpoint": {**forged, "configurable": forged}}
+    http.post(f"/threads/{thread}/state", json=body, headers=headers).raise_for_status()
+    state = http.get(f"/threads/{thread}/state", headers=headers).json()
+    assert "admin" not in json.dumps(state)
 
 
 @pytest.mark.parametrize("order", ["middleware_first", "auth_first"])
