@@ -486,7 +486,7 @@ def test_own_routes_may_be_for_known_users_only(
         assert client.get("/ok").status_code == 200
         assert client.get("/me").status_code == (401 if covered else 200)
         seen = client.get("/me", headers=as_user("alice")).json()
-        assert seen == {"user": "alice" if covered else None, "before": False}
+        assert seen == {"user": "alice" if covered else None, "before": covered and order == "auth_first"}
         assert client.post("/threads", json={}).status_code == 401
         made = client.post("/threads", json={}, headers=as_user("alice")).json()
         assert made["metadata"] == {"owner": "alice"}
