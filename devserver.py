@@ -50,6 +50,7 @@ import importlib
 import importlib.util
 import inspect
 import ipaddress
+import itertools
 import json
 import linecache
 import logging
@@ -543,6 +544,10 @@ class NotServed(ApiError):
     status = 501
 
 
+class Unavailable(ApiError):
+    status = 503
+
+
 class StartError(Exception):
     """The server cannot start; the message is all that the user needs to see."""
 
@@ -559,6 +564,11 @@ def now() -> str:
 
 def moment(at: datetime.datetime) -> str:
     return at.astimezone(datetime.UTC).isoformat(timespec="microseconds")
+
+
+def in_seconds(seconds: float) -> str:
+    """The moment in so many seconds, written as `now` is."""
+    return moment(datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds))
 
 
 def to_uuid(text: str, what: str) -> str:
@@ -1162,9 +1172,12 @@ class _Connection(aiosqlite.Connection):
     concurrent runs share a commit; the error of one leaves the others' work alone.
     """
 
-    def __init__(self, connector: Callable[[], sqlite3.Connection], begin: str) -> None:
+    def __init__(
+        self, connector: Callable[[], sqlite3.Connection], begin: str, check: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__(connector, iter_chunk_size=64)
         self._begin = begin
+        self._check = check
         self._waiting: deque[_Job] = deque()
 
     async def opened(self) -> Self:
@@ -1219,6 +1232,7 @@ class _Connection(aiosqlite.Connection):
         conn.execute(self._begin)
         try:
             results = [self._one(conn, function) for function in functions]
+            self._check()
             conn.execute("COMMIT")
         except BaseException:
             if conn.in_transaction:
@@ -1239,15 +1253,34 @@ class _Connection(aiosqlite.Connection):
         return result
 
 
+_FAULTS = {
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_BUSY: "another program has locked it",
+    sqlite3.SQLITE_READONLY: "it may only be read",
+    sqlite3.SQLITE_IOERR: "the disk fails, or takes no more",
+    sqlite3.SQLITE_CANTOPEN: "it can't be opened",
+    sqlite3.SQLITE_CORRUPT: "it is damaged",
+    sqlite3.SQLITE_NOTADB: "it is something else",
+}
+
+
+def _fault(error: sqlite3.Error) -> str | None:
+    """What is wrong with the file, if the error is not the statement's own."""
+    fault = _FAULTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)  # the rest of the bits are details
+    return fault and f"{fault} ({error})"
+
+
 class Db:
     """The SQLite file: a writer, readers, and the lock that keeps other servers out.
 
     `write` and `read` run one plain function of a connection as one transaction on a thread of the
     connection, and work from any event loop; `write_now` blocks, for worker threads. `look` is for short
-    reads, such as of one row: they cost less than a change of threads.
+    reads, such as of one row: they cost less than a change of threads. All raise Unavailable, having done
+    nothing, if the file or its disk can't be used.
     """
 
     READERS = 2
+    PATIENCE_SECONDS = 10.0  # with programs that lock the file
 
     def __init__(self, path: str, full_sync: bool = False) -> None:
         self.path = path
@@ -1261,17 +1294,23 @@ class Db:
         self._next = 0
         self._idle: deque[sqlite3.Connection] = deque()
         self._owned: list[sqlite3.Connection] = []
+        self._identity: tuple[int, int] | None = None
 
     async def open(self) -> None:
         """Raises StartError with a message for the user if the file can't be used."""
         self._lock = _lock_file(self._file)
         try:
-            self._writer = await _Connection(lambda: self._connect(True), "BEGIN IMMEDIATE").opened()
+            self._writer = await _Connection(
+                lambda: self._connect(True), "BEGIN IMMEDIATE", self._check_present
+            ).opened()
+            self._identity = self._found()
             self._readers = [
                 await _Connection(lambda: self._connect(False), "BEGIN").opened() for _ in range(self.READERS)
             ]
         except sqlite3.Error as error:
-            raise StartError(f"{self.path}: {error}. Is it a devserver database, and can it be written?") from None
+            raise StartError(
+                f"{self.path}: {_fault(error) or error}. Is it a devserver database, and can it be written?"
+            ) from None
 
     async def close(self) -> None:
         for reader in self._readers:
@@ -1287,29 +1326,58 @@ class Db:
             self._temporary.cleanup()
 
     async def write(self, function: Callable[..., T], *args: Any) -> T:
-        return await self._writer.run(lambda conn: function(conn, *args))
+        with self._naming_faults():
+            return await self._writer.run(lambda conn: function(conn, *args))
 
     def write_now(self, function: Callable[..., T], *args: Any) -> T:
-        return self._writer.run_now(lambda conn: function(conn, *args))
+        with self._naming_faults():
+            return self._writer.run_now(lambda conn: function(conn, *args))
 
     async def read(self, function: Callable[..., T], *args: Any) -> T:
         self._next += 1
-        return await self._readers[self._next % self.READERS].run(lambda conn: function(conn, *args))
+        with self._naming_faults():
+            return await self._readers[self._next % self.READERS].run(lambda conn: function(conn, *args))
 
     def look(self, function: Callable[..., T], *args: Any) -> T:
+        with self._naming_faults():
+            try:
+                conn = self._idle.pop()
+            except IndexError:
+                self._check_present()
+                conn = self._connect(False)
+                self._owned.append(conn)
+            try:
+                return function(conn, *args)
+            finally:
+                self._idle.append(conn)
+
+    @contextlib.contextmanager
+    def _naming_faults(self) -> Iterator[None]:
         try:
-            conn = self._idle.pop()
-        except IndexError:
-            conn = self._connect(False)
-            self._owned.append(conn)
-        try:
-            return function(conn, *args)
-        finally:
-            self._idle.append(conn)
+            yield
+        except sqlite3.Error as error:
+            if (fault := _fault(error)) is None:
+                raise
+            raise Unavailable(f"{self.path}: {fault}") from None
+
+    def _found(self) -> tuple[int, int] | None:
+        with contextlib.suppress(OSError):
+            found = os.stat(self._file)
+            return found.st_dev, found.st_ino
+        return None
+
+    def _check_present(self) -> None:
+        """Raises Unavailable where SQLite would go on with a file that nobody can find again."""
+        if self._found() != self._identity:
+            raise Unavailable(f"{self.path} was deleted or replaced. Put it back, or start the server again.")
 
     def _connect(self, writer: bool) -> sqlite3.Connection:
         conn = sqlite3.connect(
-            self._file, timeout=30, isolation_level=None, cached_statements=512, check_same_thread=False
+            self._file,
+            timeout=self.PATIENCE_SECONDS,
+            isolation_level=None,
+            cached_statements=512,
+            check_same_thread=False,
         )
         conn.row_factory = sqlite3.Row
         conn.create_function("contains", 2, _contains_text, deterministic=True)
@@ -4021,6 +4089,7 @@ def recover_runs(conn: sqlite3.Connection) -> list[str]:
 
 
 NODE_THREADS = "devserver-node"
+RETRY_SECONDS = 1.0  # between tries to store what the database does not take
 
 
 class RunLoop:
@@ -4138,22 +4207,25 @@ class EventKeeper:
                 self._writing = asyncio.ensure_future(self._write())
 
     async def _write(self) -> None:
-        while batch := self.rest():
-            await self._db.write(lambda conn, batch=batch: self._append(conn, batch))
+        with contextlib.suppress(Unavailable):  # then the next time
+            while batch := tuple(self._unwritten):
+                await self._db.write(self._append, batch)
+                del self._unwritten[: len(batch)]
 
     async def flush(self) -> None:
-        """Wait until everything is in the database."""
+        """Wait until everything is in the database, or can't be now."""
         if self._writing is not None:
             await self._writing
         await self._write()
 
-    def _append(self, conn: sqlite3.Connection, events: list[Event]) -> None:
+    def _append(self, conn: sqlite3.Connection, events: Sequence[Event]) -> None:
         Events(conn).append(self._run.thread_id, self._run.run_id, events)
 
-    def rest(self) -> list[Event]:
-        """What is not on its way to the database yet; the transaction that ends the run takes it along."""
-        rest, self._unwritten = self._unwritten, []
-        return rest
+    async def rest(self, last: Event) -> list[Event]:
+        """What the transaction that ends the run has to take along: its last event, and what could not be kept."""
+        if self._writing is not None:
+            await self._writing
+        return [*self._unwritten, last] if self._kept else []
 
 
 def _thread_place(thread_id: str) -> RunnableConfig:
@@ -4199,6 +4271,8 @@ async def _is_at_breakpoint(graph: Graph, run: Run) -> bool:
 class Execution:
     """One attempt at a run: its graph is called, and its events go to the log, the thread and the database."""
 
+    TRIES = 10  # to store the end, before those who follow are let go
+
     def __init__(self, db: Db, graphs: Graphs, logs: Logs, run: Run) -> None:
         self._db = db
         self._graphs = graphs
@@ -4223,7 +4297,7 @@ class Execution:
             if isinstance(error, RunGone):
                 return Outcome("error")
             value = exception_value(error)
-            log.error("%s failed", self._run.graph_id, exc_info=error)
+            log.error("%s failed", self._run.graph_id, exc_info=None if isinstance(error, Unavailable) else error)
             self._run_log.error = to_json(value)
             self._tell("error", value)
             RUN_SCOPE.set(None)
@@ -4232,12 +4306,25 @@ class Execution:
     async def flush(self) -> None:
         await self._keeper.flush()
 
-    async def end(self, outcome: Outcome) -> Run | None:
-        """Store how the run ended, then tell those who follow it. Gives the run if it was still there."""
+    async def end(self, outcome: Outcome, patient: Callable[[], bool]) -> Run | None:
+        """Store how the run ended, then tell those who follow it. Gives the run if it was still there.
+
+        While the database takes nothing there are further tries, as long as `patient` says so (else it raises
+        Unavailable); after some of them those who follow need not wait any more.
+        """
         data = self._lifecycle(_terminal(outcome), outcome.error)
         last = Event(self._logs.ids.next(), f"{PROTOCOL}lifecycle", to_json(data))
-        self._keeper.add(last)
-        ended = await self._db.write(self._finish, outcome, self._keeper.rest())
+        events = await self._keeper.rest(last)
+        for tries in itertools.count(1):
+            try:
+                ended = await self._db.write(self._finish, outcome, events)
+                break
+            except Unavailable as error:
+                if not patient():
+                    raise
+                if tries == self.TRIES:
+                    self._let_go(outcome, error)
+            await asyncio.sleep(RETRY_SECONDS)
         self._run_log.append(last)
         self._logs.tell_thread(self._run.thread_id, last)
         done = {"status": "run_done", "run_id": self._run.run_id}
@@ -4256,6 +4343,14 @@ class Execution:
         except Exception as error:  # the graph is gone or broken: the run's own error says so
             log.debug("no state after run %s: %s", self._run.run_id, error)
             return None
+
+    def _let_go(self, outcome: Outcome, error: Unavailable) -> None:
+        """Those who follow the run: its end can't be stored, and that may last."""
+        log.error("run %s has ended, which is stored as soon as it can be: %s", self._run.run_id, error)
+        if outcome.error is None:
+            self._run_log.error = to_json(exception_value(error))
+            self._run_log.append(Event(self._logs.ids.next(), "error", self._run_log.error))
+        self._logs.close_run(self._run.run_id)
 
     def _finish(self, conn: sqlite3.Connection, outcome: Outcome, events: list[Event]) -> Run | None:
         Events(conn).append(self._run.thread_id, self._run.run_id, events)
@@ -4378,6 +4473,16 @@ async def _sleep_until(due: str, noticed: asyncio.Event) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(max(0.001, left.total_seconds())):
             await noticed.wait()
+
+
+def log_end(run: Run, ended: Run, outcome: Outcome, seconds: float) -> None:
+    """One line per run."""
+    status = {"rollback": "rolled back", "interrupt": "interrupted"}.get(ended.cancel or "", outcome.status)
+    error = f" {outcome.error['error']}: {outcome.error['message']}" if outcome.error and not ended.cancel else ""
+    level = logging.WARNING if outcome.status == "error" and not ended.cancel else logging.INFO
+    log.log(
+        level, "run %s thread %s graph %s %s %.3f s%s", run.run_id, run.thread_id, run.graph_id, status, seconds, error
+    )
 
 
 class Worker:
@@ -4546,26 +4651,31 @@ class Runner:
     async def _claim(self, thread_id: str, worker: Worker) -> Run | str | None:
         if worker.started:
             return worker.started.popleft()
-        if not self.db.look(lambda conn: Runs(conn).has_pending(thread_id)):
-            return None
-        return await self.db.write(lambda conn: Runs(conn).claim(thread_id))
+        try:
+            if not self.db.look(lambda conn: Runs(conn).has_pending(thread_id)):
+                return None
+            return await self.db.write(lambda conn: Runs(conn).claim(thread_id))
+        except Unavailable as error:
+            log.warning("thread %s waits: %s", thread_id, error)
+            return in_seconds(RETRY_SECONDS)
 
     async def _fire_crons(self) -> None:
         """Sleep until the next cron is due, and fire it."""
         while not self.stopping:
             self._crons_changed.clear()
-            due = self.db.look(lambda conn: Crons(conn).next_due())
-            if due is not None and due <= now():
-                try:
+            try:
+                due = self.db.look(lambda conn: Crons(conn).next_due())
+                if due is not None and due <= now():
                     for created in await self.db.write(fire_crons, self.graphs.shared()):
                         self.begin(created)
-                except Exception:
-                    log.exception("crons could not be fired; another try in 10 s")
-                    await asyncio.sleep(10)
-            elif due is not None:
+                    continue
+            except Exception as error:
+                unknown = None if isinstance(error, Unavailable) else error
+                log.error("crons could not be fired, another try follows: %s", error, exc_info=unknown)
+                due = in_seconds(10 * RETRY_SECONDS)
+            if due is not None:
                 # Clocks of event loops stand still while a laptop sleeps: look at the real one now and then.
-                soon = moment(datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=60))
-                await _sleep_until(min(due, soon), self._crons_changed)
+                await _sleep_until(min(due, in_seconds(60)), self._crons_changed)
             else:
                 await self._crons_changed.wait()
 
@@ -4573,9 +4683,12 @@ class Runner:
         """Run it; what can't be stored ends the run, and leaves the thread's others alone."""
         try:
             await self._run(run)
+        except Unavailable as error:
+            log.error("run %s goes on when the server starts again: %s", run.run_id, error)
         except Exception as error:
             log.exception("run %s could not be ended", run.run_id)
             await self.db.write(finish_run, run, Outcome("error", exception_value(error)), None)
+        finally:
             self.logs.close_run(run.run_id)
 
     async def _run(self, run: Run) -> None:
@@ -4596,25 +4709,10 @@ class Runner:
             return
         if outcome.status == "interrupted":
             outcome = Outcome("interrupted", rest=await execution.rest_after_cancel())
-        if (ended := await execution.end(outcome)) is not None:
-            self._log(run, ended, outcome, time.monotonic() - begun)
+        if (ended := await execution.end(outcome, lambda: not self.stopping)) is not None:
+            log_end(run, ended, outcome, time.monotonic() - begun)
         if run.kwargs["webhook"]:
             await self._webhooks.send_due()
-
-    def _log(self, run: Run, ended: Run, outcome: Outcome, seconds: float) -> None:
-        status = {"rollback": "rolled back", "interrupt": "interrupted"}.get(ended.cancel or "", outcome.status)
-        error = f" {outcome.error['error']}: {outcome.error['message']}" if outcome.error and not ended.cancel else ""
-        level = logging.WARNING if outcome.status == "error" and not ended.cancel else logging.INFO
-        log.log(
-            level,
-            "run %s thread %s graph %s %s %.3f s%s",
-            run.run_id,
-            run.thread_id,
-            run.graph_id,
-            status,
-            seconds,
-            error,
-        )
 
     def _stop_graph(self, run_id: str) -> None:
         if (task := self._tasks.get(run_id)) is not None:
@@ -7153,6 +7251,9 @@ async def start_server(settings: Settings, db: Db, max_concurrency: int) -> Serv
         await db.write(sync_system_assistants, graphs.all())
         runner = Runner(db, graphs, saver, max_concurrency)
         await runner.start()
+    except Unavailable as error:
+        await db.close()
+        raise StartError(error.detail) from None
     except BaseException:
         await db.close()
         raise
@@ -7197,6 +7298,10 @@ def _is_source(change: Any, path: str) -> bool:
 async def reload(server: Server, changed: list[str]) -> None:
     try:
         await asyncio.to_thread(server.graphs.reload)
+        await server.db.write(sync_system_assistants, server.graphs.all())
+    except Unavailable as error:
+        log.error("%s changed, but new graphs have no assistants yet: %s", ", ".join(changed), error)
+        return
     except StartError as error:
         log.error("%s changed, but the last good graphs stay: %s", ", ".join(changed), error)
         return
@@ -7206,7 +7311,6 @@ async def reload(server: Server, changed: list[str]) -> None:
     new, old = server.graphs.settings, server.settings
     if (new.env, new.cors, new.allowed_hosts, new.webhooks) != (old.env, old.cors, old.allowed_hosts, old.webhooks):
         log.warning("changes of env, http and webhooks take effect when the server starts again")
-    await server.db.write(sync_system_assistants, server.graphs.all())
     log.info("%s changed: graphs reloaded", ", ".join(changed))
 
 
