@@ -2030,6 +2030,54 @@ class Event(NamedTuple):
     data: bytes
 
 
+PART_BYTES = 256 * 1024
+
+
+def first_part(events: Iterable[Event]) -> list[Event]:
+    """As many of the events as are handled at once: some hundred KB, but at least one."""
+    part, size = [], 0
+    for event in events:
+        part.append(event)
+        size += len(event.data)
+        if size >= PART_BYTES:
+            break
+    return part
+
+
+class Overflow:
+    """Events that a log can't hold in memory, by their number, in a temporary file that nobody else sees.
+
+    Its methods raise sqlite3.Error if the disk is full.
+    """
+
+    MAX_PAGES = 2**18  # of 4 KB
+
+    def __init__(self) -> None:
+        self._conn = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._conn.execute("PRAGMA journal_mode = OFF")
+        self._conn.execute(f"PRAGMA max_page_count = {self.MAX_PAGES}")
+        self._conn.execute("CREATE TABLE events (number INTEGER PRIMARY KEY, ms, n, event, data)")
+
+    def append(self, first: int, events: Iterable[Event]) -> None:
+        rows = ((number, *event.id, event.name, event.data) for number, event in enumerate(events, first))
+        self._conn.execute("BEGIN")
+        self._conn.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?)", rows)
+        self._conn.execute("COMMIT")
+
+    def part(self, number: int) -> list[Event]:
+        rows = self._conn.execute("SELECT * FROM events WHERE number >= ? ORDER BY number", (number,))
+        return first_part(Event((ms, n), name, data) for _, ms, n, name, data in rows)
+
+    def number_after(self, event_id: tuple[int, int]) -> int | None:
+        """The number of the first event after this one."""
+        query = "SELECT number FROM events WHERE (ms, n) > (?, ?) ORDER BY number LIMIT 1"
+        row = self._conn.execute(query, event_id).fetchone()
+        return row[0] if row else None
+
+    def close(self) -> None:
+        self._conn.close()
+
+
 class Events(Table):
     """The events of resumable runs, kept for clients that come back."""
 
@@ -2042,9 +2090,11 @@ class Events(Table):
             [(thread_id, run_id, *event.id, event.name, event.data) for event in events],
         )
 
-    def of_run(self, run_id: str) -> list[Event]:
-        query = "SELECT ms, n, event, data FROM events WHERE run_id = ? ORDER BY ms, n"
-        return [Event((ms, n), name, data) for ms, n, name, data in self.conn.execute(query, (run_id,))]
+    def of_run(self, run_id: str, after: tuple[int, int]) -> list[Event]:
+        """The next of them, a part at a time."""
+        query = "SELECT ms, n, event, data FROM events WHERE run_id = ? AND (ms, n) > (?, ?) ORDER BY ms, n"
+        rows = self.conn.execute(query, (run_id, *after))
+        return first_part(Event((ms, n), name, data) for ms, n, name, data in rows)
 
     def of_thread(self, thread_id: str, after: tuple[int, int]) -> list[Event]:
         query = "SELECT ms, n, event, data FROM events WHERE thread_id = ? AND (ms, n) > (?, ?) ORDER BY ms, n"
@@ -3340,11 +3390,19 @@ class Follower:
         return True
 
 
-class RunLog:
-    """The events of one live run, in memory, and those who follow it.
+class Overtaken(Exception):
+    """A follower is so far behind that there is no place to keep what it has not seen."""
 
-    A resumable run's log holds all its events; another one forgets what every follower has seen.
+
+class RunLog:
+    """The events of one live run, and those who follow it.
+
+    A resumable run's log holds all its events; another one forgets what every follower has seen. What there
+    is no room for in memory overflows to the disk, so nobody loses anything by reading slowly.
     """
+
+    MEMORY_BYTES = 8 * 1024 * 1024
+    EVENT_BYTES = 250  # that an event takes besides its data
 
     def __init__(self, resumable: bool) -> None:
         self.resumable = resumable
@@ -3352,9 +3410,12 @@ class RunLog:
         self.last_values: bytes | None = None
         self.interrupts: list[Any] = []
         self.error: bytes | None = None
-        self._events: list[Event] = []
-        self._dropped = 0
-        self._followers: dict[Follower, int] = {}
+        self._events: list[Event] = []  # the newest; events are numbered from 0 on
+        self._first = 0  # the number of the first of them
+        self._size = 0
+        self._overflow: Overflow | None = None  # the older ones
+        self._lost = 0  # the number below which neither holds any
+        self._followers: dict[Follower, int] = {}  # the number of the event that each wants next
         self._waiters: set[Follower] = set()
         self._lock = threading.Lock()
 
@@ -3362,27 +3423,71 @@ class RunLog:
         with self._lock:
             if self.resumable or self._followers:
                 self._events.append(event)
+                self._size += len(event.data) + self.EVENT_BYTES
+                if self._size > self.MEMORY_BYTES:
+                    self._make_room()
             followers = list(self._followers)
         for follower in followers:
             follower.wake()
+
+    def _make_room(self) -> None:
+        oldest = first_part(self._events)
+        try:
+            self._overflow = self._overflow or Overflow()
+            self._overflow.append(self._first, oldest)
+        except sqlite3.Error as error:
+            log.warning("the events of a run are too many for memory and disk (%s): slow readers are cut off", error)
+            self._drop_overflow()
+            self._lost = self._first + len(oldest)
+        self._forget(len(oldest))
+
+    def _forget(self, count: int) -> None:
+        self._size -= sum(len(event.data) + self.EVENT_BYTES for event in self._events[:count])
+        del self._events[:count]
+        self._first += count
+
+    def _drop_overflow(self) -> None:
+        if self._overflow is not None:
+            self._overflow.close()
+            self._overflow = None
 
     def close(self) -> None:
         """No event follows."""
         self.closed = True
         for follower in [*self._followers, *self._waiters]:
             follower.wake()
+        self._release()
+
+    def _release(self) -> None:
+        with self._lock:
+            if self.closed and not self._followers:
+                self._drop_overflow()
 
     def join(self, follower: Follower, after: tuple[int, int] | None) -> None:
         """Follow from now on, or from after an event that the log still has."""
         with self._lock:
-            position = self._dropped + len(self._events)
-            if after is not None:
-                position -= sum(1 for event in self._events if event.id > after)
-            self._followers[follower] = position
+            self._followers[follower] = self._number_after(after)
+
+    def _number_after(self, event_id: tuple[int, int] | None) -> int:
+        if event_id is not None and self._overflow is not None:
+            number = self._overflow.number_after(event_id)
+            if number is not None:
+                return number
+        newer = 0 if event_id is None else sum(1 for event in self._events if event.id > event_id)
+        return self._first + len(self._events) - newer
+
+    def held_after(self, event_id: tuple[int, int]) -> list[Event]:
+        """All events after this one that the log still has."""
+        with self._lock:
+            found, number = list[Event](), self._number_after(event_id)
+            while part := self._part(number):
+                found, number = found + part, number + len(part)
+            return found
 
     def leave(self, follower: Follower) -> None:
         with self._lock:
             self._followers.pop(follower, None)
+        self._release()
 
     async def wait_closed(self, heartbeat: float = HEARTBEAT_SECONDS) -> AsyncIterator[None]:
         """Ends when the log closes; gives something after each `heartbeat` seconds until then."""
@@ -3396,20 +3501,25 @@ class RunLog:
             self._waiters.discard(follower)
 
     def ready(self, follower: Follower) -> bool:
-        return self.closed or self._followers.get(follower, 0) < self._dropped + len(self._events)
+        return self.closed or self._followers.get(follower, 0) < self._first + len(self._events)
 
     def take(self, follower: Follower) -> list[Event]:
-        """What the follower has not seen yet."""
+        """What the follower has not seen yet, or a part of it. Raises Overtaken."""
         with self._lock:
-            start = self._followers[follower] - self._dropped
-            fresh = self._events[start:]
-            self._followers[follower] = self._dropped + len(self._events)
-            if not self.resumable:
-                seen = min(self._followers.values()) - self._dropped
-                if seen:
-                    del self._events[:seen]
-                    self._dropped += seen
+            number = self._followers[follower]
+            fresh = self._part(number)
+            self._followers[follower] = number + len(fresh)
+            if not self.resumable and (seen := min(self._followers.values())) >= self._first:
+                self._forget(seen - self._first)
+                self._drop_overflow()
             return fresh
+
+    def _part(self, number: int) -> list[Event]:
+        if number < self._lost:
+            raise Overtaken
+        if number < self._first and self._overflow is not None:
+            return self._overflow.part(number)
+        return first_part(self._events[index] for index in range(number - self._first, len(self._events)))
 
     async def follow(self, follower: Follower, heartbeat: float = HEARTBEAT_SECONDS) -> AsyncIterator[list[Event]]:
         """Batches of events until the log closes; an empty one after each silent `heartbeat` seconds.
@@ -3464,11 +3574,11 @@ class Logs:
         for each in ended:
             each.close()
 
-    def live_events(self, run_ids: Iterable[str]) -> list[Event]:
-        """What the logs of these runs still hold."""
+    def live_events(self, run_ids: Iterable[str], after: tuple[int, int]) -> list[Event]:
+        """What the logs of these runs, if they are resumable, hold after an event."""
         with self._lock:
             held = [self._runs[run_id] for run_id in run_ids if run_id in self._runs]
-        return [event for each in held if each.resumable for event in list(each._events)]
+        return [event for each in held if each.resumable for event in each.held_after(after)]
 
     def follow_thread(self, thread_id: str, follower: Follower) -> RunLog:
         with self._lock:
@@ -4183,6 +4293,13 @@ class RunLoop:
         return f"{stack[-1].filename}:{stack[-1].lineno}" if stack else "something"
 
 
+async def kept_parts(db: Db, run_id: str, after: tuple[int, int] = (0, -1)) -> AsyncIterator[list[Event]]:
+    """The events of a resumable run that are in the database, a part at a time."""
+    while part := await db.read(lambda conn, after=after: Events(conn).of_run(run_id, after)):
+        yield part
+        after = part[-1].id
+
+
 class EventKeeper:
     """Writes a resumable run's events to the database while the run goes on, as fast as the file takes them."""
 
@@ -4197,8 +4314,9 @@ class EventKeeper:
     async def restore(self, run_log: RunLog) -> None:
         """On a later attempt, what earlier ones sent is in the log as well."""
         if self._kept and self._run.attempt > 1:
-            for event in await self._db.read(lambda conn: Events(conn).of_run(self._run.run_id)):
-                run_log.append(event)
+            async for part in kept_parts(self._db, self._run.run_id):
+                for event in part:
+                    run_log.append(event)
 
     def add(self, event: Event) -> None:
         if event.name.partition("|")[0].partition("/")[0] in self._kept:
@@ -4357,7 +4475,8 @@ class Execution:
         return finish_run(conn, self._run, outcome, outcome.error)
 
     def _tell(self, name: str, data: Any) -> None:
-        event = Event(self._logs.ids.next(), name, to_json(data))
+        text = bytes(memoryview(to_json(data)))  # a copy of its own size: orjson's keeps a buffer of 4 KB
+        event = Event(self._logs.ids.next(), name, text)
         if name == f"{PROTOCOL}input.requested":
             self._run_log.interrupts.append(data["data"])
         if name == "values":
@@ -5634,7 +5753,7 @@ def event_stream(
     server: Server, run: Run | None, frames: AsyncIterator[bytes], headers: Mapping[str, str], cancel: bool
 ) -> Response:
     """A response that streams; if its client leaves early and `cancel` is set, the run is cancelled."""
-    return StreamingResponse(
+    return CutResponse(
         guarded(server, run, frames, cancel, "run stream"),
         headers={
             "cache-control": "no-store",
@@ -5690,7 +5809,7 @@ class CutResponse(StreamingResponse):
     """A stream that may break off, so that its client can't take it for whole and asks again."""
 
     async def stream_response(self, send: asgi.Send) -> None:
-        with contextlib.suppress(Unfinished):
+        with contextlib.suppress(Unfinished, Overtaken):
             await super().stream_response(send)
 
 
@@ -5848,7 +5967,7 @@ async def join_run_stream(server: Server, request: Request) -> Response:
     follower = Follower()
     joined = await live_log(server, run, follower, after)
     if joined is None:
-        frames = once(await kept_frames(server, run, after if last is not None else None, modes))
+        frames = kept_frames(server, run, after if last is not None else None, modes)
     else:
         nonsense = (2**62, 0)
         frames = run_frames(joined, follower, modes, after or nonsense)
@@ -5860,12 +5979,14 @@ async def once(part: bytes) -> AsyncIterator[bytes]:
         yield part
 
 
-async def kept_frames(server: Server, run: Run, after: tuple[int, int] | None, modes: list[str]) -> bytes:
+async def kept_frames(
+    server: Server, run: Run, after: tuple[int, int] | None, modes: list[str]
+) -> AsyncIterator[bytes]:
     """The kept events of a run that is over, if it was resumable and its client asks for them."""
-    if after is None or not run.kwargs["resumable"]:
-        return b""
-    events = await server.db.read(lambda conn: Events(conn).of_run(run.run_id))
-    return b"".join(run_frame_texts(events, modes, after, True))
+    if after is not None and run.kwargs["resumable"]:
+        async for part in kept_parts(server.db, run.run_id, after):
+            if frames := run_frame_texts(part, modes, after, True):
+                yield b"".join(frames)
 
 
 async def join_thread_stream(server: Server, request: Request) -> Response:
@@ -5894,8 +6015,7 @@ async def kept_thread_events(server: Server, thread_id: str, last: str) -> list[
     kept, live = await server.db.read(
         lambda conn: (Events(conn).of_thread(thread_id, after), Runs(conn).live(thread_id))
     )
-    fresh = server.runner.logs.live_events(run.run_id for run in live)
-    return [event for _, event in sorted({e.id: e for e in [*kept, *fresh] if e.id > after}.items())]
+    return kept + server.runner.logs.live_events((run.run_id for run in live), kept[-1].id if kept else after)
 
 
 async def thread_frames(
