@@ -3410,6 +3410,7 @@ class RunLog:
         self.last_values: bytes | None = None
         self.interrupts: list[Any] = []
         self.error: bytes | None = None
+        self.farewell: Event | None = None  # to those who are let go before the end is stored
         self._events: list[Event] = []  # the newest; events are numbered from 0 on
         self._first = 0  # the number of the first of them
         self._size = 0
@@ -4301,49 +4302,55 @@ async def kept_parts(db: Db, run_id: str, after: tuple[int, int] = (0, -1)) -> A
 
 
 class EventKeeper:
-    """Writes a resumable run's events to the database while the run goes on, as fast as the file takes them."""
+    """Writes a resumable run's events from its log to the database while the run goes on: each once, in order."""
 
-    def __init__(self, db: Db, run: Run) -> None:
+    def __init__(self, db: Db, run: Run, run_log: RunLog) -> None:
         self._db = db
         self._run = run
-        self._unwritten: list[Event] = []
+        self._run_log = run_log
+        self._follower = Follower()
+        self._follows = False
+        self._part: list[Event] = []  # taken from the log, not written yet
         self._writing: asyncio.Task[None] | None = None
-        modes = {"messages" if mode == "messages-tuple" else mode for mode in run.kwargs["stream_mode"]}
-        self._kept = modes | {"metadata", "error", "protocol"} if run.kwargs["resumable"] else set()
 
-    async def restore(self, run_log: RunLog) -> None:
+    async def start(self) -> None:
         """On a later attempt, what earlier ones sent is in the log as well."""
-        if self._kept and self._run.attempt > 1:
-            async for part in kept_parts(self._db, self._run.run_id):
-                for event in part:
-                    run_log.append(event)
+        if self._run_log.resumable:
+            if self._run.attempt > 1:
+                async for part in kept_parts(self._db, self._run.run_id):
+                    for event in part:
+                        self._run_log.append(event)
+            self._run_log.join(self._follower, None)
+            self._follows = True
 
-    def add(self, event: Event) -> None:
-        if event.name.partition("|")[0].partition("/")[0] in self._kept:
-            self._unwritten.append(event)
-            if self._writing is None or self._writing.done():
-                self._writing = asyncio.ensure_future(self._write())
+    def notice(self) -> None:
+        """The log has a new event."""
+        if self._follows and (self._writing is None or self._writing.done()):
+            self._writing = asyncio.ensure_future(self._try())
+
+    async def _try(self) -> None:
+        with contextlib.suppress(Unavailable, Overtaken):  # the flush that has to follow says so
+            await self._write()
 
     async def _write(self) -> None:
-        with contextlib.suppress(Unavailable):  # then the next time
-            while batch := tuple(self._unwritten):
-                await self._db.write(self._append, batch)
-                del self._unwritten[: len(batch)]
+        while part := self._part or self._run_log.take(self._follower):
+            self._part = part
+            await self._db.write(self.append, part)
+            self._part = []
 
     async def flush(self) -> None:
-        """Wait until everything is in the database, or can't be now."""
-        if self._writing is not None:
-            await self._writing
-        await self._write()
+        """Write all that is left. Raises Unavailable, and Overtaken if events were lost."""
+        if self._follows:
+            if self._writing is not None:
+                await asyncio.wait([self._writing])
+            await self._write()
 
-    def _append(self, conn: sqlite3.Connection, events: Sequence[Event]) -> None:
-        Events(conn).append(self._run.thread_id, self._run.run_id, events)
+    def append(self, conn: sqlite3.Connection, events: Sequence[Event]) -> None:
+        if self._run_log.resumable:
+            Events(conn).append(self._run.thread_id, self._run.run_id, events)
 
-    async def rest(self, last: Event) -> list[Event]:
-        """What the transaction that ends the run has to take along: its last event, and what could not be kept."""
-        if self._writing is not None:
-            await self._writing
-        return [*self._unwritten, last] if self._kept else []
+    def stop(self) -> None:
+        self._run_log.leave(self._follower)
 
 
 def _thread_place(thread_id: str) -> RunnableConfig:
@@ -4397,13 +4404,13 @@ class Execution:
         self._logs = logs
         self._run = run
         self._run_log = logs.of_run(run)
-        self._keeper = EventKeeper(db, run)
+        self._keeper = EventKeeper(db, run, self._run_log)
         self.control = RunControl()
 
     async def execute(self) -> Outcome:
         """Call the graph, with the run's shared values bound."""
         try:
-            await self._keeper.restore(self._run_log)
+            await self._keeper.start()
             self._tell("metadata", {"run_id": self._run.run_id, "attempt": self._run.attempt})
             self._tell(f"{PROTOCOL}lifecycle", self._lifecycle("running"))
             return await self._call_graph()
@@ -4421,9 +4428,6 @@ class Execution:
             RUN_SCOPE.set(None)
             return Outcome("error", value, await self.rest_after_cancel())
 
-    async def flush(self) -> None:
-        await self._keeper.flush()
-
     async def end(self, outcome: Outcome, patient: Callable[[], bool]) -> Run | None:
         """Store how the run ended, then tell those who follow it. Gives the run if it was still there.
 
@@ -4432,23 +4436,29 @@ class Execution:
         """
         data = self._lifecycle(_terminal(outcome), outcome.error)
         last = Event(self._logs.ids.next(), f"{PROTOCOL}lifecycle", to_json(data))
-        events = await self._keeper.rest(last)
         for tries in itertools.count(1):
             try:
-                ended = await self._db.write(self._finish, outcome, events)
+                await self._keeper.flush()
+                ended = await self._db.write(self._finish, outcome, last)
                 break
             except Unavailable as error:
                 if not patient():
                     raise
                 if tries == self.TRIES:
-                    self._let_go(outcome, error)
+                    self._let_go(error)
             await asyncio.sleep(RETRY_SECONDS)
+        self._keeper.stop()
         self._run_log.append(last)
         self._logs.tell_thread(self._run.thread_id, last)
         done = {"status": "run_done", "run_id": self._run.run_id}
         self._logs.tell_thread(self._run.thread_id, Event(self._logs.ids.next(), "metadata", to_json(done)))
         self._logs.close_run(self._run.run_id)
         return ended
+
+    async def leave(self) -> None:
+        """The run is going on with the next start of the server."""
+        await self._keeper.flush()
+        self._keeper.stop()
 
     async def rest_after_cancel(self) -> Rest | None:
         """The thread's state after a run that was stopped or failed; None if that can't be told."""
@@ -4462,16 +4472,16 @@ class Execution:
             log.debug("no state after run %s: %s", self._run.run_id, error)
             return None
 
-    def _let_go(self, outcome: Outcome, error: Unavailable) -> None:
+    def _let_go(self, error: Unavailable) -> None:
         """Those who follow the run: its end can't be stored, and that may last."""
         log.error("run %s has ended, which is stored as soon as it can be: %s", self._run.run_id, error)
-        if outcome.error is None:
+        if self._run_log.error is None:
             self._run_log.error = to_json(exception_value(error))
-            self._run_log.append(Event(self._logs.ids.next(), "error", self._run_log.error))
+            self._run_log.farewell = Event(self._logs.ids.next(), "error", self._run_log.error)
         self._logs.close_run(self._run.run_id)
 
-    def _finish(self, conn: sqlite3.Connection, outcome: Outcome, events: list[Event]) -> Run | None:
-        Events(conn).append(self._run.thread_id, self._run.run_id, events)
+    def _finish(self, conn: sqlite3.Connection, outcome: Outcome, last: Event) -> Run | None:
+        self._keeper.append(conn, [last])
         return finish_run(conn, self._run, outcome, outcome.error)
 
     def _tell(self, name: str, data: Any) -> None:
@@ -4484,7 +4494,7 @@ class Execution:
             if isinstance(data, dict):
                 self._run_log.interrupts += data.get("__interrupt__", ())
         self._run_log.append(event)
-        self._keeper.add(event)
+        self._keeper.notice()
         self._logs.tell_thread(self._run.thread_id, event)
 
     def _lifecycle(self, event: str, error: JsonObject | None = None) -> JsonObject:
@@ -4824,7 +4834,7 @@ class Runner:
         finally:
             del self._tasks[run.run_id], self._executions[run.run_id]
         if outcome.status == "pending":  # the server is stopping
-            await execution.flush()
+            await execution.leave()
             return
         if outcome.status == "interrupted":
             outcome = Outcome("interrupted", rest=await execution.rest_after_cancel())
@@ -5731,6 +5741,8 @@ async def run_frames(
         run_frame_texts(batch, modes, after, run_log.resumable) async for batch in batches
     ):
         yield part
+    if run_log.farewell:
+        yield sse_frame(run_log.farewell, run_log.resumable)
 
 
 async def with_heartbeats(batches: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
@@ -7517,7 +7529,7 @@ async def serve(options: UpOptions) -> None:
     path = options.db or str(settings.path.parent / "devserver.db")
     server = await start_server(settings, Db(path, options.full_sync), options.max_concurrency)
     app = create_app(server, options.host, options.studio)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
+    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", http=_http_protocol())
     http = _http_server(config, server)
     host = f"[{options.host}]" if ":" in options.host else options.host
     address = f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{listener.getsockname()[1]}"
@@ -7532,6 +7544,36 @@ async def serve(options: UpOptions) -> None:
             watcher.cancel()
             await asyncio.wait([watcher])
         await server.db.close()
+
+
+MAX_HEAD_BYTES = 256 * 1024
+
+
+def _http_protocol() -> type[asyncio.Protocol]:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    class HttpProtocol(HttpToolsProtocol):
+        """uvicorn's, but the head of a request has an end."""
+
+        _head: int | None = 0  # bytes of it so far; None while a body comes
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self._head is not None:
+                self._head += len(data)
+                if self._head > MAX_HEAD_BYTES:
+                    self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\r\n")
+                    self.transport.close()
+
+        def on_message_begin(self) -> None:
+            self._head = 0
+            super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            self._head = None
+            super().on_headers_complete()
+
+    return HttpProtocol
 
 
 def _http_server(config: uvicorn.Config, server: Server) -> uvicorn.Server:
