@@ -607,10 +607,9 @@ def _jsonable(value: Any) -> Any:  # noqa: C901  one branch per type
     if isinstance(value, Mapping):
         return dict(value)
     for dump in ("model_dump", "dict"):
-        method = getattr(value, dump, None)
-        if callable(method) and not isinstance(value, type):
-            with contextlib.suppress(Exception):
-                return method()
+        with contextlib.suppress(Exception):
+            if not isinstance(value, type):
+                return getattr(value, dump)()
     return str(value) if isinstance(value, os.PathLike | ipaddress._BaseAddress) else None
 
 
@@ -1286,7 +1285,8 @@ class Db:
         self.path = path
         self.persistent = path != ":memory:"
         self._temporary = None if self.persistent else tempfile.TemporaryDirectory(prefix="devserver-")
-        self._file = path if self._temporary is None else os.path.join(self._temporary.name, "devserver.db")
+        # absolute: nodes may change the current folder
+        self._file = os.path.join(self._temporary.name, "devserver.db") if self._temporary else os.path.abspath(path)
         self._full_sync = full_sync
         self._lock: IO[str] | None = None
         self._writer: _Connection
@@ -1972,6 +1972,16 @@ class Runs(Table):
             (run.thread_id,),
         ).fetchone()
         return row is not None and row[0] == run.run_id
+
+    def reached_in(self, run: Run) -> int:
+        """The attempt that wrote the thread's latest checkpoint; 0 if no attempt of this run did."""
+        row = self.conn.execute(
+            "SELECT coalesce(json_extract(CAST(metadata AS TEXT), '$.run_attempt'), 0) FROM checkpoints "
+            "WHERE thread_id = ? AND json_extract(CAST(metadata AS TEXT), '$.run_id') = ? "
+            "ORDER BY checkpoint_id DESC LIMIT 1",
+            (run.thread_id, run.run_id),
+        ).fetchone()
+        return row[0] if row else 0
 
     def has_used_answer(self, run: Run) -> bool:
         """Whether the answer that the run brought was used: by a task, or by a subgraph that has gone on."""
@@ -4357,8 +4367,18 @@ def _thread_place(thread_id: str) -> RunnableConfig:
     return {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
 
 
+ATTEMPTS = 5
+
+
+class Fatal(Exception):
+    """A run that seems to take the server with it, again and again."""
+
+
 def _resume(conn: sqlite3.Connection, run: Run) -> Run:
-    """How a later attempt of a run goes on: without its input if that was applied, else from the start."""
+    """How a later attempt of a run goes on: without its input if that was applied, else from the start. Raises
+    Fatal after some attempts in a row that stored nothing."""
+    if (vain := run.attempt - 1 - Runs(conn).reached_in(run)) >= ATTEMPTS:
+        raise Fatal(f"the server ended {vain} times while this run went on, so it is not tried again")
     if Runs(conn).has_checkpoint(run):
         configurable = without_reserved(
             run.kwargs["config"]["configurable"], frozenset({"checkpoint_id", "checkpoint_ns", "checkpoint_map"})
@@ -7496,6 +7516,12 @@ def setup_logging(verbose: bool) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+    def handle(record: logging.LogRecord) -> None:
+        with contextlib.suppress(Exception):  # whatever a graph has done to logging, or to stderr
+            logging.Logger.handle(log, record)
+
+    log.handle = handle  # type: ignore[method-assign]
     warnings.filterwarnings("ignore", "The v3 streaming protocol on Pregel is experimental")
 
 

@@ -9,6 +9,7 @@ import itertools
 import os
 import random
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -387,6 +388,7 @@ def test_kill_at_random_moments_loses_nothing_and_does_nothing_twice(
     graphs = {name: f"./crash.py:{name}" for name in STEPS}
     server = make_server(graphs, {"crash.py": (GRAPHS / "crash.py").read_text()}, "--no-reload")
     server.kill()
+    server.command = [sys.executable, "-c", "import devserver; devserver.ATTEMPTS = 1000; devserver.main()"]
     cast, found, file = actors(chance), Findings(), server.folder / "devserver.db"
     for number in range(ROUNDS):
         found.other += [f"round {number}: {fault}" for fault in crash(server, cast, chance)]
