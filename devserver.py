@@ -3407,8 +3407,9 @@ class Overtaken(Exception):
 class RunLog:
     """The events of one live run, and those who follow it.
 
-    A resumable run's log holds all its events; another one forgets what every follower has seen. What there
-    is no room for in memory overflows to the disk, so nobody loses anything by reading slowly.
+    A resumable run's log holds all its events, and shows them once they are in the database: what a client has
+    seen is there after a crash. Another one forgets what every follower has seen. What there is no room for in
+    memory overflows to the disk, so nobody loses anything by reading slowly.
     """
 
     MEMORY_BYTES = 8 * 1024 * 1024
@@ -3426,6 +3427,7 @@ class RunLog:
         self._size = 0
         self._overflow: Overflow | None = None  # the older ones
         self._lost = 0  # the number below which neither holds any
+        self._kept = 0  # the number of events that are in the database, if they are to be
         self._followers: dict[Follower, int] = {}  # the number of the event that each wants next
         self._waiters: set[Follower] = set()
         self._lock = threading.Lock()
@@ -3437,6 +3439,16 @@ class RunLog:
                 self._size += len(event.data) + self.EVENT_BYTES
                 if self._size > self.MEMORY_BYTES:
                     self._make_room()
+        if not self.resumable:
+            self._wake()
+
+    def keep(self, count: int) -> None:
+        """So many more events are in the database."""
+        self._kept += count
+        self._wake()
+
+    def _wake(self) -> None:
+        with self._lock:
             followers = list(self._followers)
         for follower in followers:
             follower.wake()
@@ -3487,14 +3499,6 @@ class RunLog:
         newer = 0 if event_id is None else sum(1 for event in self._events if event.id > event_id)
         return self._first + len(self._events) - newer
 
-    def held_after(self, event_id: tuple[int, int]) -> list[Event]:
-        """All events after this one that the log still has."""
-        with self._lock:
-            found, number = list[Event](), self._number_after(event_id)
-            while part := self._part(number):
-                found, number = found + part, number + len(part)
-            return found
-
     def leave(self, follower: Follower) -> None:
         with self._lock:
             self._followers.pop(follower, None)
@@ -3511,14 +3515,21 @@ class RunLog:
         finally:
             self._waiters.discard(follower)
 
-    def ready(self, follower: Follower) -> bool:
-        return self.closed or self._followers.get(follower, 0) < self._first + len(self._events)
+    def _end(self) -> int:
+        """The number after the last event that may be shown."""
+        return self._kept if self.resumable and not self.closed else self._first + len(self._events)
 
-    def take(self, follower: Follower) -> list[Event]:
-        """What the follower has not seen yet, or a part of it. Raises Overtaken."""
+    def ready(self, follower: Follower) -> bool:
+        return self.closed or self._followers.get(follower, 0) < self._end()
+
+    def take(self, follower: Follower, keeps: bool = False) -> list[Event]:
+        """What the follower has not seen yet, or a part of it; also what is not kept yet if the follower is who
+        keeps it. Raises Overtaken."""
         with self._lock:
             number = self._followers[follower]
             fresh = self._part(number)
+            if not keeps:
+                fresh = fresh[: max(0, self._end() - number)]
             self._followers[follower] = number + len(fresh)
             if not self.resumable and (seen := min(self._followers.values())) >= self._first:
                 self._forget(seen - self._first)
@@ -3540,6 +3551,7 @@ class RunLog:
         sent = 0.0
         try:
             while True:
+                closed = self.closed  # before the last look
                 fresh = self.take(follower)
                 if fresh:
                     if (left := sent + BURST_SECONDS - time.monotonic()) > 0 and not self.closed:
@@ -3547,7 +3559,7 @@ class RunLog:
                         fresh += self.take(follower)
                     sent = time.monotonic()
                     yield fresh
-                elif self.closed:
+                elif closed:
                     return
                 elif not await follower.sleep(lambda: self.ready(follower), heartbeat):
                     yield []
@@ -3584,12 +3596,6 @@ class Logs:
             self._runs, self._threads = {}, {}
         for each in ended:
             each.close()
-
-    def live_events(self, run_ids: Iterable[str], after: tuple[int, int]) -> list[Event]:
-        """What the logs of these runs, if they are resumable, hold after an event."""
-        with self._lock:
-            held = [self._runs[run_id] for run_id in run_ids if run_id in self._runs]
-        return [event for each in held if each.resumable for event in each.held_after(after)]
 
     def follow_thread(self, thread_id: str, follower: Follower) -> RunLog:
         with self._lock:
@@ -4312,14 +4318,15 @@ async def kept_parts(db: Db, run_id: str, after: tuple[int, int] = (0, -1)) -> A
 
 
 class EventKeeper:
-    """Writes a resumable run's events from its log to the database while the run goes on: each once, in order."""
+    """Takes a run's events to those who follow the run or its thread; those of a resumable run go to the
+    database before, each once, in order."""
 
-    def __init__(self, db: Db, run: Run, run_log: RunLog) -> None:
+    def __init__(self, db: Db, run: Run, logs: Logs) -> None:
         self._db = db
         self._run = run
-        self._run_log = run_log
-        self._follower = Follower()
-        self._follows = False
+        self._logs = logs
+        self._run_log = logs.of_run(run)
+        self._follower: Follower | None = None
         self._part: list[Event] = []  # taken from the log, not written yet
         self._writing: asyncio.Task[None] | None = None
 
@@ -4330,12 +4337,15 @@ class EventKeeper:
                 async for part in kept_parts(self._db, self._run.run_id):
                     for event in part:
                         self._run_log.append(event)
+                    self._run_log.keep(len(part))
+            self._follower = Follower()
             self._run_log.join(self._follower, None)
-            self._follows = True
 
-    def notice(self) -> None:
-        """The log has a new event."""
-        if self._follows and (self._writing is None or self._writing.done()):
+    def add(self, event: Event) -> None:
+        self._run_log.append(event)
+        if self._follower is None:
+            self._logs.tell_thread(self._run.thread_id, event)
+        elif self._writing is None or self._writing.done():
             self._writing = asyncio.ensure_future(self._try())
 
     async def _try(self) -> None:
@@ -4343,24 +4353,33 @@ class EventKeeper:
             await self._write()
 
     async def _write(self) -> None:
-        while part := self._part or self._run_log.take(self._follower):
+        while self._follower and (part := self._part or self._run_log.take(self._follower, keeps=True)):
             self._part = part
             await self._db.write(self.append, part)
             self._part = []
+            self._run_log.keep(len(part))
+            for event in part:
+                self._logs.tell_thread(self._run.thread_id, event)
 
     async def flush(self) -> None:
         """Write all that is left. Raises Unavailable, and Overtaken if events were lost."""
-        if self._follows:
-            if self._writing is not None:
-                await asyncio.wait([self._writing])
-            await self._write()
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+        await self._write()
 
     def append(self, conn: sqlite3.Connection, events: Sequence[Event]) -> None:
         if self._run_log.resumable:
             Events(conn).append(self._run.thread_id, self._run.run_id, events)
 
+    def end(self, last: Event) -> None:
+        """The last event, which the transaction that ended the run has kept."""
+        self.stop()
+        self.add(last)
+
     def stop(self) -> None:
-        self._run_log.leave(self._follower)
+        if self._follower is not None:
+            self._run_log.leave(self._follower)
+            self._follower = None
 
 
 def _thread_place(thread_id: str) -> RunnableConfig:
@@ -4424,7 +4443,7 @@ class Execution:
         self._logs = logs
         self._run = run
         self._run_log = logs.of_run(run)
-        self._keeper = EventKeeper(db, run, self._run_log)
+        self._keeper = EventKeeper(db, run, logs)
         self.control = RunControl()
 
     async def execute(self) -> Outcome:
@@ -4467,9 +4486,7 @@ class Execution:
                 if tries == self.TRIES:
                     self._let_go(error)
             await asyncio.sleep(RETRY_SECONDS)
-        self._keeper.stop()
-        self._run_log.append(last)
-        self._logs.tell_thread(self._run.thread_id, last)
+        self._keeper.end(last)
         done = {"status": "run_done", "run_id": self._run.run_id}
         self._logs.tell_thread(self._run.thread_id, Event(self._logs.ids.next(), "metadata", to_json(done)))
         self._logs.close_run(self._run.run_id)
@@ -4513,9 +4530,7 @@ class Execution:
             self._run_log.last_values = event.data
             if isinstance(data, dict):
                 self._run_log.interrupts += data.get("__interrupt__", ())
-        self._run_log.append(event)
-        self._keeper.notice()
-        self._logs.tell_thread(self._run.thread_id, event)
+        self._keeper.add(event)
 
     def _lifecycle(self, event: str, error: JsonObject | None = None) -> JsonObject:
         """The beginning or the end of a run's own graph, in the event streaming protocol."""
@@ -6044,10 +6059,7 @@ def thread_stream_modes(request: Request) -> list[str]:
 
 async def kept_thread_events(server: Server, thread_id: str, last: str) -> list[Event]:
     after = parse_event_id(last) or (0, -1)
-    kept, live = await server.db.read(
-        lambda conn: (Events(conn).of_thread(thread_id, after), Runs(conn).live(thread_id))
-    )
-    return kept + server.runner.logs.live_events((run.run_id for run in live), kept[-1].id if kept else after)
+    return await server.db.read(lambda conn: Events(conn).of_thread(thread_id, after))
 
 
 async def thread_frames(
