@@ -1138,6 +1138,7 @@ MIGRATIONS = [
     );
     CREATE INDEX crons_due ON crons (next_run_date) WHERE enabled;
     CREATE INDEX crons_created ON crons (created_at);
+    CREATE INDEX crons_thread ON crons (thread_id);
     -- Webhooks not delivered yet.
     CREATE TABLE webhooks (number INTEGER PRIMARY KEY, url TEXT NOT NULL, payload BLOB NOT NULL);
     """
