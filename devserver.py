@@ -101,7 +101,8 @@ from langgraph.checkpoint.base import (
     get_checkpoint_metadata,
 )
 from langgraph.checkpoint.base.id import uuid6
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.serde._msgpack import STRICT_MSGPACK_ENABLED
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer, _create_msgpack_ext_hook
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.constants import START
@@ -2338,6 +2339,32 @@ class Items(Table):
 NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"  # LangGraph's task id of a command's own writes
 
 
+class DataTypes:
+    """The types that a checkpoint may name: those that hold data, as LangGraph's serializer writes them. Without
+    this any function of any module would be called (`os.system`) while a checkpoint is read."""
+
+    _KINDS = (enum.Enum, set, frozenset, deque, Item)
+    _METHODS = ("model_dump", "get_secret_value", "dict", "_asdict")  # by which the serializer knows them
+
+    def __contains__(self, key: tuple[str, str]) -> bool:
+        try:
+            named = getattr(importlib.import_module(key[0]), key[1])
+        except Exception:
+            return False
+        return isinstance(named, type) and (
+            dataclasses.is_dataclass(named)
+            or issubclass(named, self._KINDS)
+            or any(hasattr(named, method) for method in self._METHODS)
+        )
+
+
+def _serializer() -> JsonPlusSerializer:
+    """LangGraph's, without pickle; LANGGRAPH_STRICT_MSGPACK is left in force."""
+    if STRICT_MSGPACK_ENABLED:
+        return JsonPlusSerializer()
+    return JsonPlusSerializer(__unpack_ext_hook__=_create_msgpack_ext_hook(cast(Any, DataTypes())))
+
+
 class Saver(BaseCheckpointSaver[str]):
     """LangGraph's checkpointer on the server's file, in the official tables and format.
 
@@ -2348,7 +2375,7 @@ class Saver(BaseCheckpointSaver[str]):
     PATIENCE_SECONDS = 10.0  # for checkpoints that one is nested in
 
     def __init__(self, db: Db) -> None:
-        super().__init__(serde=JsonPlusSerializer())
+        super().__init__(serde=_serializer())
         self.db = db
 
     def get_next_version(self, current: str | None, channel: None) -> str:
@@ -7285,8 +7312,7 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in (b"host", b"origin")}
-        if problem := self._problem(scope, headers.get(b"host"), headers.get(b"origin")):
+        if problem := next(filter(None, (self._problem(scope, *header) for header in scope["headers"])), None):
             if scope["type"] == "websocket":  # closed before it is accepted: the client sees a 403
                 await send({"type": "websocket.close", "code": 4403, "reason": problem[:120]})
             else:
@@ -7296,18 +7322,21 @@ class Guard:
         async def send_varying(message: asgi.Message) -> None:
             if message["type"] == "http.response.start":
                 present = {value.lower() for name, value in message["headers"] if name.lower() == b"vary"}
-                if not any(b"origin" in value for value in present):
-                    message["headers"] = [*message["headers"], (b"vary", b"Origin")]
+                more = [] if any(b"origin" in value for value in present) else [(b"vary", b"Origin")]
+                # what a client sent may be in an answer: no browser is to find a page in it
+                message["headers"] = [*message["headers"], *more, (b"x-content-type-options", b"nosniff")]
             await send(message)
 
         await self.app(scope, receive, send_varying)
 
-    def _problem(self, scope: asgi.Scope, host: str | None, origin: str | None) -> str | None:
-        if host is not None and not self._knows_host(host):
-            return f"Host '{host}' is not this server's. Allow it in langgraph.json with http.allowed_hosts."
+    def _problem(self, scope: asgi.Scope, name: bytes, value: bytes) -> str | None:
+        """What is wrong with a header; of a host or origin that comes twice, each has to be right."""
+        text = value.decode("latin-1")
+        if name == b"host" and not self._knows_host(text):
+            return f"Host '{text}' is not this server's. Allow it in langgraph.json with http.allowed_hosts."
         reads = scope.get("method") in ("GET", "HEAD", "OPTIONS") and scope["type"] == "http"
-        if origin is not None and not reads and not self._knows_origin(origin):
-            return f"Origin '{origin}' may not change anything here. Allow it in langgraph.json with http.cors."
+        if name == b"origin" and not reads and not self._knows_origin(text):
+            return f"Origin '{text}' may not change anything here. Allow it in langgraph.json with http.cors."
         return None
 
     def _knows_host(self, host: str) -> bool:
