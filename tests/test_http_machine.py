@@ -171,7 +171,8 @@ class Server(RuleBasedStateMachine):
         self.begun(thread, "wait", user)
         self.status[thread] = "busy"
         self.runs[thread] += ["running"]
-        self.until(lambda: self.ask("GET", f"/threads/{thread}/state")["next"] == ["two"])
+        # a thread that asked or failed was at that node before
+        self.until(lambda: self.ask("GET", f"/threads/{thread}/state")["values"].get("trail") == self.trail[thread])
 
     @rule(thread=threads, user=USERS, strategy=st.sampled_from(["reject", "enqueue"]))
     def run_behind_it(self, thread: str, user: str, strategy: str) -> None:
