@@ -108,8 +108,9 @@ from langgraph.checkpoint.base import (
     get_checkpoint_metadata,
 )
 from langgraph.checkpoint.base.id import uuid6
+from langgraph.checkpoint.serde._msgpack import STRICT_MSGPACK_ENABLED
 from langgraph.checkpoint.serde.base import SerializerProtocol
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer, _create_msgpack_ext_hook
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.constants import START
@@ -586,6 +587,10 @@ class NotServed(ApiError):
     status = 501
 
 
+class Unavailable(ApiError):
+    status = 503
+
+
 class StartError(Exception):
     """The server cannot start; the message is all that the user needs to see."""
 
@@ -602,6 +607,11 @@ def now() -> str:
 
 def moment(at: datetime.datetime) -> str:
     return at.astimezone(datetime.UTC).isoformat(timespec="microseconds")
+
+
+def in_seconds(seconds: float) -> str:
+    """The moment in so many seconds, written as `now` is."""
+    return moment(datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds))
 
 
 def to_uuid(text: str, what: str) -> str:
@@ -649,10 +659,9 @@ def _jsonable(value: Any) -> Any:  # noqa: C901  one branch per type
     if isinstance(value, Mapping):
         return dict(value)
     for dump in ("model_dump", "dict"):
-        method = getattr(value, dump, None)
-        if callable(method) and not isinstance(value, type):
-            with contextlib.suppress(Exception):
-                return method()
+        with contextlib.suppress(Exception):
+            if not isinstance(value, type):
+                return getattr(value, dump)()
     return str(value) if isinstance(value, os.PathLike | ipaddress._BaseAddress) else None
 
 
@@ -1315,9 +1324,12 @@ class _Connection(aiosqlite.Connection):
     concurrent runs share a commit; the error of one leaves the others' work alone.
     """
 
-    def __init__(self, connector: Callable[[], sqlite3.Connection], begin: str) -> None:
+    def __init__(
+        self, connector: Callable[[], sqlite3.Connection], begin: str, check: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__(connector, iter_chunk_size=64)
         self._begin = begin
+        self._check = check
         self._waiting: deque[_Job] = deque()
 
     async def opened(self) -> Self:
@@ -1372,6 +1384,7 @@ class _Connection(aiosqlite.Connection):
         conn.execute(self._begin)
         try:
             results = [self._one(conn, function) for function in functions]
+            self._check()
             conn.execute("COMMIT")
         except BaseException:
             if conn.in_transaction:
@@ -1392,22 +1405,42 @@ class _Connection(aiosqlite.Connection):
         return result
 
 
+_FAULTS = {
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_BUSY: "another program has locked it",
+    sqlite3.SQLITE_READONLY: "it may only be read",
+    sqlite3.SQLITE_IOERR: "the disk fails, or takes no more",
+    sqlite3.SQLITE_CANTOPEN: "it can't be opened",
+    sqlite3.SQLITE_CORRUPT: "it is damaged",
+    sqlite3.SQLITE_NOTADB: "it is something else",
+}
+
+
+def _fault(error: sqlite3.Error) -> str | None:
+    """What is wrong with the file, if the error is not the statement's own."""
+    fault = _FAULTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)  # the rest of the bits are details
+    return fault and f"{fault} ({error})"
+
+
 class Db:
     """The SQLite file: a writer, readers, and the lock that keeps other servers out.
 
     `write` and `read` run one plain function of a connection as one transaction on a thread of the
     connection, and work from any event loop; `write_now` blocks, for worker threads. `look` is for short
-    reads, such as of one row: they cost less than a change of threads.
+    reads, such as of one row: they cost less than a change of threads. All raise Unavailable, having done
+    nothing, if the file or its disk can't be used.
     """
 
     READERS = 2
+    PATIENCE_SECONDS = 10.0  # with programs that lock the file
 
     def __init__(self, path: str, full_sync: bool = False, vectors: bool = False) -> None:
         self.path = path
         self.vectors = vectors  # whether queries may compare vectors
         self.persistent = path != ":memory:"
         self._temporary = None if self.persistent else tempfile.TemporaryDirectory(prefix="devserver-")
-        self._file = path if self._temporary is None else os.path.join(self._temporary.name, "devserver.db")
+        # absolute: nodes may change the current folder
+        self._file = os.path.join(self._temporary.name, "devserver.db") if self._temporary else os.path.abspath(path)
         self._full_sync = full_sync
         self._lock: IO[str] | None = None
         self._writer: _Connection
@@ -1415,12 +1448,16 @@ class Db:
         self._next = 0
         self._idle: deque[sqlite3.Connection] = deque()
         self._owned: list[sqlite3.Connection] = []
+        self._identity: tuple[int, int] | None = None
 
     async def open(self) -> None:
         """Raises StartError with a message for the user if the file can't be used."""
         self._lock = _lock_file(self._file)
         try:
-            self._writer = await _Connection(lambda: self._connect(True), "BEGIN IMMEDIATE").opened()
+            self._writer = await _Connection(
+                lambda: self._connect(True), "BEGIN IMMEDIATE", self._check_present
+            ).opened()
+            self._identity = self._found()
             self._readers = [
                 await _Connection(lambda: self._connect(False), "BEGIN").opened() for _ in range(self.READERS)
             ]
@@ -1428,7 +1465,9 @@ class Db:
             self._unlock()
             if isinstance(error, StartError):
                 raise
-            raise StartError(f"{self.path}: {error}. Is it a devserver database, and can it be written?") from None
+            raise StartError(
+                f"{self.path}: {_fault(error) or error}. Is it a devserver database, and can it be written?"
+            ) from None
 
     def announce(self, address: str) -> None:
         """Write where the server listens beside its pid, for commands that look for it."""
@@ -1453,29 +1492,58 @@ class Db:
             self._lock.close()
 
     async def write(self, function: Callable[..., T], *args: Any) -> T:
-        return await self._writer.run(lambda conn: function(conn, *args))
+        with self._naming_faults():
+            return await self._writer.run(lambda conn: function(conn, *args))
 
     def write_now(self, function: Callable[..., T], *args: Any) -> T:
-        return self._writer.run_now(lambda conn: function(conn, *args))
+        with self._naming_faults():
+            return self._writer.run_now(lambda conn: function(conn, *args))
 
     async def read(self, function: Callable[..., T], *args: Any) -> T:
         self._next += 1
-        return await self._readers[self._next % self.READERS].run(lambda conn: function(conn, *args))
+        with self._naming_faults():
+            return await self._readers[self._next % self.READERS].run(lambda conn: function(conn, *args))
 
     def look(self, function: Callable[..., T], *args: Any) -> T:
+        with self._naming_faults():
+            try:
+                conn = self._idle.pop()
+            except IndexError:
+                self._check_present()
+                conn = self._connect(False)
+                self._owned.append(conn)
+            try:
+                return function(conn, *args)
+            finally:
+                self._idle.append(conn)
+
+    @contextlib.contextmanager
+    def _naming_faults(self) -> Iterator[None]:
         try:
-            conn = self._idle.pop()
-        except IndexError:
-            conn = self._connect(False)
-            self._owned.append(conn)
-        try:
-            return function(conn, *args)
-        finally:
-            self._idle.append(conn)
+            yield
+        except sqlite3.Error as error:
+            if (fault := _fault(error)) is None:
+                raise
+            raise Unavailable(f"{self.path}: {fault}") from None
+
+    def _found(self) -> tuple[int, int] | None:
+        with contextlib.suppress(OSError):
+            found = os.stat(self._file)
+            return found.st_dev, found.st_ino
+        return None
+
+    def _check_present(self) -> None:
+        """Raises Unavailable where SQLite would go on with a file that nobody can find again."""
+        if self._found() != self._identity:
+            raise Unavailable(f"{self.path} was deleted or replaced. Put it back, or start the server again.")
 
     def _connect(self, writer: bool) -> sqlite3.Connection:
         conn = sqlite3.connect(
-            self._file, timeout=30, isolation_level=None, cached_statements=512, check_same_thread=False
+            self._file,
+            timeout=self.PATIENCE_SECONDS,
+            isolation_level=None,
+            cached_statements=512,
+            check_same_thread=False,
         )
         conn.row_factory = sqlite3.Row
         conn.create_function("contains", 2, _contains_text, deterministic=True)
@@ -2095,7 +2163,7 @@ class Runs(Table):
         threads.passes(limits)
         query = (
             "SELECT thread_id, run_id FROM runs WHERE status IN ('pending', 'running') AND status IN (?, ?) "
-            f"AND thread_id IN (SELECT thread_id FROM threads WHERE {threads})"
+            f"AND EXISTS (SELECT 1 FROM threads WHERE thread_id = runs.thread_id AND {threads})"
         )
         return [tuple(row) for row in self.conn.execute(query, (*wanted, *threads.parameters))]
 
@@ -2216,6 +2284,16 @@ class Runs(Table):
         ).fetchone()
         return row is not None and row[0] == run.run_id
 
+    def reached_in(self, run: Run) -> int:
+        """The attempt that wrote the thread's latest checkpoint; 0 if no attempt of this run did."""
+        row = self.conn.execute(
+            "SELECT coalesce(json_extract(CAST(metadata AS TEXT), '$.run_attempt'), 0) FROM checkpoints "
+            "WHERE thread_id = ? AND json_extract(CAST(metadata AS TEXT), '$.run_id') = ? "
+            "ORDER BY checkpoint_id DESC LIMIT 1",
+            (run.thread_id, run.run_id),
+        ).fetchone()
+        return row[0] if row else 0
+
     def has_used_answer(self, run: Run) -> bool:
         """Whether the answer that the run brought was used: by a task, or by a subgraph that has gone on."""
         return self._exists(
@@ -2312,7 +2390,8 @@ class Tasks(Table):
         where, threads = Where(), Where()
         threads.passes(limits)
         if limits:
-            where.add(f"thread_id IN (SELECT thread_id FROM threads WHERE {threads})", *threads.parameters)
+            of_thread = f"SELECT 1 FROM threads WHERE thread_id = newest.thread_id AND {threads}"
+            where.add(f"EXISTS ({of_thread})", *threads.parameters)
         where.add("assistant_id = ?", assistant_id)
         for condition, value in (("thread_id = ?", thread_id), ("state = ?", state), ("updated_at >= ?", since)):
             if value is not None:
@@ -2341,6 +2420,54 @@ class Event(NamedTuple):
     seq: int = 0
 
 
+PART_BYTES = 256 * 1024
+
+
+def first_part(events: Iterable[Event]) -> list[Event]:
+    """As many of the events as are handled at once: some hundred KB, but at least one."""
+    part, size = [], 0
+    for event in events:
+        part.append(event)
+        size += len(event.data)
+        if size >= PART_BYTES:
+            break
+    return part
+
+
+class Overflow:
+    """Events that a log can't hold in memory, by their number, in a temporary file that nobody else sees.
+
+    Its methods raise sqlite3.Error if the disk is full.
+    """
+
+    MAX_PAGES = 2**18  # of 4 KB
+
+    def __init__(self, max_pages: int) -> None:
+        self._conn = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._conn.execute("PRAGMA journal_mode = OFF")
+        self._conn.execute(f"PRAGMA max_page_count = {min(max_pages, self.MAX_PAGES)}")
+        self._conn.execute("CREATE TABLE events (number INTEGER PRIMARY KEY, ms, n, event, data, seq)")
+
+    def append(self, first: int, events: Iterable[Event]) -> None:
+        rows = ((number, *event.id, *event[1:]) for number, event in enumerate(events, first))
+        self._conn.execute("BEGIN")
+        self._conn.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
+        self._conn.execute("COMMIT")
+
+    def part(self, number: int) -> list[Event]:
+        rows = self._conn.execute("SELECT * FROM events WHERE number >= ? ORDER BY number", (number,))
+        return first_part(Event((ms, n), *rest) for _, ms, n, *rest in rows)
+
+    def number_after(self, event_id: tuple[int, int]) -> int | None:
+        """The number of the first event after this one."""
+        query = "SELECT number FROM events WHERE (ms, n) > (?, ?) ORDER BY number LIMIT 1"
+        row = self._conn.execute(query, event_id).fetchone()
+        return row[0] if row else None
+
+    def close(self) -> None:
+        self._conn.close()
+
+
 class Events(Table):
     """The events of resumable runs, kept for clients that come back."""
 
@@ -2353,9 +2480,11 @@ class Events(Table):
             [(thread_id, run_id, *event.id, event.name, event.data, event.seq) for event in events],
         )
 
-    def of_run(self, run_id: str) -> list[Event]:
-        query = "SELECT ms, n, event, data, seq FROM events WHERE run_id = ? ORDER BY ms, n"
-        return [Event((ms, n), *rest) for ms, n, *rest in self.conn.execute(query, (run_id,))]
+    def of_run(self, run_id: str, after: tuple[int, int]) -> list[Event]:
+        """The next of them, a part at a time."""
+        query = "SELECT ms, n, event, data, seq FROM events WHERE run_id = ? AND (ms, n) > (?, ?) ORDER BY ms, n"
+        rows = self.conn.execute(query, (run_id, *after))
+        return first_part(Event((ms, n), *rest) for ms, n, *rest in rows)
 
     def of_thread(self, thread_id: str, after: tuple[int, int], limit: int = -1) -> list[Event]:
         query = (
@@ -2635,6 +2764,25 @@ class Recall:
 
 
 RECALL: contextvars.ContextVar[Recall | None] = contextvars.ContextVar("recall", default=None)
+
+
+class DataTypes:
+    """The types that a checkpoint may name: those that hold data, as LangGraph's serializer writes them. Without
+    this any function of any module would be called (`os.system`) while a checkpoint is read."""
+
+    _KINDS = (enum.Enum, set, frozenset, deque, Item)
+    _METHODS = ("model_dump", "get_secret_value", "dict", "_asdict")  # by which the serializer knows them
+
+    def __contains__(self, key: tuple[str, str]) -> bool:
+        try:
+            named = getattr(importlib.import_module(key[0]), key[1])
+        except Exception:
+            return False
+        return isinstance(named, type) and (
+            dataclasses.is_dataclass(named)
+            or issubclass(named, self._KINDS)
+            or any(hasattr(named, method) for method in self._METHODS)
+        )
 
 
 class Saver(BaseCheckpointSaver[str]):
@@ -3370,6 +3518,8 @@ class CheckpointerSerde(SettingsPart):
         allowed: JsonObject = {key: getattr(self, key) for key in self.model_fields_set}
         for key, modules in allowed.items():
             allowed[key] = [tuple(names) for names in modules] if isinstance(modules, list) else modules
+        if "allowed_msgpack_modules" not in allowed and not STRICT_MSGPACK_ENABLED:
+            allowed["__unpack_ext_hook__"] = _create_msgpack_ext_hook(cast(Any, DataTypes()))
         return JsonPlusSerializer(**allowed)
 
 
@@ -4300,7 +4450,7 @@ def to_command(command: JsonObject) -> langgraph_types.Command[Any]:
 
 HEARTBEAT_SECONDS = 5.0
 BURST_SECONDS = 0.001
-MAX_BEHIND = 64 * 2**20  # bytes that a follower of a thread may be behind
+MAX_BEHIND_PAGES = 2**14  # of 4 KB, that a follower of a thread may be behind besides what is in memory
 
 
 class EventIds:
@@ -4356,24 +4506,36 @@ class Follower:
         return True
 
 
-class RunLog:
-    """The events of one live run, in memory, and those who follow it.
+class Overtaken(Exception):
+    """A follower is so far behind that there is no place to keep what it has not seen."""
 
-    A resumable run's log holds all its events; another one forgets what every follower has seen. Followers for
-    whom it would have to hold more than `limit` bytes of data lose their place.
+
+class RunLog:
+    """The events of one live run, and those who follow it.
+
+    A resumable run's log holds all its events, and shows them once they are in the database: what a client has
+    seen is there after a crash. Another one forgets what every follower has seen. What there is no room for in
+    memory overflows to the disk, so nobody loses anything by reading slowly.
     """
 
-    def __init__(self, resumable: bool, limit: float = math.inf) -> None:
+    MEMORY_BYTES = 8 * 1024 * 1024
+    EVENT_BYTES = 250  # that an event takes besides its data
+
+    def __init__(self, resumable: bool, max_pages: int = Overflow.MAX_PAGES) -> None:
         self.resumable = resumable
         self.closed = False
         self.last_values: Any = MISSING
         self.interrupts: list[Any] = []
         self.error: bytes | None = None
-        self._events: list[Event] = []
-        self._dropped = 0
-        self._limit = limit
+        self.farewell: Event | None = None  # to those who are let go before the end is stored
+        self._events: list[Event] = []  # the newest; events are numbered from 0 on
+        self._first = 0  # the number of the first of them
         self._size = 0
-        self._followers: dict[Follower, int] = {}
+        self._max_pages = max_pages
+        self._overflow: Overflow | None = None  # the older ones
+        self._lost = 0  # the number below which neither holds any
+        self._kept = 0  # the number of events that are in the database, if they are to be
+        self._followers: dict[Follower, int] = {}  # the number of the event that each wants next
         self._waiters: set[Follower] = set()
         self._lock = threading.Lock()
 
@@ -4384,34 +4546,75 @@ class RunLog:
 
     def append(self, event: Event) -> None:
         with self._lock:
-            followers = list(self._followers)
             if self.is_heard:
                 self._events.append(event)
-                self._size += len(event.data)
-                while self._size > self._limit:
-                    last = min(self._followers.values())
-                    self._followers = {each: at for each, at in self._followers.items() if at > last}
-                    self._forget()
+                self._size += len(event.data) + self.EVENT_BYTES
+                if self._size > self.MEMORY_BYTES:
+                    self._make_room()
+        if not self.resumable:
+            self._wake()
+
+    def keep(self, count: int) -> None:
+        """So many more events are in the database."""
+        self._kept += count
+        self._wake()
+
+    def _wake(self) -> None:
+        with self._lock:
+            followers = list(self._followers)
         for follower in followers:
             follower.wake()
+
+    def _make_room(self) -> None:
+        oldest = first_part(self._events)
+        try:
+            self._overflow = self._overflow or Overflow(self._max_pages)
+            self._overflow.append(self._first, oldest)
+        except sqlite3.Error as error:
+            log.warning("the events of a run are too many for memory and disk (%s): slow readers are cut off", error)
+            self._drop_overflow()
+            self._lost = self._first + len(oldest)
+        self._forget(len(oldest))
+
+    def _forget(self, count: int) -> None:
+        self._size -= sum(len(event.data) + self.EVENT_BYTES for event in self._events[:count])
+        del self._events[:count]
+        self._first += count
+
+    def _drop_overflow(self) -> None:
+        if self._overflow is not None:
+            self._overflow.close()
+            self._overflow = None
 
     def close(self) -> None:
         """No event follows."""
         self.closed = True
         for follower in [*self._followers, *self._waiters]:
             follower.wake()
+        self._release()
+
+    def _release(self) -> None:
+        with self._lock:
+            if self.closed and not self._followers:
+                self._drop_overflow()
 
     def join(self, follower: Follower, after: tuple[int, int] | None) -> None:
         """Follow from now on, or from after an event that the log still has."""
         with self._lock:
-            position = self._dropped + len(self._events)
-            if after is not None:
-                position -= sum(1 for event in self._events if event.id > after)
-            self._followers[follower] = position
+            self._followers[follower] = self._number_after(after)
+
+    def _number_after(self, event_id: tuple[int, int] | None) -> int:
+        if event_id is not None and self._overflow is not None:
+            number = self._overflow.number_after(event_id)
+            if number is not None:
+                return number
+        newer = 0 if event_id is None else sum(1 for event in self._events if event.id > event_id)
+        return self._first + len(self._events) - newer
 
     def leave(self, follower: Follower) -> None:
         with self._lock:
             self._followers.pop(follower, None)
+        self._release()
 
     async def wait_closed(self, heartbeat: float = HEARTBEAT_SECONDS) -> AsyncIterator[None]:
         """Ends when the log closes; gives something after each `heartbeat` seconds until then."""
@@ -4424,36 +4627,43 @@ class RunLog:
         finally:
             self._waiters.discard(follower)
 
-    def ready(self, follower: Follower) -> bool:
-        return self.closed or self._followers.get(follower, 0) < self._dropped + len(self._events)
+    def _end(self) -> int:
+        """The number after the last event that may be shown."""
+        return self._kept if self.resumable and not self.closed else self._first + len(self._events)
 
-    def take(self, follower: Follower) -> list[Event]:
-        """What the follower has not seen yet."""
+    def ready(self, follower: Follower) -> bool:
+        return self.closed or self._followers.get(follower, 0) < self._end()
+
+    def take(self, follower: Follower, keeps: bool = False) -> list[Event]:
+        """What the follower has not seen yet, or a part of it; also what is not kept yet if the follower is who
+        keeps it. Raises Overtaken."""
         with self._lock:
-            if follower not in self._followers:
-                return []
-            fresh = self._events[self._followers[follower] - self._dropped :]
-            self._followers[follower] = self._dropped + len(self._events)
-            if not self.resumable:
-                self._forget()
+            number = self._followers[follower]
+            fresh = self._part(number)
+            if not keeps:
+                fresh = fresh[: max(0, self._end() - number)]
+            self._followers[follower] = number + len(fresh)
+            if not self.resumable and (seen := min(self._followers.values())) >= self._first:
+                self._forget(seen - self._first)
+                self._drop_overflow()
             return fresh
 
-    def _forget(self) -> None:
-        """Drop what every follower has seen."""
-        seen = min((at - self._dropped for at in self._followers.values()), default=len(self._events))
-        self._size -= sum(len(event.data) for event in self._events[:seen])
-        del self._events[:seen]
-        self._dropped += seen
+    def _part(self, number: int) -> list[Event]:
+        if number < self._lost:
+            raise Overtaken
+        if number < self._first and self._overflow is not None:
+            return self._overflow.part(number)
+        return first_part(self._events[index] for index in range(number - self._first, len(self._events)))
 
     async def follow(self, follower: Follower, heartbeat: float = HEARTBEAT_SECONDS) -> AsyncIterator[list[Event]]:
-        """Batches of events until the log closes, or the follower is too far behind; an empty one after each
-        silent `heartbeat` seconds.
+        """Batches of events until the log closes; an empty one after each silent `heartbeat` seconds. Raises Overtaken.
 
         An event after a pause goes at once; a burst goes in batches a millisecond apart.
         """
         sent = 0.0
         try:
-            while follower in self._followers:
+            while True:
+                closed = self.closed  # before the last look
                 fresh = self.take(follower)
                 if fresh:
                     if (left := sent + BURST_SECONDS - time.monotonic()) > 0 and not self.closed:
@@ -4461,7 +4671,7 @@ class RunLog:
                         fresh += self.take(follower)
                     sent = time.monotonic()
                     yield fresh
-                elif self.closed:
+                elif closed:
                     return
                 elif not await follower.sleep(lambda: self.ready(follower), heartbeat):
                     yield []
@@ -4499,15 +4709,9 @@ class Logs:
         for each in ended:
             each.close()
 
-    def live_events(self, run_ids: Iterable[str]) -> list[Event]:
-        """What the logs of these runs still hold."""
-        with self._lock:
-            held = [self._runs[run_id] for run_id in run_ids if run_id in self._runs]
-        return [event for each in held if each.resumable for event in list(each._events)]
-
     def follow_thread(self, thread_id: str, follower: Follower) -> RunLog:
         with self._lock:
-            joined = self._threads.setdefault(thread_id, RunLog(False, MAX_BEHIND))
+            joined = self._threads.setdefault(thread_id, RunLog(False, MAX_BEHIND_PAGES))
             joined.join(follower, None)
             return joined
 
@@ -5185,6 +5389,7 @@ def recover_runs(conn: sqlite3.Connection) -> list[str]:
 
 
 NODE_THREADS = "devserver-node"
+RETRY_SECONDS = 1.0  # between tries to store what the database does not take
 
 
 class RunLoop:
@@ -5278,54 +5483,95 @@ class RunLoop:
         return f"{stack[-1].filename}:{stack[-1].lineno}" if stack else "something"
 
 
-class EventKeeper:
-    """Writes a resumable run's events to the database while the run goes on, as fast as the file takes them."""
+async def kept_parts(db: Db, run_id: str, after: tuple[int, int] = (0, -1)) -> AsyncIterator[list[Event]]:
+    """The events of a resumable run that are in the database, a part at a time."""
+    while part := await db.read(lambda conn, after=after: Events(conn).of_run(run_id, after)):
+        yield part
+        after = part[-1].id
 
-    def __init__(self, db: Db, run: Run) -> None:
+
+class EventKeeper:
+    """Takes a run's events to those who follow the run or its thread; those of a resumable run go to the
+    database before, each once, in order."""
+
+    def __init__(self, db: Db, run: Run, logs: Logs) -> None:
         self._db = db
         self._run = run
-        self._unwritten: list[Event] = []
+        self._logs = logs
+        self._run_log = logs.of_run(run)
+        self._follower: Follower | None = None
+        self._part: list[Event] = []  # taken from the log, not written yet
         self._writing: asyncio.Task[None] | None = None
-        modes = {"messages" if mode == "messages-tuple" else mode for mode in run.kwargs["stream_mode"]}
-        self._kept = modes | {"metadata", "error", "protocol"} if run.kwargs["resumable"] else set()
 
-    async def restore(self, run_log: RunLog) -> None:
+    async def start(self) -> None:
         """On a later attempt, what earlier ones sent is in the log as well."""
-        if self._kept and self._run.attempt > 1:
-            for event in await self._db.read(lambda conn: Events(conn).of_run(self._run.run_id)):
-                run_log.append(event)
+        if self._run_log.resumable:
+            if self._run.attempt > 1:
+                async for part in kept_parts(self._db, self._run.run_id):
+                    for event in part:
+                        self._run_log.append(event)
+                    self._run_log.keep(len(part))
+            self._follower = Follower()
+            self._run_log.join(self._follower, None)
 
     def add(self, event: Event) -> None:
-        if event.name.partition("|")[0].partition("/")[0] in self._kept:
-            self._unwritten.append(event)
-            if self._writing is None or self._writing.done():
-                self._writing = asyncio.ensure_future(self._write())
+        self._run_log.append(event)
+        if self._follower is None:
+            self._logs.tell_thread(self._run.thread_id, event)
+        elif self._writing is None or self._writing.done():
+            self._writing = asyncio.ensure_future(self._try())
+
+    async def _try(self) -> None:
+        with contextlib.suppress(Unavailable, Overtaken):  # the flush that has to follow says so
+            await self._write()
 
     async def _write(self) -> None:
-        while batch := self.rest():
-            await self._db.write(lambda conn, batch=batch: self._append(conn, batch))
+        while self._follower and (part := self._part or self._run_log.take(self._follower, keeps=True)):
+            self._part = part
+            await self._db.write(self.append, part)
+            self._part = []
+            self._run_log.keep(len(part))
+            for event in part:
+                self._logs.tell_thread(self._run.thread_id, event)
 
     async def flush(self) -> None:
-        """Wait until everything is in the database."""
+        """Write all that is left. Raises Unavailable, and Overtaken if events were lost."""
         if self._writing is not None:
-            await self._writing
+            await asyncio.wait([self._writing])
         await self._write()
 
-    def _append(self, conn: sqlite3.Connection, events: list[Event]) -> None:
-        Events(conn).append(self._run.thread_id, self._run.run_id, events)
+    def append(self, conn: sqlite3.Connection, events: Sequence[Event]) -> None:
+        if self._run_log.resumable:
+            Events(conn).append(self._run.thread_id, self._run.run_id, events)
 
-    def rest(self) -> list[Event]:
-        """What is not on its way to the database yet; the transaction that ends the run takes it along."""
-        rest, self._unwritten = self._unwritten, []
-        return rest
+    def end(self, last: Sequence[Event]) -> None:
+        """The last events, which the transaction that ended the run has kept."""
+        self.stop()
+        for event in last:
+            self.add(event)
+
+    def stop(self) -> None:
+        if self._follower is not None:
+            self._run_log.leave(self._follower)
+            self._follower = None
 
 
 def _thread_place(thread_id: str) -> RunnableConfig:
     return {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
 
 
+ATTEMPTS = 5
+
+
+class Fatal(Exception):
+    """A run that seems to take the server with it, again and again."""
+
+
 def _resume(conn: sqlite3.Connection, run: Run) -> Run:
-    """How a later attempt of a run goes on: without its input if that was applied, else from the start."""
+    """How a later attempt of a run goes on: without its input if that was applied, else from the start. Raises
+    Fatal after some attempts in a row that stored nothing."""
+    if (vain := run.attempt - 1 - Runs(conn).reached_in(run)) >= ATTEMPTS:
+        raise Fatal(f"the server ended {vain} times while this run went on, so it is not tried again")
     if Runs(conn).has_checkpoint(run):
         configurable = without_reserved(
             run.kwargs["config"]["configurable"], frozenset({"checkpoint_id", "checkpoint_ns", "checkpoint_map"})
@@ -5375,13 +5621,15 @@ def _strict_refusal(error: BaseException) -> JsonObject | None:
 class Execution:
     """One attempt at a run: its graph is called, and its events go to the log, the thread and the database."""
 
+    TRIES = 10  # to store the end, before those who follow are let go
+
     def __init__(self, db: Db, graphs: Graphs, logs: Logs, run: Run) -> None:
         self._db = db
         self._graphs = graphs
         self._logs = logs
         self._run = run
         self._run_log = logs.of_run(run)
-        self._keeper = EventKeeper(db, run)
+        self._keeper = EventKeeper(db, run, logs)
         self._seq = db.look(lambda conn: Events(conn).last_seq(run.thread_id)) + LOST_SEQS * (run.attempt - 1)
         self._speaking: dict[str, JsonObject] = {}  # what messages have begun with, by their model's run
         self.control = RunControl()
@@ -5389,7 +5637,7 @@ class Execution:
     async def execute(self) -> Outcome:
         """Call the graph, with the run's shared values bound."""
         try:
-            await self._keeper.restore(self._run_log)
+            await self._keeper.start()
             self._tell("metadata", {"run_id": self._run.run_id, "attempt": self._run.attempt})
             self._tell(f"{PROTOCOL}lifecycle", self._lifecycle({"event": "running"}))
             return await self._call_graph()
@@ -5401,25 +5649,32 @@ class Execution:
             if isinstance(error, RunGone):
                 return Outcome("error")
             value = exception_value(error)
-            log.error("%s failed", self._run.graph_id, exc_info=error)
+            log.error("%s failed", self._run.graph_id, exc_info=None if isinstance(error, Unavailable) else error)
             self._run_log.error = to_json(value)
             self._tell("error", value)
             RUN_SCOPE.set(None)
             return Outcome("error", value, await self.rest_after_cancel(), refusal=_strict_refusal(error))
 
-    async def flush(self) -> None:
-        await self._keeper.flush()
+    async def end(self, outcome: Outcome, patient: Callable[[], bool]) -> Run | None:
+        """Store how the run ended, then tell those who follow it. Gives the run if it was still there.
 
-    async def end(self, outcome: Outcome) -> Run | None:
-        """Store how the run ended, then tell those who follow it. Gives the run if it was still there."""
+        While the database takes nothing there are further tries, as long as `patient` says so (else it raises
+        Unavailable); after some of them those who follow need not wait any more.
+        """
         self._hush(outcome)
         last = [self._event(f"{PROTOCOL}lifecycle", self._lifecycle(each)) for each in _terminals(outcome)]
-        for event in last:
-            self._keeper.add(event)
-        ended = await self._db.write(self._finish, outcome, self._keeper.rest())
-        for event in last:
-            self._run_log.append(event)
-            self._logs.tell_thread(self._run.thread_id, event)
+        for tries in itertools.count(1):
+            try:
+                await self._keeper.flush()
+                ended = await self._db.write(self._finish, outcome, last)
+                break
+            except Unavailable as error:
+                if not patient():
+                    raise
+                if tries == self.TRIES:
+                    self._let_go(error)
+            await asyncio.sleep(RETRY_SECONDS)
+        self._keeper.end(last)
         done = {"status": "run_done", "run_id": self._run.run_id}
         self._logs.tell_thread(self._run.thread_id, self._event("metadata", done))
         self._logs.close_run(self._run.run_id)
@@ -5431,6 +5686,11 @@ class Execution:
         for begun in list(self._speaking.values()):
             cut = {"event": "error", "message": why, "id": begun["data"]["id"], "run_id": begun["data"]["run_id"]}
             self._tell(f"{PROTOCOL}messages", {**begun, "timestamp": time.time_ns() // 1_000_000, "data": cut})
+
+    async def leave(self) -> None:
+        """The run is going on with the next start of the server."""
+        await self._keeper.flush()
+        self._keeper.stop()
 
     async def rest_after_cancel(self) -> Rest | None:
         """The thread's state after a run that was stopped or failed; None if that can't be told."""
@@ -5444,14 +5704,23 @@ class Execution:
             log.debug("no state after run %s: %s", self._run.run_id, error)
             return None
 
-    def _finish(self, conn: sqlite3.Connection, outcome: Outcome, events: list[Event]) -> Run | None:
-        Events(conn).append(self._run.thread_id, self._run.run_id, events)
+    def _let_go(self, error: Unavailable) -> None:
+        """Those who follow the run: its end can't be stored, and that may last."""
+        log.error("run %s has ended, which is stored as soon as it can be: %s", self._run.run_id, error)
+        if self._run_log.error is None:
+            self._run_log.error = to_json(exception_value(error))
+            self._run_log.farewell = Event(self._logs.ids.next(), "error", self._run_log.error)
+        self._logs.close_run(self._run.run_id)
+
+    def _finish(self, conn: sqlite3.Connection, outcome: Outcome, last: list[Event]) -> Run | None:
+        self._keeper.append(conn, last)
         Events(conn).set_last_seq(self._run.thread_id, self._seq)
         return finish_run(conn, self._run, outcome, outcome.error)
 
     def _event(self, name: str, data: Any) -> Event:
         size = protocol_size(name, data)
-        event = Event(self._logs.ids.next(), name, to_json(data), self._seq + 1 if size else 0)
+        text = bytes(memoryview(to_json(data)))  # a copy of its own size: orjson's keeps a buffer of 4 KB
+        event = Event(self._logs.ids.next(), name, text, self._seq + 1 if size else 0)
         self._seq += size
         return event
 
@@ -5467,10 +5736,7 @@ class Execution:
             if isinstance(data, dict):
                 self._run_log.interrupts += data.get("__interrupt__", ())
         if self._run_log.is_heard or self._logs.is_thread_followed(self._run.thread_id):
-            event = self._event(name, data)
-            self._run_log.append(event)
-            self._keeper.add(event)
-            self._logs.tell_thread(self._run.thread_id, event)
+            self._keeper.add(self._event(name, data))
 
     def _lifecycle(self, data: JsonObject) -> JsonObject:
         """The beginning or the end of a run's own graph, in the event streaming protocol."""
@@ -5613,25 +5879,22 @@ class Schedule:
         self._loop, rested = asyncio.get_running_loop(), now()
         while not self._stopped:
             self._noticed.clear()
+            at = datetime.datetime.now(datetime.UTC)
             try:
                 due = self._db.look(self._next_due)
-            except Exception:
-                log.exception("what is due cannot be read; another try in 10 s")
-                await asyncio.sleep(10)
-                continue
-            at = datetime.datetime.now(datetime.UTC)
-            if due is None:
-                await self._noticed.wait()
-            elif (due := max(due, rested)) <= moment(at):
-                try:
+                if due is not None and (due := max(due, rested)) <= moment(at):
                     await self._act()
-                except Exception:
-                    log.exception("what is due has to wait; another try in 10 s")
-                    await asyncio.sleep(10)
-                rested = moment(at + self._pause)
-            else:
+                    rested = moment(at + self._pause)
+                    continue
+            except Exception as error:
+                unknown = None if isinstance(error, Unavailable) else error
+                log.error("what is due has to wait, another try follows: %s", error, exc_info=unknown)
+                due = in_seconds(10 * RETRY_SECONDS)
+            if due is not None:
                 # Clocks of event loops stand still while a laptop sleeps: look at the real one now and then.
-                await _sleep_until(min(due, moment(at + datetime.timedelta(seconds=60))), self._noticed)
+                await _sleep_until(min(due, in_seconds(60)), self._noticed)
+            else:
+                await self._noticed.wait()
 
 
 async def sweep_items(db: Db) -> None:
@@ -5645,6 +5908,16 @@ async def sweep_threads(db: Db, serde: SerializerProtocol, limit: int) -> None:
     for _ in range(limit):
         if not await db.write(expire_thread, serde):
             break
+
+
+def log_end(run: Run, ended: Run, outcome: Outcome, seconds: float) -> None:
+    """One line per run."""
+    status = {"rollback": "rolled back", "interrupt": "interrupted"}.get(ended.cancel or "", outcome.status)
+    error = f" {outcome.error['error']}: {outcome.error['message']}" if outcome.error and not ended.cancel else ""
+    level = logging.WARNING if outcome.status == "error" and not ended.cancel else logging.INFO
+    log.log(
+        level, "run %s thread %s graph %s %s %.3f s%s", run.run_id, run.thread_id, run.graph_id, status, seconds, error
+    )
 
 
 class Worker:
@@ -5823,9 +6096,13 @@ class Runner:
     async def _claim(self, thread_id: str, worker: Worker) -> Run | str | None:
         if worker.started:
             return worker.started.popleft()
-        if not self.db.look(lambda conn: Runs(conn).has_pending(thread_id)):
-            return None
-        return await self.db.write(lambda conn: Runs(conn).claim(thread_id))
+        try:
+            if not self.db.look(lambda conn: Runs(conn).has_pending(thread_id)):
+                return None
+            return await self.db.write(lambda conn: Runs(conn).claim(thread_id))
+        except Unavailable as error:
+            log.warning("thread %s waits: %s", thread_id, error)
+            return in_seconds(RETRY_SECONDS)
 
     async def _fire_crons(self) -> None:
         for created in await self.db.write(fire_crons, self.graphs.shared(), self.thread_ttl):
@@ -5835,9 +6112,12 @@ class Runner:
         """Run it; what can't be stored ends the run, and leaves the thread's others alone."""
         try:
             await self._run(run)
+        except Unavailable as error:
+            log.error("run %s goes on when the server starts again: %s", run.run_id, error)
         except Exception as error:
             log.exception("run %s could not be ended", run.run_id)
             await self.db.write(finish_run, run, Outcome("error", exception_value(error)), None)
+        finally:
             self.logs.close_run(run.run_id)
 
     async def _run(self, run: Run) -> None:
@@ -5854,29 +6134,14 @@ class Runner:
         finally:
             del self._tasks[run.run_id], self._executions[run.run_id]
         if outcome.status == "pending":  # the server is stopping
-            await execution.flush()
+            await execution.leave()
             return
         if outcome.status == "interrupted":
             outcome = Outcome("interrupted", rest=await execution.rest_after_cancel())
-        if (ended := await execution.end(outcome)) is not None:
-            self._log(run, ended, outcome, time.monotonic() - begun)
+        if (ended := await execution.end(outcome, lambda: not self.stopping)) is not None:
+            log_end(run, ended, outcome, time.monotonic() - begun)
         if run.kwargs["webhook"]:
             await self._webhooks.send_due()
-
-    def _log(self, run: Run, ended: Run, outcome: Outcome, seconds: float) -> None:
-        status = {"rollback": "rolled back", "interrupt": "interrupted"}.get(ended.cancel or "", outcome.status)
-        error = f" {outcome.error['error']}: {outcome.error['message']}" if outcome.error and not ended.cancel else ""
-        level = logging.WARNING if outcome.status == "error" and not ended.cancel else logging.INFO
-        log.log(
-            level,
-            "run %s thread %s graph %s %s %.3f s%s",
-            run.run_id,
-            run.thread_id,
-            run.graph_id,
-            status,
-            seconds,
-            error,
-        )
 
     def _stop_graph(self, run_id: str) -> None:
         if (task := self._tasks.get(run_id)) is not None:
@@ -7139,6 +7404,8 @@ async def run_frames(
         run_frame_texts(batch, modes, after, run_log.resumable) async for batch in batches
     ):
         yield part
+    if run_log.farewell:
+        yield sse_frame(run_log.farewell, run_log.resumable)
 
 
 async def with_heartbeats(batches: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
@@ -7168,7 +7435,8 @@ def event_stream(
     server: Server, run: Run | None, frames: AsyncIterator[bytes], headers: Mapping[str, str], cancel: bool
 ) -> Response:
     """A response that streams; if its client leaves early and `cancel` is set, the run is cancelled."""
-    return StreamingResponse(guarded(server, run, frames, cancel, "run stream"), headers={**STREAM_HEADERS, **headers})
+    frames = guarded(server, run, frames, cancel, "run stream")
+    return CutResponse(frames, headers={**STREAM_HEADERS, **headers})
 
 
 async def guarded(
@@ -7215,7 +7483,7 @@ class CutResponse(StreamingResponse):
     """A stream that may break off, so that its client can't take it for whole and asks again."""
 
     async def stream_response(self, send: asgi.Send) -> None:
-        with contextlib.suppress(Unfinished):
+        with contextlib.suppress(Unfinished, Overtaken):
             await super().stream_response(send)
 
 
@@ -7382,7 +7650,7 @@ async def join_run_stream(server: Server, request: Request) -> Response:
     follower = Follower()
     joined = await live_log(server, run, follower, after)
     if joined is None:
-        frames = once(await kept_frames(server, run, after if last is not None else None, modes))
+        frames = kept_frames(server, run, after if last is not None else None, modes)
     else:
         nonsense = (2**62, 0)
         frames = run_frames(joined, follower, modes, after or nonsense)
@@ -7394,12 +7662,14 @@ async def once(part: bytes) -> AsyncIterator[bytes]:
         yield part
 
 
-async def kept_frames(server: Server, run: Run, after: tuple[int, int] | None, modes: list[str]) -> bytes:
+async def kept_frames(
+    server: Server, run: Run, after: tuple[int, int] | None, modes: list[str]
+) -> AsyncIterator[bytes]:
     """The kept events of a run that is over, if it was resumable and its client asks for them."""
-    if after is None or not run.kwargs["resumable"]:
-        return b""
-    events = await server.db.read(lambda conn: Events(conn).of_run(run.run_id))
-    return b"".join(run_frame_texts(events, modes, after, True))
+    if after is not None and run.kwargs["resumable"]:
+        async for part in kept_parts(server.db, run.run_id, after):
+            if frames := run_frame_texts(part, modes, after, True):
+                yield b"".join(frames)
 
 
 async def join_thread_stream(server: Server, request: Request) -> Response:
@@ -7425,15 +7695,7 @@ def thread_stream_modes(request: Request) -> list[str]:
 
 async def kept_thread_events(server: Server, thread_id: str, last: str) -> list[Event]:
     after = parse_event_id(last) or (0, -1)
-    live = live_thread_events(server, thread_id)
-    kept = await server.db.read(lambda conn: Events(conn).of_thread(thread_id, after))
-    return [event for _, event in sorted({e.id: e for e in [*kept, *live] if e.id > after}.items())]
-
-
-def live_thread_events(server: Server, thread_id: str) -> list[Event]:
-    """Events of a thread's live runs, to be asked for before the kept ones: else a run may end between the two."""
-    runs = server.db.look(lambda conn: Runs(conn).live(thread_id))
-    return server.runner.logs.live_events(run.run_id for run in runs)
+    return await server.db.read(lambda conn: Events(conn).of_thread(thread_id, after))
 
 
 async def thread_frames(
@@ -7888,18 +8150,14 @@ async def protocol_tape(
     server: Server, thread_id: str, pick: Callable[[list[Event]], list[JsonObject]]
 ) -> AsyncIterator[list[JsonObject]]:
     """What a client picks of a thread's events, in their envelopes: of those that are kept, then of those that come.
-    Raises Unfinished if the server stops, or the client is so far behind that it had better come again."""
+    Raises Unfinished if the server stops, Overtaken if the client is so far behind that it had better come again."""
     follower, seen = Follower(), (0, -1)
     joined = server.runner.logs.follow_thread(thread_id, follower)
     try:
-        unwritten, shown = live_thread_events(server, thread_id), still_shown(server, thread_id)
+        shown = still_shown(server, thread_id)
         while page := await server.db.read(lambda conn, after=seen: Events(conn).of_thread(thread_id, after, PAGE)):
             seen = page[-1].id
             yield pick(page if shown() else [])
-        if fresh := [event for event in unwritten if event.id > seen]:
-            seen = fresh[-1].id
-            yield pick(fresh if shown() else [])
-        del unwritten
         async for events in joined.follow(follower):
             yield pick([event for event in events if event.id > seen] if shown() else [])
     finally:
@@ -8206,7 +8464,7 @@ class Session:
                     await self._send(envelope)
                     for own in self._subscriptions.values():
                         own.since = max(own.since, envelope["seq"])
-        except Unfinished:
+        except (Unfinished, Overtaken):
             with contextlib.suppress(RuntimeError):  # it is closed already
                 await self._socket.close(1012)
 
@@ -9738,11 +9996,7 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        headers: dict[bytes, str] = {}
-        for name, value in scope["headers"]:
-            if name in (b"host", b"origin"):  # several of a name are no name of anybody
-                headers[name] = ", ".join(filter(None, (headers.get(name), value.decode("latin-1"))))
-        if problem := self._problem(scope, headers.get(b"host"), headers.get(b"origin")):
+        if problem := next(filter(None, (self._problem(scope, *header) for header in scope["headers"])), None):
             if scope["type"] == "websocket":  # closed before it is accepted: the client sees a 403
                 await send({"type": "websocket.close", "code": 4403, "reason": problem[:120]})
             else:
@@ -9752,18 +10006,21 @@ class Guard:
         async def send_varying(message: asgi.Message) -> None:
             if message["type"] == "http.response.start":
                 present = {value.lower() for name, value in message["headers"] if name.lower() == b"vary"}
-                if not any(b"origin" in value for value in present):
-                    message["headers"] = [*message["headers"], (b"vary", b"Origin")]
+                more = [] if any(b"origin" in value for value in present) else [(b"vary", b"Origin")]
+                # what a client sent may be in an answer: no browser is to find a page in it
+                message["headers"] = [*message["headers"], *more, (b"x-content-type-options", b"nosniff")]
             await send(message)
 
         await self.app(scope, receive, send_varying)
 
-    def _problem(self, scope: asgi.Scope, host: str | None, origin: str | None) -> str | None:
-        if host is not None and not self._knows_host(host):
-            return f"Host '{host}' is not this server's. Allow it in langgraph.json with http.allowed_hosts."
+    def _problem(self, scope: asgi.Scope, name: bytes, value: bytes) -> str | None:
+        """What is wrong with a header; of a host or origin that comes twice, each has to be right."""
+        text = value.decode("latin-1")
+        if name == b"host" and not self._knows_host(text):
+            return f"Host '{text}' is not this server's. Allow it in langgraph.json with http.allowed_hosts."
         reads = scope.get("method") in ("GET", "HEAD", "OPTIONS") and scope["type"] == "http"
-        if origin is not None and not reads and not self._knows_origin(origin):
-            return f"Origin '{origin}' may not change anything here. Allow it in langgraph.json with http.cors."
+        if name == b"origin" and not reads and not self._knows_origin(text):
+            return f"Origin '{text}' may not change anything here. Allow it in langgraph.json with http.cors."
         return None
 
     def _knows_host(self, host: str) -> bool:
@@ -10005,6 +10262,9 @@ async def start_server(settings: Settings, db: Db, max_concurrency: int, address
         store.spawn, store.on_ttl = runner.loop.spawn, runner.items.notice
         await runner.start()
         db.announce(f"{address}{settings.http.mount_prefix}")
+    except Unavailable as error:
+        await db.close()
+        raise StartError(error.detail) from None
     except BaseException:
         await db.close()
         raise
@@ -10049,6 +10309,10 @@ def _is_source(change: Any, path: str) -> bool:
 async def reload(server: Server, changed: list[str]) -> None:
     try:
         await asyncio.to_thread(server.graphs.reload)
+        await server.db.write(sync_system_assistants, server.graphs.all())
+    except Unavailable as error:
+        log.error("%s changed, but new graphs have no assistants yet: %s", ", ".join(changed), error)
+        return
     except StartError as error:
         log.error("%s changed, but the last good graphs stay: %s", ", ".join(changed), error)
         return
@@ -10059,7 +10323,6 @@ async def reload(server: Server, changed: list[str]) -> None:
     lasting = operator.attrgetter("env", "http", "ui", "webhooks", "store.ttl", "checkpointer", "auth")
     if lasting(new) != lasting(old) or (new.store.index is None) != (old.store.index is None):
         log.warning("changes of all but graphs, dependencies and store.index take effect at the next start")
-    await server.db.write(sync_system_assistants, server.graphs.all())
     log.info("%s changed: graphs reloaded%s", ", ".join(changed), ", http.app not" if server.app else "")
 
 
@@ -10115,6 +10378,12 @@ def setup_logging(verbose: bool) -> None:
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
     broken_off = "ASGI callable returned without completing response."  # a CutResponse does so on purpose
     logging.getLogger("uvicorn.error").addFilter(lambda record: record.getMessage() != broken_off)
+
+    def handle(record: logging.LogRecord) -> None:
+        with contextlib.suppress(Exception):  # whatever a graph has done to logging, or to stderr
+            logging.Logger.handle(log, record)
+
+    log.handle = handle  # type: ignore[method-assign]
     warnings.filterwarnings("ignore", "The v3 streaming protocol on Pregel is experimental")
 
 
@@ -10152,7 +10421,8 @@ async def serve(options: UpOptions) -> None:
     server = await start_server(settings, db, options.max_concurrency, address)
     app = create_app(server, options.host, options.studio)
     lifespan: Literal["on", "off"] = "on" if server.app else "off"
-    http = _http_server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan=lifespan), server)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan=lifespan, http=_http_protocol())
+    http = _http_server(config, server)
     address += settings.http.mount_prefix
     click.echo(banner(server, address, options.port, options.reload))
     watcher = asyncio.ensure_future(reload_on_change(server)) if options.reload else None
@@ -10169,6 +10439,36 @@ async def serve(options: UpOptions) -> None:
             watcher.cancel()
             await asyncio.wait([watcher])
         await server.db.close()
+
+
+MAX_HEAD_BYTES = 256 * 1024
+
+
+def _http_protocol() -> type[asyncio.Protocol]:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    class HttpProtocol(HttpToolsProtocol):
+        """uvicorn's, but the head of a request has an end."""
+
+        _head: int | None = 0  # bytes of it so far; None while a body comes
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self._head is not None:
+                self._head += len(data)
+                if self._head > MAX_HEAD_BYTES:
+                    self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\r\n")
+                    self.transport.close()
+
+        def on_message_begin(self) -> None:
+            self._head = 0
+            super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            self._head = None
+            super().on_headers_complete()
+
+    return HttpProtocol
 
 
 def _http_server(config: uvicorn.Config, server: Server) -> uvicorn.Server:

@@ -37,17 +37,19 @@ class LiveServer:
     url: str = ""
     process: subprocess.Popen[str] | None = None
     lines: list[str] = field(default_factory=list)
+    command: list[str] = field(default_factory=lambda: [sys.executable, "-u", "-m", "devserver"])
 
     def start(self, wait: float = 30) -> LiveServer:
         """Start it (again, on the same files and on another port), and wait until it answers."""
         self.lines.clear()
         self.process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "devserver", "up", "--port", "0", *self.options],
+            [*self.command, "up", "--port", "0", *self.options],
             cwd=self.folder,
             env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            errors="replace",
         )
         threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
         deadline = time.monotonic() + wait

@@ -5,10 +5,12 @@ DEVSERVER_CRASH_ROUNDS sets the number of crashes, DEVSERVER_CRASH_SEED repeats 
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import os
 import random
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +38,19 @@ class Op:
     run: tuple[str, str] | None = None  # thread id, run id
     cancel: str | None = None  # the action asked for
     cancelled: bool = False  # and acknowledged
+    seen: list[tuple[str, str]] = field(default_factory=list)  # ids of events, events
+    whole: bool = False  # the stream was read to its end
+    cron_id: str = ""
+    deleted_at: str = ""
+
+    def read(self, answer: httpx.Response) -> None:
+        """A stream of events, as long as it goes."""
+        fields: list[str] = []
+        for line in answer.iter_lines():
+            if line.startswith("id: "):
+                self.seen.append((line.removeprefix("id: "), "\n".join(fields)))
+            fields = [*fields, line] if line else []
+        self.whole = True
 
     def entries(self) -> list[str]:
         """What a finished op has added to its thread's trail."""
@@ -54,6 +69,7 @@ class Actor:
     user: str
     act: Callable[[Actor, httpx.Client], None]
     random: random.Random
+    file: Path  # with the code of the graphs
     ops: list[Op] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=itertools.count)
     thread_id: str | None = None
@@ -176,6 +192,56 @@ def puts_items(actor: Actor, http: httpx.Client) -> None:
         actor.latest = number
 
 
+def follows(actor: Actor, http: httpx.Client) -> None:
+    """Streams that can be come back to; after a crash first those that broke off."""
+    op = next((op for op in actor.ops if op.acknowledged and not op.whole), None)
+    if op is None:
+        thread, op = actor.thread(http), actor.begin("steps")
+        body = actor.body(op, stream_mode=["updates", "values", "tasks"], stream_resumable=True)
+        with http.stream("POST", f"/threads/{thread}/runs/stream", json=body) as answer:
+            actor.acknowledge(op, answer)
+            op.read(answer)
+    elif op.run:
+        last = {"last-event-id": op.seen[-1][0] if op.seen else "-1"}
+        with http.stream("GET", f"/threads/{op.run[0]}/runs/{op.run[1]}/stream", headers=last) as answer:
+            answer.raise_for_status()
+            op.read(answer)
+
+
+def at() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat()
+
+
+def fires_crons(actor: Actor, http: httpx.Client) -> None:
+    """A cron that fires each second, until it is deleted; after a crash by the next one."""
+    if actor.thread_id:
+        crons = http.post("/runs/crons/search", json={"thread_id": actor.thread_id, "limit": 1000})
+        for cron in crons.raise_for_status().json():
+            http.delete(f"/runs/crons/{cron['cron_id']}").raise_for_status()
+            for op in actor.ops:
+                op.deleted_at = op.deleted_at or (at() if op.cron_id == cron["cron_id"] else "")
+    thread, op = actor.thread(http), actor.begin("cron")
+    body = {**actor.body(op), "assistant_id": "steps", "schedule": "* * * * * *"}
+    answer = http.post(f"/threads/{thread}/runs/crons", json=body)
+    actor.acknowledge(op, answer)
+    op.cron_id = answer.json()["cron_id"]
+    time.sleep(actor.random.uniform(0.5, 2.5))
+    http.delete(f"/runs/crons/{op.cron_id}").raise_for_status()
+    op.deleted_at = at()
+
+
+def reloads(actor: Actor, http: httpx.Client) -> None:
+    """Changes the code of the graphs, whole or broken, and looks that they are served."""
+    new = actor.file.with_suffix(".new")
+    text = (GRAPHS / "crash.py").read_text()
+    new.write_text(text + actor.random.choice([f"\n# {time.time()}\n", "\nthis is no Python\n"]))
+    new.replace(actor.file)
+    time.sleep(actor.random.uniform(0, 0.4))
+    new.write_text(text)
+    new.replace(actor.file)  # else the next start would fail
+    assert http.post("/assistants/search", json={}).raise_for_status().json()
+
+
 def makes_threads(actor: Actor, http: httpx.Client) -> None:
     op = actor.begin("thread")
     answer = http.post("/threads", json={"metadata": {"made": op.tag}})
@@ -185,7 +251,7 @@ def makes_threads(actor: Actor, http: httpx.Client) -> None:
     actor.acknowledge(op, http.patch(f"/threads/{thread}", json={"metadata": {"patched": op.tag}}))
 
 
-def actors(chance: random.Random) -> list[Actor]:
+def actors(chance: random.Random, file: Path) -> list[Actor]:
     acts = [
         enqueues,
         enqueues,
@@ -199,9 +265,13 @@ def actors(chance: random.Random) -> list[Actor]:
         runs_without_thread,
         puts_items,
         makes_threads,
+        follows,
+        follows,
+        fires_crons,
+        reloads,
     ]
     return [
-        Actor(f"{act.__name__}{number}", f"{number % 3}@example.org", act, random.Random(chance.random()))
+        Actor(f"{act.__name__}{number}", f"{number % 3}@example.org", act, random.Random(chance.random()), file)
         for number, act in enumerate(acts)
     ]
 
@@ -333,6 +403,45 @@ def check_threads(actor: Actor, http: httpx.Client, found: Findings) -> None:
                 found.lost.append(f"thread {op.tag}: {answer.status_code} {answer.text}")
 
 
+def check_streams(actor: Actor, http: httpx.Client, found: Findings) -> None:
+    """Each event that was seen is kept, in its place, and was seen once, however often the stream broke off."""
+    for op in actor.ops:
+        if op.acknowledged and op.run:
+            kept = Op("kept", op.tag)
+            path = f"/threads/{op.run[0]}/runs/{op.run[1]}/stream"
+            with http.stream("GET", path, headers={"last-event-id": "-1"}) as answer:
+                kept.read(answer)
+            if len({event_id for event_id, _ in kept.seen}) < len(kept.seen):
+                found.doubled.append(f"{op}: {kept.seen}")
+            if op.seen != kept.seen[: len(op.seen)]:
+                found.lost.append(f"events of {op.tag}: seen {op.seen}, kept {kept.seen}")
+
+
+def check_crons(actor: Actor, http: httpx.Client, items: dict[str, Any], found: Findings) -> None:
+    """Each firing ran once, there is one for each second at most (though one that is late may come close to the
+    next), and none after the cron was deleted."""
+    values = http.get(f"/threads/{actor.thread_id}/state").raise_for_status().json()["values"]
+    trail = values.get("trail", [])
+    runs = http.get(f"/threads/{actor.thread_id}/runs", params={"limit": 1000}).json()
+    for op in actor.ops:
+        mine = [run for run in runs if run["kwargs"]["input"]["tag"] == op.tag]
+        if not op.acknowledged and not mine:
+            continue
+        for entry in (f"input:{op.tag}", *(f"{node}:{op.tag}" for node in STEPS["steps"])):
+            if trail.count(entry) != len(mine):
+                found.doubled.append(f"{actor.name}: {entry} {trail.count(entry)} times in {len(mine)} runs")
+        if any(run["status"] != "success" for run in mine):
+            found.lost.append(f"{actor.name}: {[run['status'] for run in mine]}")
+        moments = sorted(datetime.datetime.fromisoformat(run["created_at"]) for run in mine)
+        if any((third - first).total_seconds() < 0.9 for first, third in zip(moments, moments[2:], strict=False)):
+            found.twice.append(f"{actor.name}: {moments}")
+        if op.deleted_at and any(run["created_at"] > op.deleted_at for run in mine):
+            found.other.append(f"{actor.name}: fired after {op.deleted_at}")
+        if op.acknowledged and not op.deleted_at and not mine:
+            found.lost.append(f"{actor.name}: {op} never fired")
+    check_shared(actor.name, [entry for entry in trail if not entry.startswith("input:")], items, found)
+
+
 def check_actor(actor: Actor, http: httpx.Client, items: dict[str, Any], found: Findings) -> None:
     if actor.act is puts_items:
         check_puts(actor, http, found)
@@ -343,14 +452,25 @@ def check_actor(actor: Actor, http: httpx.Client, items: dict[str, Any], found: 
             if op.acknowledged:
                 marks = [f"{node}:{op.tag}" for node in ("sub_one", "sub_two")] if op.kind == "nested" else []
                 check_shared(op.tag, op.entries()[1:] + marks, items, found)
+    elif actor.act is fires_crons:
+        check_crons(actor, http, items, found)
     elif actor.thread_id:
         check_stateful(actor, http, items, found)
+        if actor.act is follows:
+            check_streams(actor, http, found)
 
 
 def shared_items(http: httpx.Client) -> dict[str, Any]:
     body = {"namespace_prefix": ["scoped", "user_id", "info"], "limit": 1_000_000}
     found = http.post("/store/items/search", json=body).raise_for_status().json()["items"]
     return {item["key"]: item["value"] for item in found}
+
+
+def delete_crons(http: httpx.Client) -> None:
+    """Those that outlived the last crash; each fires once more before, as it may have been missed."""
+    time.sleep(2)
+    for cron in http.post("/runs/crons/search", json={"limit": 1000}).raise_for_status().json():
+        http.delete(f"/runs/crons/{cron['cron_id']}").raise_for_status()
 
 
 def wait_until_idle(http: httpx.Client, log: Callable[[], str], seconds: float = 60) -> None:
@@ -385,14 +505,19 @@ def test_kill_at_random_moments_loses_nothing_and_does_nothing_twice(
 ) -> None:
     chance = random.Random(SEED)
     graphs = {name: f"./crash.py:{name}" for name in STEPS}
-    server = make_server(graphs, {"crash.py": (GRAPHS / "crash.py").read_text()}, "--no-reload")
+    server = make_server(graphs, {"crash.py": (GRAPHS / "crash.py").read_text()})
     server.kill()
-    cast, found, file = actors(chance), Findings(), server.folder / "devserver.db"
+    server.command = [sys.executable, "-c", "import devserver; devserver.ATTEMPTS = 1000; devserver.main()"]
+    cast, found, file = actors(chance, server.folder / "crash.py"), Findings(), server.folder / "devserver.db"
+    reloaded = 0
     for number in range(ROUNDS):
         found.other += [f"round {number}: {fault}" for fault in crash(server, cast, chance)]
         assert query(file, "PRAGMA integrity_check") == "ok"
+        reloaded += server.log.count("graphs reloaded")
+        (server.folder / "crash.py").write_text((GRAPHS / "crash.py").read_text())
     server.start()
     with server.http() as http:
+        delete_crons(http)
         wait_until_idle(http, lambda: server.log)
         items = shared_items(http)
         for actor in cast:
@@ -401,10 +526,13 @@ def test_kill_at_random_moments_loses_nothing_and_does_nothing_twice(
     assert query(file, "PRAGMA integrity_check") == "ok"
     resumed = query(file, "SELECT count(*) FROM runs WHERE attempt > 1")
     runs = sum(op.acknowledged for actor in cast for op in actor.ops if op.kind in (*STEPS, "resume"))
+    fired = query(file, "SELECT count(*) FROM runs WHERE json_extract(kwargs, '$.config.configurable.cron_id') > ''")
+    events = sum(len(op.seen) for actor in cast for op in actor.ops)
     other = sum(op.acknowledged for actor in cast for op in actor.ops) - runs
     with capsys.disabled():
         print(  # noqa: T201  the figures of the issue's note
             f"\ncrashes {ROUNDS} (seed {SEED}): {runs} runs and {other} other writes acknowledged, "
+            f"{fired} crons fired, {reloaded} reloads, {events} events of resumable streams seen; "
             f"lost {len(found.lost)}, resumed {resumed}, inputs doubled {len(found.doubled)}, "
             f"shared writes missing {len(found.missing)}, double {len(found.twice)}, other faults {len(found.other)}"
         )

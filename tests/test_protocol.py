@@ -672,20 +672,21 @@ def test_a_thread_is_not_held_in_memory_for_who_does_not_read(http: httpx.Client
     assert not last.endswith(b"0\r\n\r\n")
 
 
-async def test_who_is_too_far_behind_loses_the_place() -> None:
-    log = devserver.RunLog(False, limit=10)
+async def test_who_is_too_far_behind_loses_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devserver.RunLog, "MEMORY_BYTES", 2**20)
+    log = devserver.RunLog(False, max_pages=2**8)  # as much again
     slow, quick = devserver.Follower(), devserver.Follower()
     log.join(slow, None)
     log.join(quick, None)
-    for n in range(4):
-        log.append(devserver.Event((1, n), "custom", b"1234"))
-        if n < 3:
-            assert [event.id for event in log.take(quick)] == [(1, n)]
-    assert [batch async for batch in log.follow(slow)] == []
-    assert log.take(slow) == []
-    assert [event.id for event in log.take(quick)] == [(1, 3)]
-    log.append(devserver.Event((1, 5), "custom", b"x" * 11))  # too much for anybody
-    assert [batch async for batch in log.follow(quick)] == []
+    text = b"x" * 2**18
+    for n in range(12):
+        log.append(devserver.Event((1, n), "custom", text, n))
+        assert log.take(quick) == [devserver.Event((1, n), "custom", text, n)]
+        if n == 5:  # the first of them are on the disk
+            assert log.take(slow) == [devserver.Event((1, 0), "custom", text, 0)]
+    with pytest.raises(devserver.Overtaken):
+        log.take(slow)
+    assert log.take(quick) == []
 
 
 # WebSocket

@@ -1,0 +1,431 @@
+"""What goes wrong around the server: its file and disk. It says so, does no damage, and serves again after it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import GRAPHS, ROOT, LiveServer, write_project
+
+SERVED = {"gates": "./crash_gates.py:gates"}
+FILES = {"crash_gates.py": (GRAPHS / "crash_gates.py").read_text()}
+# Waits less long for a file to be free again, and before it lets followers go.
+HURRIED = "import devserver as d; d.Db.PATIENCE_SECONDS = 0.4; d.RETRY_SECONDS = 0.05; d.Execution.TRIES = 4; d.main()"
+
+
+def until(look: Callable[[], Any], seconds: float = 10) -> Any:
+    """The first true value."""
+    deadline = time.monotonic() + seconds
+    while not (value := look()):
+        assert time.monotonic() < deadline, f"still {value!r} after {seconds} s"
+        time.sleep(0.01)
+    return value
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[LiveServer]:
+    """A server in a hurry, with a gate in each of its graph's three nodes."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    write_project(folder, SERVED, FILES)
+    made = LiveServer(folder, ["--no-reload"], command=[sys.executable, "-u", "-c", HURRIED]).start()
+    yield made
+    made.kill()
+
+
+def body(*stops: str, **more: Any) -> dict[str, Any]:
+    config = {"configurable": {"user_id": "u"}}
+    return {"assistant_id": "gates", "input": {"stops": stops, "trail": ["in"]}, "config": config, **more}
+
+
+def new_thread(http: httpx.Client) -> str:
+    return str(http.post("/threads", json={}).raise_for_status().json()["thread_id"])
+
+
+def at_gate(server: LiveServer, http: httpx.Client, gate: str, **more: Any) -> tuple[str, str]:
+    """Thread and run of a graph that waits at a gate."""
+    thread = new_thread(http)
+    run = http.post(f"/threads/{thread}/runs", json=body(gate, **more)).raise_for_status().json()["run_id"]
+    until((server.folder / f"at.{gate}").exists)
+    return thread, run
+
+
+def status_of(http: httpx.Client, thread: str, run: str) -> str:
+    return str(http.get(f"/threads/{thread}/runs/{run}").raise_for_status().json()["status"])
+
+
+def over(http: httpx.Client, thread: str, run: str) -> str:
+    """How a run has ended, once it has."""
+    until(lambda: status_of(http, thread, run) not in ("pending", "running"))
+    return status_of(http, thread, run)
+
+
+def check_whole(server: LiveServer, file: Path | None = None) -> None:
+    """The server stops well, has shown nobody a traceback, and leaves a file without damage."""
+    assert server.stop() == 0
+    assert "Traceback" not in server.log
+    with contextlib.closing(sqlite3.connect(file or server.folder / "devserver.db")) as conn:
+        assert conn.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+# A disk that takes no more
+
+
+@contextlib.contextmanager
+def no_file_may_grow(server: LiveServer) -> Iterator[None]:
+    """The server's process may write to no file beyond a few lines; a page of the database is more."""
+    assert server.process
+    _, hard = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (4096, hard))
+    yield
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+
+
+WRITES: list[tuple[str, str, dict[str, Any]]] = [
+    ("POST", "/threads", {}),
+    ("PATCH", "/threads/{thread}", {"metadata": {"a": 1}}),
+    ("POST", "/threads/{thread}/runs", body()),
+    ("POST", "/threads/{thread}/runs/wait", body()),
+    ("POST", "/threads/{thread}/runs/stream", body()),
+    ("POST", "/runs/batch", {}),
+    ("POST", "/threads/{thread}/state", {"values": {"trail": ["x"]}}),
+    ("POST", "/threads/{thread}/copy", {}),
+    ("PUT", "/store/items", {"namespace": ["a"], "key": "k", "value": {}}),
+    ("POST", "/assistants", {"graph_id": "gates"}),
+    ("POST", "/runs/crons", {**body(), "schedule": "@daily"}),
+    ("DELETE", "/threads/{thread}", {}),
+]
+
+
+def test_what_cannot_be_written_is_refused_and_what_was_is_still_served(server: LiveServer) -> None:
+    with server.http() as http:
+        thread = new_thread(http)
+        done = http.post(f"/threads/{thread}/runs/wait", json=body()).raise_for_status().json()
+        with no_file_may_grow(server):
+            for method, path, sent in WRITES:
+                content = json.dumps([body()] if path == "/runs/batch" else sent)
+                refused = http.request(method, path.format(thread=thread), content=content)
+                assert refused.status_code == 503, (method, path, refused.text)
+                assert "devserver.db: the disk fails, or takes no more" in refused.json()["detail"]
+            assert http.get(f"/threads/{thread}/state").raise_for_status().json()["values"] == done
+            assert http.get("/ok", params={"check_db": 1}).status_code == 200
+        for method, path, sent in WRITES:
+            content = json.dumps([body()] if path == "/runs/batch" else sent)
+            answer = http.request(method, path.format(thread=thread), content=content)
+            assert answer.is_success, (method, path, answer.text)
+            if path.endswith("/runs"):
+                assert over(http, thread, answer.json()["run_id"]) == "success"
+    check_whole(server)
+
+
+def test_a_run_that_cannot_be_stored_fails_and_its_thread_can_be_used_again(server: LiveServer) -> None:
+    with server.http() as http:
+        thread, run = at_gate(server, http, "b", durability="sync")
+        path = f"/threads/{thread}/runs/{run}"
+        with (
+            http.stream("GET", f"{path}/join") as waits,
+            http.stream("GET", f"{path}/stream") as streams,
+            no_file_may_grow(server),
+        ):
+            (server.folder / "go.b").touch()
+            error = json.loads(waits.read())["__error__"]
+            assert error["error"] == "Unavailable"
+            assert "devserver.db: the disk fails" in error["message"]
+            assert [frame for frame in streams.read().split(b"\r\n\r\n") if frame] == [
+                b"event: error\r\ndata: " + json.dumps(error, separators=(",", ":")).encode()
+            ]
+            assert status_of(http, thread, run) == "running"  # as far as can be told now
+        assert over(http, thread, run) == "error"
+        assert http.get(f"/threads/{thread}/state").json()["values"]["trail"] == ["in", "a"]
+        again = http.post(f"/threads/{thread}/runs/wait", json=body()).raise_for_status().json()
+        assert again["trail"] == ["in", "a", "in", "a", "b", "c"]
+    check_whole(server)
+
+
+def test_events_of_resumable_runs_that_could_not_be_stored_are_stored_later(server: LiveServer) -> None:
+    with server.http() as http:
+        wanted = {"stream_mode": ["updates", "debug"], "stream_resumable": True, "durability": "exit"}
+        thread, run = at_gate(server, http, "b", **wanted)
+        path, first = f"/threads/{thread}/runs/{run}/stream", {"last-event-id": "-1"}
+        with http.stream("GET", path, headers=first) as follows, no_file_may_grow(server):
+            (server.folder / "go.b").touch()
+            seen = follows.read().decode()
+        assert '{"b":' in seen
+        assert "event: error" in seen
+        assert over(http, thread, run) == "error"
+        assert http.get(path, headers=first).text == seen
+    check_whole(server)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("nothing may be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_named_and_loses_nothing(server: LiveServer, small_disk: Path) -> None:
+    file = small_disk / "full.db"
+    server.stop()
+    server.options += ["--db", str(file)]
+    server.start()
+    kept: dict[str, int] = {}
+    with server.http() as http:
+        thread = new_thread(http)
+        http.post(f"/threads/{thread}/runs/wait", json=body()).raise_for_status()
+        for number in range(200):
+            sent = {"metadata": {"number": number, "pad": "x" * 40_000}}
+            answer = http.post("/threads", json=sent)
+            if answer.status_code == 503:
+                break
+            kept[answer.raise_for_status().json()["thread_id"]] = number
+        assert f"{file}: the disk is full" in answer.json()["detail"]
+        answer = http.post(f"/threads/{thread}/runs/wait", json=body())
+        assert "the disk is full" in answer.text
+        for each, number in kept.items():
+            assert http.get(f"/threads/{each}").raise_for_status().json()["metadata"]["number"] == number
+    server.kill()
+    if answer.status_code == 200:  # there was room for the run, but not for its end: the start has to write
+        assert "the disk is full" in start_failure(server.folder, options=("--db", str(file)))
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    with server.start().http() as http:
+        assert http.get(f"/threads/{thread}").raise_for_status().json()["status"] == "idle"
+        http.post(f"/threads/{thread}/runs/wait", json=body()).raise_for_status()
+        assert http.post("/threads/count", json={}).json() == len(kept) + 1
+    check_whole(server, file)
+
+
+# Another program that uses the file
+
+
+@contextlib.contextmanager
+def locked(file: Path) -> Iterator[None]:
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None, timeout=5)) as conn:
+        conn.execute("BEGIN EXCLUSIVE")
+        yield
+        conn.execute("ROLLBACK")
+
+
+def test_what_meets_a_short_lock_waits_for_it(server: LiveServer) -> None:
+    with server.http() as http, ThreadPoolExecutor() as pool:
+        thread, run = at_gate(server, http, "b")
+        with locked(server.folder / "devserver.db"):
+            (server.folder / "go.b").touch()
+            made: Future[httpx.Response] = pool.submit(http.post, "/threads", json={})
+            waits = pool.submit(http.post, f"/threads/{uuid.uuid4()}/runs/wait", json=body(if_not_exists="create"))
+            assert http.get(f"/threads/{thread}").raise_for_status().json()["status"] == "busy"
+            time.sleep(0.15)
+            assert not made.done()
+        assert made.result(10).status_code == 200
+        assert waits.result(10).raise_for_status().json()["trail"] == ["in", "a", "b", "c"]
+        assert over(http, thread, run) == "success"
+    check_whole(server)
+
+
+def test_what_meets_a_long_lock_is_refused_and_what_waits_goes_on_after_it(server: LiveServer) -> None:
+    with server.http() as http:
+        first, run = at_gate(server, http, "c")
+        queued = http.post(f"/threads/{first}/runs", json=body()).raise_for_status().json()["run_id"]
+        delayed = new_thread(http)
+        later = http.post(f"/threads/{delayed}/runs", json=body(after_seconds=0.1)).json()["run_id"]
+        with locked(server.folder / "devserver.db"):
+            refused = http.post("/threads", json={})
+            assert (refused.status_code, refused.headers["content-type"]) == (503, "application/json")
+            assert "devserver.db: another program has locked it" in refused.json()["detail"]
+            (server.folder / "go.c").touch()
+            until(lambda: "thread " + delayed + " waits" in server.log)
+            assert http.get(f"/threads/{first}/state").status_code == 200
+        assert over(http, first, run) in ("success", "error")
+        assert [over(http, *ids) for ids in ((first, queued), (delayed, later))] == ["success"] * 2
+        http.post("/threads", json={}).raise_for_status()
+    check_whole(server)
+
+
+def test_a_cron_that_is_due_while_the_file_is_locked_fires_after_it(server: LiveServer) -> None:
+    with server.http() as http:
+        thread = new_thread(http)
+        cron = (
+            http.post(f"/threads/{thread}/runs/crons", json=body(schedule="* * * * * *"))
+            .raise_for_status()
+            .json()["cron_id"]
+        )
+        with locked(server.folder / "devserver.db"):
+            until(lambda: "what is due has to wait" in server.log)
+            before = len(http.get(f"/threads/{thread}/runs").json())
+        until(lambda: len(http.get(f"/threads/{thread}/runs").json()) > before, 15)
+        http.delete(f"/runs/crons/{cron}").raise_for_status()
+    check_whole(server)
+
+
+# A file that goes away
+
+
+def test_a_file_that_is_deleted_while_it_is_served_takes_no_more_writes(server: LiveServer) -> None:
+    """They would be lost with the process. Moved back, it is served as before."""
+    file, aside = server.folder / "devserver.db", server.folder / "aside.db"
+    with server.http() as http:
+        thread = new_thread(http)
+        file.rename(aside)
+        for _ in range(3):
+            refused = http.post("/threads", json={})
+            assert refused.status_code == 503
+            assert "devserver.db was deleted or replaced" in refused.json()["detail"]
+        assert not file.exists()
+        shutil.copy(aside, file)
+        assert http.post("/threads", json={}).status_code == 503
+        aside.rename(file)
+        http.post(f"/threads/{thread}/runs/wait", json=body()).raise_for_status()
+    check_whole(server)
+
+
+def test_a_file_that_was_deleted_while_it_was_served_starts_anew(server: LiveServer) -> None:
+    with server.http() as http:
+        thread, _ = at_gate(server, http, "b")
+        for name in ("devserver.db", "devserver.db-wal", "devserver.db-shm"):
+            (server.folder / name).unlink()
+        (server.folder / "go.b").touch()
+        until(lambda: "deleted or replaced" in server.log)
+        assert http.get("/ok").status_code == 200
+    assert server.stop() == 0
+    with server.start().http() as http:
+        assert http.get(f"/threads/{thread}").status_code == 404
+        new_thread(http)
+    check_whole(server)
+
+
+# Files that a server does not start with
+
+
+def start_failure(folder: Path, *command: str, options: tuple[str, ...] = ()) -> str:
+    """What a server says that does not start: one line."""
+    done = subprocess.run(
+        [*command, sys.executable, "-c", HURRIED, "up", "--port", "0", "--no-reload", *options],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 1, said
+    assert "Traceback" not in said
+    assert len(said.strip().splitlines()) == 1
+    return said
+
+
+@pytest.fixture
+def stopped(server: LiveServer) -> LiveServer:
+    """A server with a thread that has run, stopped."""
+    with server.http() as http:
+        for _ in range(20):
+            http.post("/threads", json={"metadata": {"pad": "x" * 20_000}})
+        thread = new_thread(http)
+        http.post(f"/threads/{thread}/runs/wait", json=body()).raise_for_status()
+    assert server.stop() == 0
+    return server
+
+
+# root may write anything, but for this
+AS_USER = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"] if os.geteuid() == 0 else []
+needs_rights = pytest.mark.skipif(
+    bool(AS_USER) and shutil.which("setpriv") is None, reason="root can't give up its rights here"
+)
+
+
+@needs_rights
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_what_may_only_be_read_is_named(stopped: LiveServer, what: str) -> None:
+    file = stopped.folder / "devserver.db"
+    content = file.read_bytes()
+    locked_up = file if what == "file" else stopped.folder
+    locked_up.chmod(0o444 if what == "file" else 0o555)
+    said = start_failure(stopped.folder, *AS_USER)
+    locked_up.chmod(0o755)
+    assert "devserver.db" in said
+    assert ("it may only be read" if what == "file" else "cannot write beside") in said
+    assert file.read_bytes() == content
+    stopped.start()
+    check_whole(stopped)
+
+
+def test_a_file_that_stays_locked_at_the_start_is_named(stopped: LiveServer) -> None:
+    with locked(stopped.folder / "devserver.db"):
+        said = start_failure(stopped.folder)
+    assert "devserver.db: another program has locked it" in said
+    stopped.start()
+    check_whole(stopped)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
+def test_a_truncated_file_is_refused_and_left_alone(stopped: LiveServer, share: float) -> None:
+    file = stopped.folder / "devserver.db"
+    content = file.read_bytes()[: int(file.stat().st_size * share)]
+    file.write_bytes(content)
+    said = start_failure(stopped.folder)
+    assert "devserver.db: it is damaged" in said
+    assert file.read_bytes() == content
+
+
+def test_an_empty_file_is_a_new_database(tmp_path: Path, server: LiveServer) -> None:
+    server.stop()
+    (server.folder / "devserver.db").write_bytes(b"")
+    with server.start().http() as http:
+        http.post("/runs/wait", json=body()).raise_for_status()
+    check_whole(server)
+
+
+def test_what_a_crash_left_in_the_write_ahead_log_is_there_after_it(server: LiveServer) -> None:
+    wal = server.folder / "devserver.db-wal"
+    with server.http() as http:
+        threads = {new_thread(http) for _ in range(5)}
+    server.kill()
+    assert wal.stat().st_size > 0
+    with server.start().http() as http:
+        assert {thread["thread_id"] for thread in http.post("/threads/search", json={}).json()} == threads
+    check_whole(server)
+    assert not wal.exists()
+
+
+def test_a_write_ahead_log_without_its_database_harms_nobody(server: LiveServer) -> None:
+    with server.http() as http:
+        new_thread(http)
+    server.kill()
+    (server.folder / "devserver.db").unlink()
+    with server.start().http() as http:
+        assert http.post("/threads/search", json={}).json() == []
+        new_thread(http)
+    check_whole(server)
+
+
+@pytest.mark.parametrize("cut", [1, 700, 4000])
+def test_a_write_ahead_log_that_breaks_off_loses_only_its_end(server: LiveServer, cut: int) -> None:
+    """As after a power cut."""
+    wal = server.folder / "devserver.db-wal"
+    with server.http() as http:
+        threads = [new_thread(http) for _ in range(5)]
+    server.kill()
+    os.truncate(wal, wal.stat().st_size - cut)
+    with server.start().http() as http:
+        found = {thread["thread_id"] for thread in http.post("/threads/search", json={}).json()}
+    assert found in ({*threads[:n]} for n in range(6))
+    check_whole(server)
