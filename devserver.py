@@ -10281,7 +10281,7 @@ async def reload_on_change(server: Server) -> None:
     import watchfiles
 
     while True:
-        folders, modules = server.graphs.folders(), len(sys.modules)
+        folders, modules, stale = server.graphs.folders(), len(sys.modules), False
         watcher = watchfiles.awatch(
             *folders,
             watch_filter=_is_source,
@@ -10294,7 +10294,10 @@ async def reload_on_change(server: Server) -> None:
         async for changes in watcher:
             if changes:
                 await reload(server, sorted({_shown(path) for _, path in changes}))
-            if changes or len(sys.modules) != modules:  # there may be new folders to watch
+                stale = True
+                if server.graphs.folders() == folders:
+                    continue  # what changes while a new watcher is made goes unseen: let it be quiet first
+            if stale or len(sys.modules) != modules:  # there may be new folders to watch
                 break
 
 

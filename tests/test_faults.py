@@ -171,6 +171,48 @@ def test_events_of_resumable_runs_that_could_not_be_stored_are_stored_later(serv
     check_whole(server)
 
 
+HELD = """
+import os
+import devserver
+finish = devserver.finish_run
+def held(conn, *rest):
+    if os.path.exists("held"):
+        raise devserver.Unavailable("devserver.db: the disk is full")
+    return finish(conn, *rest)
+devserver.finish_run = held
+"""
+
+
+def test_who_follows_a_run_whose_end_cannot_be_stored_is_let_go_with_a_message(server: LiveServer) -> None:
+    """The run's own end is stored later."""
+    server.stop()
+    server.command = [sys.executable, "-u", "-c", HELD + HURRIED]
+    held = server.folder / "held"
+    with server.start().http() as http:
+        held.touch()
+        thread = new_thread(http)
+        error = {"error": "Unavailable", "message": "devserver.db: the disk is full"}
+        streamed = http.post(f"/threads/{thread}/runs/stream", json=body(stream_mode="updates")).text
+        assert streamed.count("event: updates") == 3
+        assert streamed.endswith(f"event: error\r\ndata: {json.dumps(error, separators=(',', ':'))}\r\n\r\n")
+        other = new_thread(http)
+        assert http.post(f"/threads/{other}/runs/wait", json=body()).json() == {"__error__": error}
+        assert http.get(f"/threads/{other}").json()["status"] == "busy"
+        held.unlink()
+        for each in (thread, other):
+            [run] = http.get(f"/threads/{each}/runs").json()
+            assert over(http, each, run["run_id"]) == "success"
+            assert http.get(f"/threads/{each}").json()["values"]["trail"] == ["in", "a", "b", "c"]
+        held.touch()
+        http.post(f"/threads/{thread}/runs/stream", json=body())
+    check_whole(server)  # it does not wait for the disk
+    held.unlink()
+    with server.start().http() as http:
+        until(lambda: http.get(f"/threads/{thread}").json()["status"] == "idle")
+        assert http.get(f"/threads/{thread}").json()["values"]["trail"] == ["in", "a", "b", "c"] * 2
+    check_whole(server)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 3 MB."""
@@ -273,6 +315,20 @@ def test_a_cron_that_is_due_while_the_file_is_locked_fires_after_it(server: Live
             before = len(http.get(f"/threads/{thread}/runs").json())
         until(lambda: len(http.get(f"/threads/{thread}/runs").json()) > before, 15)
         http.delete(f"/runs/crons/{cron}").raise_for_status()
+    check_whole(server)
+
+
+def test_graphs_are_reloaded_though_the_file_is_locked(server: LiveServer) -> None:
+    server.stop()
+    server.options.remove("--no-reload")
+    code = server.folder / "crash_gates.py"
+    with server.start().http() as http:
+        with locked(server.folder / "devserver.db"):
+            code.write_text(code.read_text() + "\n")
+            until(lambda: "new graphs have no assistants yet" in server.log)
+        code.write_text(code.read_text() + "\n")
+        until(lambda: "graphs reloaded" in server.log)
+        http.post("/runs/wait", json=body()).raise_for_status()
     check_whole(server)
 
 

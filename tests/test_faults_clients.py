@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import re
 import socket
@@ -20,6 +21,7 @@ from conftest import GRAPHS, LiveServer, eventually
 
 EMITS = """
     import asyncio
+    import os
     from langgraph.config import get_stream_writer
     from langgraph.graph import START, StateGraph
     from typing_extensions import TypedDict
@@ -27,6 +29,7 @@ EMITS = """
     class State(TypedDict, total=False):
         count: int
         size: int
+        gate: str
 
     async def emit(state):
         write = get_stream_writer()
@@ -34,6 +37,8 @@ EMITS = """
             write({"n": n, "pad": "x" * state["size"]})
             if n % 20 == 0:
                 await asyncio.sleep(0)
+        while state.get("gate") and not os.path.exists(state["gate"]):
+            await asyncio.sleep(0.01)
         return {"count": 0}
 
     emits = StateGraph(State).add_node(emit).add_edge(START, "emit").compile()
@@ -43,8 +48,10 @@ FILES = {"basic.py": (GRAPHS / "basic.py").read_text(), "emits.py": EMITS}
 
 
 @pytest.fixture
-def server(make_server: Callable[..., LiveServer]) -> LiveServer:
-    return make_server(SERVED, FILES, "--no-reload")
+def server(make_server: Callable[..., LiveServer]) -> Iterator[LiveServer]:
+    made = make_server(SERVED, FILES, "--no-reload")
+    yield made
+    assert made.stop() == 0
 
 
 def memory(server: LiveServer) -> int:
@@ -91,6 +98,27 @@ def test_a_client_that_stops_reading_costs_no_memory_and_loses_nothing(server: L
         with http.stream("GET", path, headers={"last-event-id": "-1"}) as again:
             assert numbers(again.read()) == (list(range(count)) if resumable else [])
         assert memory(server) - before < 180e6
+
+
+def test_who_comes_back_to_a_run_that_goes_on_gets_also_what_is_no_longer_in_memory(
+    server: LiveServer, tmp_path: Path
+) -> None:
+    count, gate = 3_000, tmp_path / "gate"
+    with server.http() as http:
+        thread, sent = emitting(http, count, 8_000, stream_resumable=True)
+        sent["input"]["gate"] = str(gate)
+        path = f"/threads/{thread}/runs"
+        with http.stream("POST", f"{path}/stream", json=sent) as answer:
+            ids = [line for line in itertools.islice(answer.iter_lines(), 4 * count) if line.startswith("id: ")]
+        path = f"{answer.headers['content-location']}/stream"
+        places = {"-1": 0, ids[count // 2].removeprefix("id: "): count // 2, ids[-1].removeprefix("id: "): count - 1}
+        with contextlib.ExitStack() as stack:
+            again = [
+                stack.enter_context(http.stream("GET", path, headers={"last-event-id": place})) for place in places
+            ]
+            gate.touch()
+            found = [numbers(each.read()) for each in again]
+        assert found == [list(range(start, count)) for start in places.values()]
 
 
 @pytest.mark.parametrize("follows", ["run", "thread"])

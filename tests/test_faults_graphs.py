@@ -202,7 +202,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     write_project(folder, {"odd": "./odd.py:odd"}, {"odd.py": ODD})
     live = LiveServer(folder, ["--no-reload"]).start()
     yield live
-    live.kill()
+    assert live.stop() == 0
 
 
 def until(look: Callable[[], Any], seconds: float = 10) -> Any:
