@@ -7904,6 +7904,7 @@ async def update_cron(server: Server, request: Request) -> Response:
 
     changed = await server.db.write(patch)
     server.runner.crons.notice()
+    server.runner.threads.notice()  # its thread may expire now
     return reply(changed.to_dict())
 
 
@@ -7912,6 +7913,7 @@ async def delete_cron(server: Server, request: Request) -> Response:
     cron_id = path_id(request, "cron")
     if not await server.db.write(lambda conn: Crons(conn).delete(cron_id)):
         raise NotFound()
+    server.runner.threads.notice()
     return empty()
 
 

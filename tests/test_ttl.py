@@ -239,11 +239,15 @@ async def test_an_expired_thread_goes_with_all_that_is_its_own(client: LangGraph
     thread = (await client.threads.create(ttl={"ttl": LONG}))["thread_id"]
     async for _ in client.runs.stream(thread, "steps", input={}, stream_resumable=True):
         pass
-    await client.crons.create_for_thread(thread, "steps", schedule="0 0 1 1 *")
+    cron: Any = await client.crons.create_for_thread(thread, "steps", schedule="0 0 1 1 *")
     before = rows(server, thread)
     assert min(before[table] for table in TABLES if table != "run_writes") > 0
     kept = (await client.threads.create(ttl=LONG))["thread_id"]
     await client.threads.update(thread, metadata={}, ttl={"ttl": SOON})
+    sentinel = (await client.threads.create(ttl={"ttl": 2 * SOON}))["thread_id"]
+    await eventually(lambda: not any(rows(server, sentinel).values()))
+    await client.threads.get(thread)  # a cron is to run on it
+    await client.crons.update(cron["cron_id"], enabled=False)
     await eventually(lambda: not any(rows(server, thread).values()))
     with pytest.raises(NotFoundError):
         await client.threads.get(thread)
