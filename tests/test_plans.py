@@ -115,7 +115,7 @@ CALLS: dict[str, list[Call]] = {
     "Runs.request_cancel": [lambda c: Runs(c).request_cancel("r", "interrupt", "x")],
     "Runs.is_live": [lambda c: Runs(c).is_live("r")],
     "Runs.is_running": [lambda c: Runs(c).is_running("r")],
-    "Runs.is_wanted": [lambda c: Runs(c).is_wanted("r")],
+    "Runs.wanted_after": [lambda c: Runs(c).wanted_after("r")],
     "Runs.release": [lambda c: Runs(c).release()],
     "Runs.last_config": [lambda c: Runs(c).last_config("t")],
     "Runs.list": [lambda c: Runs(c).list("t", None, 10, 0), lambda c: Runs(c).list("t", "success", 10, 5)],

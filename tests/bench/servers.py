@@ -59,7 +59,7 @@ def environment() -> dict[str, str]:
 def command(who: str, directory: Path, port: int, venv: Path, jobs: int | None) -> list[str]:
     common = ["--config", f"{directory}/langgraph.json", "--port", str(port), "--no-reload"]
     if who == "devserver":
-        more = ["--db", f"{directory}/bench.db", "--max-concurrency", "200"]
+        more = ["--db", f"{directory}/bench.db"]
         return [sys.executable, "-m", "devserver", "up", *common, *more]
     more = ["--n-jobs-per-worker", str(jobs)] if jobs else []
     return [f"{venv}/bin/langgraph", "dev", *common, "--host", "127.0.0.1", "--no-browser", *more]
