@@ -4749,6 +4749,19 @@ class Logs:
         if ended:
             ended.close()
 
+    def fail_run(self, run: Run, value: JsonObject, event: Event | None = None) -> None:
+        """Let those who follow a run go with an error, whose event may have been made already."""
+        run_log = self.of_run(run)
+        run_log.error = to_json(value)
+        run_log.farewell = event or Event(self.ids.next(), "error", run_log.error)
+        self.close_run(run.run_id)
+
+    def end_run(self, run: Run) -> None:
+        """A run is over: those who follow its thread are told, and its own log closes."""
+        done = to_json({"status": "run_done", "run_id": run.run_id})
+        self.tell_thread(run.thread_id, Event(self.ids.next(), "metadata", done))
+        self.close_run(run.run_id)
+
     def close_all(self) -> None:
         with self._lock:
             ended = [*self._runs.values(), *self._threads.values()]
@@ -5258,8 +5271,8 @@ def cancel_live_run(conn: sqlite3.Connection, run: Run, action: str, reason: str
     else:
         Runs(conn).set_status(run.run_id, "interrupted")
     if url := run.kwargs["webhook"]:
-        status, name = ("rollback", "UserRollback") if action == "rollback" else ("interrupted", "UserInterrupt")
-        Webhooks(conn).insert(url, _webhook_payload(run, status, {"error": name, "message": reason}, None))
+        status, name = CANCELLED[action]
+        Webhooks(conn).insert(url, _webhook_payload(run, Outcome(status, {"error": name, "message": reason})))
     if run.temporary:
         Threads(conn).delete(run.thread_id)
 
@@ -5367,6 +5380,10 @@ class Outcome:
     refusal: JsonObject | None = None
 
 
+# How a cancelled run ends, and the error that tells why, by the action that was asked for.
+CANCELLED = {"interrupt": ("interrupted", "UserInterrupt"), "rollback": ("rollback", "UserRollback")}
+
+
 def _terminals(outcome: Outcome) -> list[JsonObject]:
     """How the event streaming protocol tells the end of a run. One that was cancelled is `interrupted`; but that is
     what a question looks like, too, and the Python client waits on. `completed` ends its iterators, and unlike
@@ -5374,53 +5391,52 @@ def _terminals(outcome: Outcome) -> list[JsonObject]:
     if outcome.status == "error":
         message = {"error": outcome.error["message"]} if outcome.error else {}
         return [{"event": "failed", **message, **(outcome.refusal or {})}]
-    if outcome.status == "interrupted":
+    if outcome.status in ("interrupted", "rollback"):
         return [{"event": "interrupted"}, {"event": "completed"}]
     waits = outcome.rest is not None and outcome.rest.status == "interrupted"
     return [{"event": "interrupted" if waits else "completed"}]
 
 
-def finish_run(conn: sqlite3.Connection, run: Run, outcome: Outcome, webhook_error: JsonObject | None) -> Run | None:
-    """End a running run: its row, its thread, its webhook. None if the run was deleted meanwhile."""
+def finish_run(conn: sqlite3.Connection, run: Run, outcome: Outcome) -> Outcome | None:
+    """End a running run: its row, its thread, its webhook. Gives how it ended, which a cancel decides that came
+    before this transaction; None if the run was deleted meanwhile."""
     current = Runs(conn).get(run.thread_id, run.run_id)
     if current is None or current.status != "running":
         return None
-    status, error = outcome.status, outcome.error
     if current.cancel:
-        reason = current.reason or "cancelled"
-        name = "UserRollback" if current.cancel == "rollback" else "UserInterrupt"
-        status = "rollback" if current.cancel == "rollback" else "interrupted"
-        error = webhook_error = {"error": name, "message": reason}
+        status, name = CANCELLED[current.cancel]
+        error = {"error": name, "message": current.reason or "cancelled"}
+        outcome = replace(outcome, status=status, error=error, refusal=None)
     for puts in outcome.shared:
         Items(conn).apply(puts)
-    if status == "rollback":
+    if outcome.status == "rollback":
         Runs(conn).delete(current)
-        Threads(conn).set_outcome(run.thread_id, None, error)
+        Threads(conn).set_outcome(run.thread_id, None, outcome.error)
     else:
-        Runs(conn).set_status(run.run_id, status)
-        _finish_thread(conn, run.thread_id, status, error, outcome.rest, outcome.refusal is not None)
+        Runs(conn).set_status(run.run_id, outcome.status)
+        _finish_thread(conn, run.thread_id, outcome)
     if url := run.kwargs["webhook"]:
-        Webhooks(conn).insert(url, _webhook_payload(current, status, webhook_error, outcome.rest))
+        Webhooks(conn).insert(url, _webhook_payload(current, outcome))
     if run.temporary:
         Threads(conn).delete(run.thread_id)
-    return current
+    return outcome
 
 
-def _finish_thread(
-    conn: sqlite3.Connection, thread_id: str, status: str, error: JsonObject | None, rest: Rest | None, refused: bool
-) -> None:
-    failed = status in ("error", "timeout") and not refused
+def _finish_thread(conn: sqlite3.Connection, thread_id: str, outcome: Outcome) -> None:
+    error, rest = outcome.error, outcome.rest
+    failed = outcome.status == "error" and outcome.refusal is None
     if rest is None:
         Threads(conn).set_outcome(thread_id, "error" if failed else None, error)
     else:
         Threads(conn).set_state(thread_id, "error" if failed else rest.status, rest.values, rest.interrupts, error)
 
 
-def _webhook_payload(run: Run, status: str, error: JsonObject | None, rest: Rest | None) -> bytes:
-    shows_values = rest is not None and status != "rollback" and not run.temporary
+def _webhook_payload(run: Run, outcome: Outcome) -> bytes:
+    error, rest = outcome.error, outcome.rest
+    shows_values = rest is not None and outcome.status != "rollback" and not run.temporary
     payload = {
         **run.to_dict(),
-        "status": status,
+        "status": outcome.status,
         "run_started_at": run.started_at,
         "run_ended_at": now(),
         "webhook_sent_at": now(),
@@ -5698,42 +5714,44 @@ class Execution:
                 return Outcome("error")
             value = exception_value(error)
             log.error("%s failed", self._run.graph_id, exc_info=None if isinstance(error, Unavailable) else error)
-            self._run_log.error = to_json(value)
-            self._tell("error", value)
             RUN_SCOPE.set(None)
             return Outcome("error", value, await self.rest_after_cancel(), refusal=_strict_refusal(error))
 
-    async def end(self, outcome: Outcome, patient: Callable[[], bool]) -> Run | None:
-        """Store how the run ended, then tell those who follow it. Gives the run if it was still there.
+    async def end(self, outcome: Outcome, patient: Callable[[], bool]) -> Outcome | None:
+        """Store how the run ended, then tell those who follow it. Gives how it did if it was still there.
 
         While the database takes nothing there are further tries, as long as `patient` says so (else it raises
         Unavailable); after some of them those who follow need not wait any more.
         """
-        self._hush(outcome)
-        last = [self._event(f"{PROTOCOL}lifecycle", self._lifecycle(each)) for each in _terminals(outcome)]
+        failure = self._event("error", outcome.error) if outcome.status == "error" else None
         for tries in itertools.count(1):
             try:
                 await self._keeper.flush()
-                ended = await self._db.write(self._finish, outcome, last)
+                ended, last = await self._db.write(self._finish, outcome, failure)
                 break
             except Unavailable as error:
                 if not patient():
                     raise
-                if tries == self.TRIES:
-                    self._let_go(error)
+                if tries == self.TRIES:  # that may last
+                    log.error("run %s has ended, which is stored as soon as it can be: %s", self._run.run_id, error)
+                    self._logs.fail_run(self._run, outcome.error or exception_value(error), failure)
             await asyncio.sleep(RETRY_SECONDS)
+        if ended and ended.status == "error":
+            self._run_log.error = to_json(ended.error)
         self._keeper.end(last)
-        done = {"status": "run_done", "run_id": self._run.run_id}
-        self._logs.tell_thread(self._run.thread_id, self._event("metadata", done))
-        self._logs.close_run(self._run.run_id)
+        self._logs.end_run(self._run)
         return ended
 
-    def _hush(self, outcome: Outcome) -> None:
-        """Messages that were cut short end with an error: the Python client waits for an end of each."""
-        why = outcome.error["message"] if outcome.error else "The run was cancelled."
-        for begun in list(self._speaking.values()):
+    def _last(self, outcome: Outcome) -> Iterator[tuple[str, Any]]:
+        """What else is told once the end is stored. Messages that were cut short end with an error: the Python client
+        waits for an end of each."""
+        failed = outcome.error if outcome.status == "error" else None
+        why = failed["message"] if failed else "The run was cancelled."
+        for begun in self._speaking.values():
             cut = {"event": "error", "message": why, "id": begun["data"]["id"], "run_id": begun["data"]["run_id"]}
-            self._tell(f"{PROTOCOL}messages", {**begun, "timestamp": time.time_ns() // 1_000_000, "data": cut})
+            yield f"{PROTOCOL}messages", {**begun, "timestamp": time.time_ns() // 1_000_000, "data": cut}
+        for each in _terminals(outcome):
+            yield f"{PROTOCOL}lifecycle", self._lifecycle(each)
 
     async def leave(self) -> None:
         """The run is going on with the next start of the server."""
@@ -5752,18 +5770,16 @@ class Execution:
             log.debug("no state after run %s: %s", self._run.run_id, error)
             return None
 
-    def _let_go(self, error: Unavailable) -> None:
-        """Those who follow the run: its end can't be stored, and that may last."""
-        log.error("run %s has ended, which is stored as soon as it can be: %s", self._run.run_id, error)
-        if self._run_log.error is None:
-            self._run_log.error = to_json(exception_value(error))
-            self._run_log.farewell = Event(self._logs.ids.next(), "error", self._run_log.error)
-        self._logs.close_run(self._run.run_id)
-
-    def _finish(self, conn: sqlite3.Connection, outcome: Outcome, last: list[Event]) -> Run | None:
+    def _finish(
+        self, conn: sqlite3.Connection, outcome: Outcome, failure: Event | None
+    ) -> tuple[Outcome | None, list[Event]]:
+        """How the run ended, and the events that tell it. A run that was deleted ends as if it was cancelled."""
+        ended = finish_run(conn, self._run, outcome)
+        last = [failure] if failure and ended and ended.status == "error" else []
+        last += [self._event(*told) for told in self._last(ended or Outcome("interrupted"))]
         self._keeper.append(conn, last)
         Events(conn).set_last_seq(self._run.thread_id, self._seq)
-        return finish_run(conn, self._run, outcome, outcome.error)
+        return ended, last
 
     def _event(self, name: str, data: Any) -> Event:
         size = protocol_size(name, data)
@@ -5967,11 +5983,12 @@ async def sweep_threads(db: Db, serde: SerializerProtocol, limit: int) -> None:
             break
 
 
-def log_end(run: Run, ended: Run, outcome: Outcome, seconds: float) -> None:
+def log_end(run: Run, outcome: Outcome, seconds: float) -> None:
     """One line per run."""
-    status = {"rollback": "rolled back", "interrupt": "interrupted"}.get(ended.cancel or "", outcome.status)
-    error = f" {outcome.error['error']}: {outcome.error['message']}" if outcome.error and not ended.cancel else ""
-    level = logging.WARNING if outcome.status == "error" and not ended.cancel else logging.INFO
+    failed = outcome.error if outcome.status == "error" else None
+    status = "rolled back" if outcome.status == "rollback" else outcome.status
+    error = f" {failed['error']}: {failed['message']}" if failed else ""
+    level = logging.WARNING if failed else logging.INFO
     log.log(
         level, "run %s thread %s graph %s %s %.3f s%s", run.run_id, run.thread_id, run.graph_id, status, seconds, error
     )
@@ -6173,7 +6190,11 @@ class Runner:
             log.error("run %s goes on when the server starts again: %s", run.run_id, error)
         except Exception as error:
             log.exception("run %s could not be ended", run.run_id)
-            await self.db.write(finish_run, run, Outcome("error", exception_value(error)), None)
+            value = exception_value(error)
+            ended = await self.db.write(finish_run, run, Outcome("error", value))
+            if ended and ended.status == "error":
+                self.logs.fail_run(run, value)
+            self.logs.end_run(run)
         finally:
             self.logs.close_run(run.run_id)
 
@@ -6196,7 +6217,7 @@ class Runner:
         if outcome.status == "interrupted":
             outcome = Outcome("interrupted", rest=await execution.rest_after_cancel())
         if (ended := await execution.end(outcome, lambda: not self.stopping)) is not None:
-            log_end(run, ended, outcome, time.monotonic() - begun)
+            log_end(run, ended, time.monotonic() - begun)
         if run.kwargs["webhook"]:
             await self._webhooks.send_due()
 

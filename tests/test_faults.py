@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import resource
@@ -21,7 +22,7 @@ import httpx
 import pytest
 from conftest import GRAPHS, ROOT, LiveServer, write_project
 
-SERVED = {"gates": "./crash_gates.py:gates"}
+SERVED = {"gates": "./crash_gates.py:gates", "fails": "./crash_gates.py:fails"}
 FILES = {"crash_gates.py": (GRAPHS / "crash_gates.py").read_text()}
 # Waits less long for a file to be free again, and before it lets followers go.
 HURRIED = "import devserver as d; d.Db.PATIENCE_SECONDS = 0.4; d.RETRY_SECONDS = 0.05; d.Execution.TRIES = 4; d.main()"
@@ -177,6 +178,7 @@ import devserver
 finish = devserver.finish_run
 def held(conn, *rest):
     if os.path.exists("held"):
+        open("refused", "w").close()
         raise devserver.Unavailable("devserver.db: the disk is full")
     return finish(conn, *rest)
 devserver.finish_run = held
@@ -211,6 +213,46 @@ def test_who_follows_a_run_whose_end_cannot_be_stored_is_let_go_with_a_message(s
         until(lambda: http.get(f"/threads/{thread}").json()["status"] == "idle")
         assert http.get(f"/threads/{thread}").json()["values"]["trail"] == ["in", "a", "b", "c"] * 2
     check_whole(server)
+
+
+@pytest.mark.parametrize("graph", ["gates", "fails"])
+@pytest.mark.parametrize("action", ["interrupt", "rollback"])
+def test_a_cancel_that_comes_while_the_end_is_written_is_what_all_are_told(
+    server: LiveServer, graph: str, action: str
+) -> None:
+    server.stop()
+    server.command = [sys.executable, "-u", "-c", HELD + HURRIED.replace("TRIES = 4", "TRIES = 4000")]
+    held, gate = server.folder / "held", server.folder / "go.a"
+    with server.start().http() as http:
+        thread = new_thread(http)
+        run = http.post(f"/threads/{thread}/runs", json={**body("a"), "assistant_id": graph}).json()["run_id"]
+        until((server.folder / "at.a").exists)
+        path = f"/threads/{thread}/runs/{run}"
+        wanted = {"channels": ["lifecycle"]}
+        with (
+            http.stream("GET", f"{path}/stream") as streams,
+            http.stream("GET", f"{path}/join") as waits,
+            http.stream("GET", f"/threads/{thread}/stream") as follows,
+            http.stream("POST", f"/threads/{thread}/stream/events", json=wanted) as subscribed,
+        ):
+            held.touch()
+            gate.touch()
+            until((server.folder / "refused").exists)
+            assert http.post(f"{path}/cancel", params={"action": action}).status_code == 202
+            held.unlink()
+            assert "event: error" not in streams.read().decode()
+            assert "__error__" not in json.loads(waits.read())
+            told = "".join(itertools.takewhile(lambda line: "run_done" not in line, follows.iter_lines()))
+            assert "event: error" not in told
+            events = (json.loads(line[6:]) for line in subscribed.iter_lines() if line.startswith("data: "))
+            for each in ("interrupted", "completed"):
+                assert next(events)["params"]["data"]["event"] == each
+        if action == "rollback":
+            assert http.get(path).status_code == 404
+        else:
+            assert status_of(http, thread, run) == "interrupted"
+        name = {"interrupt": "UserInterrupt", "rollback": "UserRollback"}[action]
+        assert http.get(f"/threads/{thread}").json()["error"]["error"] == name
 
 
 @pytest.fixture
