@@ -4629,7 +4629,10 @@ class RunLog:
 
     def _end(self) -> int:
         """The number after the last event that may be shown."""
-        return self._kept if self.resumable and not self.closed else self._first + len(self._events)
+        return self._kept if self.resumable else self._first + len(self._events)
+
+    def shows_all(self) -> bool:
+        return self._end() == self._first + len(self._events)
 
     def ready(self, follower: Follower) -> bool:
         return self.closed or self._followers.get(follower, 0) < self._end()
@@ -5549,6 +5552,7 @@ class EventKeeper:
         self.stop()
         for event in last:
             self.add(event)
+        self._run_log.keep(len(last))
 
     def stop(self) -> None:
         if self._follower is not None:
@@ -5649,7 +5653,8 @@ class Execution:
             if isinstance(error, RunGone):
                 return Outcome("error")
             value = exception_value(error)
-            log.error("%s failed", self._run.graph_id, exc_info=None if isinstance(error, Unavailable) else error)
+            unknown = None if isinstance(error, Unavailable) else error
+            log.error("run %s of %s failed", self._run.run_id, self._run.graph_id, exc_info=unknown)
             self._run_log.error = to_json(value)
             self._tell("error", value)
             RUN_SCOPE.set(None)
@@ -5707,8 +5712,8 @@ class Execution:
     def _let_go(self, error: Unavailable) -> None:
         """Those who follow the run: its end can't be stored, and that may last."""
         log.error("run %s has ended, which is stored as soon as it can be: %s", self._run.run_id, error)
-        if self._run_log.error is None:
-            self._run_log.error = to_json(exception_value(error))
+        if self._run_log.error is None or not self._run_log.shows_all():
+            self._run_log.error = self._run_log.error or to_json(exception_value(error))
             self._run_log.farewell = Event(self._logs.ids.next(), "error", self._run_log.error)
         self._logs.close_run(self._run.run_id)
 
@@ -7405,7 +7410,7 @@ async def run_frames(
     ):
         yield part
     if run_log.farewell:
-        yield sse_frame(run_log.farewell, run_log.resumable)
+        yield sse_frame(run_log.farewell, False)  # no event to come back to: those before it may be stored later
 
 
 async def with_heartbeats(batches: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:

@@ -156,7 +156,7 @@ def test_a_run_that_cannot_be_stored_fails_and_its_thread_can_be_used_again(serv
     check_whole(server)
 
 
-def test_events_of_resumable_runs_that_could_not_be_stored_are_stored_later(server: LiveServer) -> None:
+def test_events_of_resumable_runs_are_shown_once_they_are_stored_though_that_is_later(server: LiveServer) -> None:
     with server.http() as http:
         wanted = {"stream_mode": ["updates", "debug"], "stream_resumable": True, "durability": "exit"}
         thread, run = at_gate(server, http, "b", **wanted)
@@ -164,10 +164,18 @@ def test_events_of_resumable_runs_that_could_not_be_stored_are_stored_later(serv
         with http.stream("GET", path, headers=first) as follows, no_file_may_grow(server):
             (server.folder / "go.b").touch()
             seen = follows.read().decode()
-        assert '{"b":' in seen
-        assert "event: error" in seen
+        shown, farewell = seen.rstrip("\r\n").rsplit("\r\n\r\n", 1)
+        assert '{"a":' in shown
+        assert '{"b":' not in shown
+        assert farewell.startswith("event: error\r\n")
+        assert "\nid:" not in farewell  # so nobody comes back to after what was not shown yet
         assert over(http, thread, run) == "error"
-        assert http.get(path, headers=first).text == seen
+        kept = http.get(path, headers=first).text
+        assert kept.startswith(shown)
+        last = {"last-event-id": shown.rpartition("id: ")[2]}
+        rest = http.get(path, headers=last).text
+        assert [rest.count(each) for each in ('"b":', "event: error")] == [kept.count('"b":'), 1]
+        assert '{"b":' in rest
     check_whole(server)
 
 
