@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import shutil
 import sqlite3
 import subprocess
@@ -19,7 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import GRAPHS, ROOT, LiveServer, write_project
+from conftest import GRAPHS, ROOT, LiveServer, mount, no_file_may_grow, unmount, write_project
 
 SERVED = {"gates": "./crash_gates.py:gates"}
 FILES = {"crash_gates.py": (GRAPHS / "crash_gates.py").read_text()}
@@ -83,16 +82,6 @@ def check_whole(server: LiveServer, file: Path | None = None) -> None:
 
 
 # A disk that takes no more
-
-
-@contextlib.contextmanager
-def no_file_may_grow(server: LiveServer) -> Iterator[None]:
-    """The server's process may write to no file beyond a few lines; a page of the database is more."""
-    assert server.process
-    _, hard = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
 
 
 WRITES: list[tuple[str, str, dict[str, Any]]] = [
@@ -226,11 +215,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 3 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
+    if not mount(folder, 3_000_000):
         pytest.skip("nothing may be mounted here")
     yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    unmount(folder)
 
 
 def test_a_full_disk_is_named_and_loses_nothing(server: LiveServer, small_disk: Path) -> None:
@@ -256,7 +244,7 @@ def test_a_full_disk_is_named_and_loses_nothing(server: LiveServer, small_disk: 
     server.kill()
     if answer.status_code == 200:  # there was room for the run, but not for its end: the start has to write
         assert "the disk is full" in start_failure(server.folder, options=("--db", str(file)))
-    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    assert mount(small_disk, 20_000_000, "remount")
     with server.start().http() as http:
         assert http.get(f"/threads/{thread}").raise_for_status().json()["status"] == "idle"
         http.post(f"/threads/{thread}/runs/wait", json=body()).raise_for_status()
