@@ -5715,7 +5715,7 @@ class Execution:
         if self._run_log.error is None or not self._run_log.shows_all():
             self._run_log.error = self._run_log.error or to_json(exception_value(error))
             self._run_log.farewell = Event(self._logs.ids.next(), "error", self._run_log.error)
-        self._logs.close_run(self._run.run_id)
+        self._run_log.close()  # it stays, for who comes now
 
     def _finish(self, conn: sqlite3.Connection, outcome: Outcome, last: list[Event]) -> Run | None:
         self._keeper.append(conn, last)
@@ -6053,6 +6053,16 @@ class Runner:
             return await self.loop.run_or_elsewhere(opened)
         return await opened()
 
+    def show_later(self, thread: Thread, since: str) -> None:
+        """Let a thread show its state in a moment, unless the server stops: then the next start does it."""
+
+        async def show() -> None:
+            await asyncio.sleep(RETRY_SECONDS)
+            if not self.stopping:
+                await show_state(self, thread, since)
+
+        self.loop.loop.call_soon_threadsafe(lambda: self._keep(show()))
+
     def load(self) -> JsonObject:
         active = len(self._tasks)
         return {"max": self.max_concurrency, "active": active, "available": self.max_concurrency - active}
@@ -6175,16 +6185,27 @@ async def show_state(runner: Runner, thread: Thread, since: str) -> None:
     async def look(graph: Graph) -> Rest:
         return Rest.of(await snapshot(graph, _thread_place(thread.thread_id)))
 
-    def show(conn: sqlite3.Connection) -> None:
-        if not Runs(conn).has_since(thread.thread_id, since):
-            Threads(conn).set_state(thread.thread_id, rest.status, rest.values, rest.interrupts, thread.error)
-
     try:
         rest = await runner.with_graph(thread.metadata["graph_id"], thread.config, "threads.read", look)
     except Exception as error:  # the graph is gone or broken: the next run or update shows the state
         log.warning("thread %s shows an old state: %s", thread.thread_id, error)
         return
-    await runner.db.write(show)
+    await show_rest(runner, thread, since, rest)
+
+
+async def show_rest(runner: Runner, thread: Thread, since: str, rest: Rest) -> None:
+    """The same, of a state that was read. While the database does not take that, further tries follow: the state
+    itself is stored, so whoever changed it need not know."""
+
+    def show(conn: sqlite3.Connection) -> None:
+        if not Runs(conn).has_since(thread.thread_id, since):
+            Threads(conn).set_state(thread.thread_id, rest.status, rest.values, rest.interrupts, thread.error)
+
+    try:
+        await runner.db.write(show)
+    except Unavailable as error:
+        log.warning("thread %s shows an old state for now: %s", thread.thread_id, error)
+        runner.show_later(thread, since)
 
 
 ########################################################################################################
@@ -7245,11 +7266,7 @@ async def _change_state(
             await show_state(server.runner, thread, began)
         raise
 
-    def show(conn: sqlite3.Connection) -> None:
-        if not Runs(conn).has_since(thread.thread_id, began):  # a run that came in between shows its own
-            Threads(conn).set_state(thread.thread_id, rest.status, rest.values, rest.interrupts, thread.error)
-
-    await server.db.write(show)
+    await show_rest(server.runner, thread, began, rest)
     server.runner.threads.notice()
     told = to_json({"state": state, "thread_id": thread.thread_id})
     server.runner.logs.tell_thread(thread.thread_id, Event(server.runner.logs.ids.next(), "state_update", told))
