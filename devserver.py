@@ -4673,7 +4673,10 @@ class RunLog:
 
     def _end(self) -> int:
         """The number after the last event that may be shown."""
-        return self._kept if self.resumable and not self.closed else self._first + len(self._events)
+        return self._kept if self.resumable else self._first + len(self._events)
+
+    def shows_all(self) -> bool:
+        return self._end() == self._first + len(self._events)
 
     def ready(self, follower: Follower) -> bool:
         return self.closed or self._followers.get(follower, 0) < self._end()
@@ -4754,7 +4757,7 @@ class Logs:
         run_log = self.of_run(run)
         run_log.error = to_json(value)
         run_log.farewell = event or Event(self.ids.next(), "error", run_log.error)
-        self.close_run(run.run_id)
+        run_log.close()  # it stays until `end_run`, for who comes now
 
     def end_run(self, run: Run) -> None:
         """A run is over: those who follow its thread are told, and its own log closes."""
@@ -5612,6 +5615,7 @@ class EventKeeper:
         self.stop()
         for event in last:
             self.add(event)
+        self._run_log.keep(len(last))
 
     def stop(self) -> None:
         if self._follower is not None:
@@ -5713,7 +5717,8 @@ class Execution:
             if isinstance(error, RunGone):
                 return Outcome("error")
             value = exception_value(error)
-            log.error("%s failed", self._run.graph_id, exc_info=None if isinstance(error, Unavailable) else error)
+            unknown = None if isinstance(error, Unavailable) else error
+            log.error("run %s of %s failed", self._run.run_id, self._run.graph_id, exc_info=unknown)
             RUN_SCOPE.set(None)
             return Outcome("error", value, await self.rest_after_cancel(), refusal=_strict_refusal(error))
 
@@ -6122,6 +6127,16 @@ class Runner:
             return await self.loop.run_or_elsewhere(opened)
         return await opened()
 
+    def show_later(self, thread: Thread, since: str) -> None:
+        """Let a thread show its state in a moment, unless the server stops: then the next start does it."""
+
+        async def show() -> None:
+            await asyncio.sleep(RETRY_SECONDS)
+            if not self.stopping:
+                await show_state(self, thread, since)
+
+        self.loop.loop.call_soon_threadsafe(lambda: self._keep(show()))
+
     def load(self) -> JsonObject:
         active = len(self._tasks)
         return {"max": self.max_concurrency, "active": active, "available": self.max_concurrency - active}
@@ -6248,16 +6263,27 @@ async def show_state(runner: Runner, thread: Thread, since: str) -> None:
     async def look(graph: Graph) -> Rest:
         return Rest.of(await snapshot(graph, _thread_place(thread.thread_id)))
 
-    def show(conn: sqlite3.Connection) -> None:
-        if not Runs(conn).has_since(thread.thread_id, since):
-            Threads(conn).set_state(thread.thread_id, rest.status, rest.values, rest.interrupts, thread.error)
-
     try:
         rest = await runner.with_graph(thread.metadata["graph_id"], thread.config, "threads.read", look)
     except Exception as error:  # the graph is gone or broken: the next run or update shows the state
         log.warning("thread %s shows an old state: %s", thread.thread_id, error)
         return
-    await runner.db.write(show)
+    await show_rest(runner, thread, since, rest)
+
+
+async def show_rest(runner: Runner, thread: Thread, since: str, rest: Rest) -> None:
+    """The same, of a state that was read. While the database does not take that, further tries follow: the state
+    itself is stored, so whoever changed it need not know."""
+
+    def show(conn: sqlite3.Connection) -> None:
+        if not Runs(conn).has_since(thread.thread_id, since):
+            Threads(conn).set_state(thread.thread_id, rest.status, rest.values, rest.interrupts, thread.error)
+
+    try:
+        await runner.db.write(show)
+    except Unavailable as error:
+        log.warning("thread %s shows an old state for now: %s", thread.thread_id, error)
+        runner.show_later(thread, since)
 
 
 ########################################################################################################
@@ -7319,11 +7345,7 @@ async def _change_state(
             await show_state(server.runner, thread, began)
         raise
 
-    def show(conn: sqlite3.Connection) -> None:
-        if not Runs(conn).has_since(thread.thread_id, began):  # a run that came in between shows its own
-            Threads(conn).set_state(thread.thread_id, rest.status, rest.values, rest.interrupts, thread.error)
-
-    await server.db.write(show)
+    await show_rest(server.runner, thread, began, rest)
     server.runner.threads.notice()
     told = to_json({"state": state, "thread_id": thread.thread_id})
     server.runner.logs.tell_thread(thread.thread_id, Event(server.runner.logs.ids.next(), "state_update", told))
@@ -7484,7 +7506,7 @@ async def run_frames(
     ):
         yield part
     if run_log.farewell:
-        yield sse_frame(run_log.farewell, run_log.resumable)
+        yield sse_frame(run_log.farewell, False)  # no event to come back to: those before it may be stored later
 
 
 async def with_heartbeats(batches: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:

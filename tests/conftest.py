@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -37,6 +38,7 @@ class LiveServer:
     url: str = ""
     process: subprocess.Popen[str] | None = None
     lines: list[str] = field(default_factory=list)
+    reader: threading.Thread | None = None
     command: list[str] = field(default_factory=lambda: [sys.executable, "-u", "-m", "devserver"])
 
     def start(self, wait: float = 30) -> LiveServer:
@@ -51,7 +53,8 @@ class LiveServer:
             text=True,
             errors="replace",
         )
-        threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
+        self.reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)
+        self.reader.start()
         deadline = time.monotonic() + wait
         while time.monotonic() < deadline:
             found = re.search(r"API +(http://\S+)", self.log)
@@ -78,8 +81,10 @@ class LiveServer:
     def kill(self) -> None:
         """kill -9: what a crash leaves behind."""
         assert self.process
+        assert self.reader
         self.process.kill()
         self.process.wait()
+        self.reader.join(10)
 
     def stop(self, sig: int = signal.SIGTERM, wait: float = 15) -> int:
         """End it politely; gives the exit code."""
@@ -96,6 +101,28 @@ class LiveServer:
 
     def http(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=30, **options)
+
+
+@contextlib.contextmanager
+def no_file_may_grow(server: LiveServer, size: int = 4096) -> Iterator[None]:
+    """The server's process may write to no file beyond a few lines; a page of the database is more."""
+    assert server.process
+    process_id = server.process.pid
+    _, hard = resource.prlimit(process_id, resource.RLIMIT_FSIZE)
+    resource.prlimit(process_id, resource.RLIMIT_FSIZE, (size, hard))
+    yield
+    with contextlib.suppress(ProcessLookupError):
+        resource.prlimit(process_id, resource.RLIMIT_FSIZE, (hard, hard))
+
+
+def mount(folder: Path, size: int, *options: str) -> bool:
+    """Make a folder a file system of that many bytes; with `remount`, change its size. False where this can't be."""
+    given = ["-t", "tmpfs", "-o", ",".join([f"size={size}", *options]), "tmpfs", str(folder)]
+    return subprocess.run(["mount", *given], check=False, capture_output=True).returncode == 0
+
+
+def unmount(folder: Path) -> None:
+    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def write_project(folder: Path, graphs: dict[str, Any], files: dict[str, str], **settings: Any) -> None:

@@ -1,14 +1,19 @@
 """kill -9 at random moments, while clients do a bit of everything: what was acknowledged is kept, and done once.
 
+In some rounds the disk is full for a while, or until the crash: what can't be stored then is refused and not done, and
+runs whose steps can't be stored fail, with what they had stored before.
+
 DEVSERVER_CRASH_ROUNDS sets the number of crashes, DEVSERVER_CRASH_SEED repeats the choices of an earlier run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
 import os
 import random
+import re
 import sqlite3
 import sys
 import threading
@@ -20,10 +25,12 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import GRAPHS, LiveServer
+from conftest import GRAPHS, LiveServer, mount, no_file_may_grow, unmount
 
 ROUNDS = int(os.environ.get("DEVSERVER_CRASH_ROUNDS", "6"))
 SEED = int(os.environ.get("DEVSERVER_CRASH_SEED", str(time.time_ns() % 1_000_000)))
+# Tries a run again however often the server ended meanwhile, and lets followers go soon if its end can't be stored.
+HURRIED = "import devserver as d; d.ATTEMPTS = 1000; d.RETRY_SECONDS = 0.1; d.Execution.TRIES = 3; d.main()"
 STEPS = {"steps": ["one", "two_a", "two_b", "three"], "nested": ["one", "three"], "asks": ["one"]}
 COUNTED = ("one", "two_a", "three", "ask")  # nodes that add one to the counter
 
@@ -35,6 +42,8 @@ class Op:
     kind: str
     tag: str
     acknowledged: bool = False
+    refused: bool = False  # as the disk is full
+    failed: bool = False  # the same, later: the run could not store its steps
     run: tuple[str, str] | None = None  # thread id, run id
     cancel: str | None = None  # the action asked for
     cancelled: bool = False  # and acknowledged
@@ -46,11 +55,12 @@ class Op:
     def read(self, answer: httpx.Response) -> None:
         """A stream of events, as long as it goes."""
         fields: list[str] = []
+        last: list[str] = []
         for line in answer.iter_lines():
             if line.startswith("id: "):
                 self.seen.append((line.removeprefix("id: "), "\n".join(fields)))
-            fields = [*fields, line] if line else []
-        self.whole = True
+            last, fields = (last, [*fields, line]) if line else (fields, [])
+        self.whole = not last or last[-1].startswith("id: ")  # else it is let go, as the run's end can't be stored yet
 
     def entries(self) -> list[str]:
         """What a finished op has added to its thread's trail."""
@@ -90,12 +100,14 @@ class Actor:
         }
 
     def acknowledge(self, op: Op, answer: httpx.Response) -> None:
-        """Raises for any answer but success: nothing asked for here may be refused."""
-        assert answer.is_success, f"{answer.status_code} {answer.text}"
+        """Raises for any answer but success: nothing asked for here may be refused, unless the disk is full."""
+        op.refused = answer.status_code == 503
+        assert op.refused or answer.is_success, f"{answer.status_code} {answer.read()!r}"
+        answer.raise_for_status()
         op.acknowledged = True
         where = answer.headers.get("content-location", "").split("/")
-        if len(where) >= 5 and where[3] == "runs":
-            op.run = (where[2], where[4])
+        if where[-2:-1] == ["runs"]:
+            op.run = ("".join(where[2:3]) if len(where) > 3 else "", where[-1])
 
     def thread(self, http: httpx.Client) -> str:
         """The actor's thread, made on first use. Waits until no earlier run is left on it."""
@@ -139,7 +151,7 @@ def asks_and_answers(actor: Actor, http: httpx.Client) -> None:
     """Answers an interrupt if there is one, also one from before a crash; else makes one."""
     thread = actor.thread(http)
     state = http.get(f"/threads/{thread}/state").raise_for_status().json()
-    if state["next"]:
+    if http.get(f"/threads/{thread}").raise_for_status().json()["status"] == "interrupted":
         op = actor.begin("resume", ">" + state["values"]["tag"])
         body = {
             **actor.body(op),
@@ -281,6 +293,8 @@ class Load:
 
     def __init__(self, url: str, cast: list[Actor]) -> None:
         self.over = threading.Event()
+        self.full = False  # the disk is, or was: writes may be refused
+        self.refused = 0
         self.faults: list[str] = []
         self._threads = [threading.Thread(target=self._play, args=(url, actor)) for actor in cast]
 
@@ -302,9 +316,56 @@ class Load:
                 except httpx.TransportError as error:
                     if not self.over.wait(2):
                         self.faults.append(f"{actor.name}: {error!r}")
-                except (AssertionError, httpx.HTTPStatusError) as error:
+                except httpx.HTTPStatusError as error:
+                    if not self.full or error.response.status_code != 503 or reads(error.request):
+                        self.faults.append(f"{actor.name}: {error}")
+                    self.refused += 1
+                    actor.rest()
+                except AssertionError as error:
                     self.faults.append(f"{actor.name}: {error}")
                     return
+
+
+def reads(request: httpx.Request) -> bool:
+    return request.method == "GET" or request.url.path.endswith("/search")
+
+
+class Disk:
+    """Where the database is. It can be made full: files may not grow there or, if a small file system may be mounted
+    here, there is no room."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.mounted = mount(folder, 2**30)
+
+    def close(self) -> None:
+        if self.mounted:
+            unmount(self.folder)
+
+    @contextlib.contextmanager
+    def full(self, server: LiveServer, chance: random.Random) -> Iterator[None]:
+        """Some pages may fit yet, or none."""
+        spare = chance.choice([0, 10_000, 100_000])
+        if chance.random() < 0.5 or not self.mounted:
+            with no_file_may_grow(server, chance.choice([4096, (self.folder / "crash.db-wal").stat().st_size + spare])):
+                yield
+            return
+        while not mount(self.folder, self._used() + spare, "remount"):
+            pass  # it has grown meanwhile
+        yield
+        assert mount(self.folder, 2**30, "remount")
+
+    def _used(self) -> int:
+        found = os.statvfs(self.folder)
+        return (found.f_blocks - found.f_bfree) * found.f_frsize
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    made = Disk(tmp_path / "disk")
+    yield made
+    made.close()
 
 
 @dataclass
@@ -316,6 +377,7 @@ class Findings:
     missing: list[str] = field(default_factory=list)
     twice: list[str] = field(default_factory=list)
     other: list[str] = field(default_factory=list)
+    unstored: set[str] = field(default_factory=set)  # ids of runs that failed as the disk was full, by the log
 
     def all(self) -> list[str]:
         return [*self.lost, *self.doubled, *self.missing, *self.twice, *self.other]
@@ -333,7 +395,9 @@ def check_trail(actor: Actor, trail: list[str], found: Findings) -> None:
         size = [*same, False].index(False)
         if start and not any(other.cancel for other in actor.ops):
             found.other.append(f"{actor.name}: {op} came after {left[:start]}")
-        if size < len(wanted) and not op.cancel and (op.acknowledged or size):
+        if op.refused and size:
+            found.other.append(f"{actor.name}: {op} was refused but left {left[start : start + size]}")
+        if size < len(wanted) and not (op.cancel or op.failed) and (op.acknowledged or size):
             found.lost.append(f"{actor.name}: {op} left {left[start : start + size]}, then {left[start + size :][:3]}")
         if op.cancelled and op.cancel == "rollback" and size:
             found.other.append(f"{actor.name}: {op} was rolled back but left {left[start : start + size]}")
@@ -342,19 +406,33 @@ def check_trail(actor: Actor, trail: list[str], found: Findings) -> None:
         found.other.append(f"{actor.name}: nobody asked for {left[:5]}")
 
 
-def check_runs(actor: Actor, http: httpx.Client, found: Findings) -> None:
-    """Acknowledged runs ended as they should."""
-    statuses: dict[str, str] = {}
+def all_runs(actor: Actor, http: httpx.Client) -> Iterator[dict[str, Any]]:
     for offset in itertools.count(0, 500):
         page = http.get(f"/threads/{actor.thread_id}/runs", params={"limit": 500, "offset": offset}).json()
-        statuses |= {run["run_id"]: run["status"] for run in page}
+        yield from page
         if len(page) < 500:
-            break
+            return
+
+
+def tag_of(run: dict[str, Any]) -> str:
+    given = run["kwargs"]
+    return str(given["command"]["resume"] if given["command"] else given["input"]["tag"])
+
+
+def check_runs(actor: Actor, http: httpx.Client, found: Findings) -> None:
+    """Acknowledged runs ended as they should, or as they had to."""
+    statuses: dict[str, str] = {}
+    failed: set[str] = set()  # tags
+    for run in all_runs(actor, http):
+        statuses[run["run_id"]] = run["status"]
+        if run["status"] == "error" and run["run_id"] in found.unstored:
+            failed.add(tag_of(run))
     for op in actor.ops:
+        op.failed = op.tag in failed
         if op.acknowledged and op.run:
             status = statuses.get(op.run[1])
             wanted = {"interrupt": "interrupted", "rollback": None}.get(op.cancel or "", "success")
-            if status != wanted and (op.cancelled or status != "success"):
+            if not op.failed and status != wanted and (op.cancelled or status != "success"):
                 found.lost.append(f"{actor.name}: {op} should be {wanted}, is {status}")
 
 
@@ -363,6 +441,8 @@ def check_shared(owner: str, entries: list[str], items: dict[str, Any], found: F
     wanted = {f"{owner}/{entry}" for entry in entries}
     if owner and (absent := wanted - set(items)):
         found.missing.append(f"{owner}: {sorted(absent)[:5]}")
+    if owner and (beyond := {key for key in items if key.startswith(f"{owner}/")} - wanted):
+        found.twice.append(f"{owner}: {sorted(beyond)[:5]} shared, but not in the state")
     counted = sum(1 for entry in entries if entry.partition(":")[0] in (*COUNTED, "sub_one", "sub_two"))
     count = items.get(f"count/{owner}", {"n": 0})["n"]
     if count != counted:
@@ -371,8 +451,8 @@ def check_shared(owner: str, entries: list[str], items: dict[str, Any], found: F
 
 def check_stateful(actor: Actor, http: httpx.Client, items: dict[str, Any], found: Findings) -> None:
     values = http.get(f"/threads/{actor.thread_id}/state").raise_for_status().json()["values"]
-    check_trail(actor, values.get("trail", []), found)
     check_runs(actor, http, found)
+    check_trail(actor, values.get("trail", []), found)
     thread = http.get(f"/threads/{actor.thread_id}").raise_for_status().json()
     if actor.act is cancels:
         return  # what a cancelled run has shared stays
@@ -381,7 +461,10 @@ def check_stateful(actor: Actor, http: httpx.Client, items: dict[str, Any], foun
     made = [entry for entry in values.get("trail", []) if entry.partition(":")[0] not in ("input", "state", "update")]
     # an answer's entry has the tag of the answer, its items that of the question
     made = [f"ask:{entry.rpartition('>')[2]}" if entry.startswith("ask:") else entry for entry in made]
-    check_shared(actor.name, made + values.get("marks", []), items, found)
+    # a subgraph whose parent could not be stored has shared what it did before
+    inside = [f"{node}:{op.tag}" for op in actor.ops if op.failed for node in ("sub_one", "sub_two")]
+    made += [entry for entry in inside if f"{actor.name}/{entry}" in items]
+    check_shared(actor.name, [*{*made, *values.get("marks", [])}], items, found)
 
 
 def check_puts(actor: Actor, http: httpx.Client, found: Findings) -> None:
@@ -413,8 +496,12 @@ def check_streams(actor: Actor, http: httpx.Client, found: Findings) -> None:
                 kept.read(answer)
             if len({event_id for event_id, _ in kept.seen}) < len(kept.seen):
                 found.doubled.append(f"{op}: {kept.seen}")
-            if op.seen != kept.seen[: len(op.seen)]:
-                found.lost.append(f"events of {op.tag}: seen {op.seen}, kept {kept.seen}")
+            if op.seen != kept.seen[: len(op.seen)] or (op.whole and len(op.seen) < len(kept.seen)):
+                found.lost.append(f"events of {op.tag}: seen {heads(op)}, kept {heads(kept)}")
+
+
+def heads(op: Op) -> list[tuple[str, str]]:
+    return [(event_id, text[:20]) for event_id, text in op.seen]
 
 
 def check_crons(actor: Actor, http: httpx.Client, items: dict[str, Any], found: Findings) -> None:
@@ -422,15 +509,16 @@ def check_crons(actor: Actor, http: httpx.Client, items: dict[str, Any], found: 
     next), and none after the cron was deleted."""
     values = http.get(f"/threads/{actor.thread_id}/state").raise_for_status().json()["values"]
     trail = values.get("trail", [])
-    runs = http.get(f"/threads/{actor.thread_id}/runs", params={"limit": 1000}).json()
+    runs = list(all_runs(actor, http))
     for op in actor.ops:
-        mine = [run for run in runs if run["kwargs"]["input"]["tag"] == op.tag]
+        mine = [run for run in runs if tag_of(run) == op.tag]
+        done = [run for run in mine if run["status"] != "error" or run["run_id"] not in found.unstored]
         if not op.acknowledged and not mine:
             continue
         for entry in (f"input:{op.tag}", *(f"{node}:{op.tag}" for node in STEPS["steps"])):
-            if trail.count(entry) != len(mine):
+            if not len(done) <= trail.count(entry) <= len(mine):
                 found.doubled.append(f"{actor.name}: {entry} {trail.count(entry)} times in {len(mine)} runs")
-        if any(run["status"] != "success" for run in mine):
+        if any(run["status"] != "success" for run in done):
             found.lost.append(f"{actor.name}: {[run['status'] for run in mine]}")
         moments = sorted(datetime.datetime.fromisoformat(run["created_at"]) for run in mine)
         if any((third - first).total_seconds() < 0.9 for first, third in zip(moments, moments[2:], strict=False)):
@@ -451,7 +539,10 @@ def check_actor(actor: Actor, http: httpx.Client, items: dict[str, Any], found: 
         for op in actor.ops:
             if op.acknowledged:
                 marks = [f"{node}:{op.tag}" for node in ("sub_one", "sub_two")] if op.kind == "nested" else []
-                check_shared(op.tag, op.entries()[1:] + marks, items, found)
+                made = op.entries()[1:] + marks
+                if op.run and op.run[1] in found.unstored:
+                    made = [entry for entry in made if f"{op.tag}/{entry}" in items]
+                check_shared(op.tag, made, items, found)
     elif actor.act is fires_crons:
         check_crons(actor, http, items, found)
     elif actor.thread_id:
@@ -488,30 +579,44 @@ def query(file: Path, sql: str) -> Any:
         conn.close()
 
 
-def crash(server: LiveServer, cast: list[Actor], chance: random.Random) -> list[str]:
-    """Start the server, let the actors play, kill it. Now and then it dies while it still recovers."""
+def crash(server: LiveServer, cast: list[Actor], chance: random.Random, disk: Disk) -> Load:
+    """Start the server, let the actors play, kill it. Now and then it dies while it still recovers, or while the disk
+    is full."""
     server.start()
     load = Load(server.url, cast)
     load.start()
     time.sleep(chance.choice([0.0, chance.uniform(0, 0.2), chance.uniform(0.2, 1.0), chance.uniform(0.2, 1.0)]))
+    if chance.random() < 0.4:
+        load.full = True
+        with disk.full(server, chance):
+            time.sleep(chance.uniform(0.1, 1.5))
+            if chance.random() < 0.5:
+                server.kill()
+        if server.process and server.process.poll() is None:
+            httpx.post(f"{server.url}/threads", json={}).raise_for_status()  # it is served again at once
+            time.sleep(chance.uniform(0, 0.5))
     server.kill()
     load.over.set()
     load.join()
-    return load.faults
+    return load
 
 
 def test_kill_at_random_moments_loses_nothing_and_does_nothing_twice(
-    make_server: Callable[..., LiveServer], capsys: pytest.CaptureFixture[str]
+    make_server: Callable[..., LiveServer], disk: Disk, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chance = random.Random(SEED)
     graphs = {name: f"./crash.py:{name}" for name in STEPS}
-    server = make_server(graphs, {"crash.py": (GRAPHS / "crash.py").read_text()})
+    file = disk.folder / "crash.db"
+    server = make_server(graphs, {"crash.py": (GRAPHS / "crash.py").read_text()}, "--db", str(file))
     server.kill()
-    server.command = [sys.executable, "-c", "import devserver; devserver.ATTEMPTS = 1000; devserver.main()"]
-    cast, found, file = actors(chance, server.folder / "crash.py"), Findings(), server.folder / "devserver.db"
-    reloaded = 0
+    server.command = [sys.executable, "-c", HURRIED]
+    cast, found = actors(chance, server.folder / "crash.py"), Findings()
+    reloaded = full = refused = 0
     for number in range(ROUNDS):
-        found.other += [f"round {number}: {fault}" for fault in crash(server, cast, chance)]
+        load = crash(server, cast, chance, disk)
+        found.other += [f"round {number}: {fault}" for fault in load.faults]
+        found.unstored |= set(re.findall(r"run (\S+) of \S+ failed\n", server.log)) if load.full else set()
+        full, refused = full + load.full, refused + load.refused
         assert query(file, "PRAGMA integrity_check") == "ok"
         reloaded += server.log.count("graphs reloaded")
         (server.folder / "crash.py").write_text((GRAPHS / "crash.py").read_text())
@@ -531,7 +636,8 @@ def test_kill_at_random_moments_loses_nothing_and_does_nothing_twice(
     other = sum(op.acknowledged for actor in cast for op in actor.ops) - runs
     with capsys.disabled():
         print(  # noqa: T201  the figures of the issue's note
-            f"\ncrashes {ROUNDS} (seed {SEED}): {runs} runs and {other} other writes acknowledged, "
+            f"\ncrashes {ROUNDS}, {full} with a full disk (seed {SEED}): {refused} requests refused, "
+            f"{len(found.unstored)} runs failed for it; {runs} runs and {other} other writes acknowledged, "
             f"{fired} crons fired, {reloaded} reloads, {events} events of resumable streams seen; "
             f"lost {len(found.lost)}, resumed {resumed}, inputs doubled {len(found.doubled)}, "
             f"shared writes missing {len(found.missing)}, double {len(found.twice)}, other faults {len(found.other)}"

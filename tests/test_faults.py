@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import json
 import os
-import resource
 import shutil
 import sqlite3
 import subprocess
@@ -20,7 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import GRAPHS, ROOT, LiveServer, write_project
+from conftest import GRAPHS, ROOT, LiveServer, mount, no_file_may_grow, unmount, write_project
 
 SERVED = {"gates": "./crash_gates.py:gates", "fails": "./crash_gates.py:fails"}
 FILES = {"crash_gates.py": (GRAPHS / "crash_gates.py").read_text()}
@@ -86,16 +85,6 @@ def check_whole(server: LiveServer, file: Path | None = None) -> None:
 # A disk that takes no more
 
 
-@contextlib.contextmanager
-def no_file_may_grow(server: LiveServer) -> Iterator[None]:
-    """The server's process may write to no file beyond a few lines; a page of the database is more."""
-    assert server.process
-    _, hard = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
-
-
 WRITES: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/threads", {}),
     ("PATCH", "/threads/{thread}", {"metadata": {"a": 1}}),
@@ -157,31 +146,38 @@ def test_a_run_that_cannot_be_stored_fails_and_its_thread_can_be_used_again(serv
     check_whole(server)
 
 
-def test_events_of_resumable_runs_that_could_not_be_stored_are_stored_later(server: LiveServer) -> None:
+def test_events_of_resumable_runs_are_shown_once_they_are_stored_though_that_is_later(server: LiveServer) -> None:
     with server.http() as http:
         wanted = {"stream_mode": ["updates", "debug"], "stream_resumable": True, "durability": "exit"}
         thread, run = at_gate(server, http, "b", **wanted)
         path, first = f"/threads/{thread}/runs/{run}/stream", {"last-event-id": "-1"}
         with http.stream("GET", path, headers=first) as follows, no_file_may_grow(server):
             (server.folder / "go.b").touch()
-            seen = follows.read().decode()
-        assert '{"b":' in seen
-        assert "event: error" in seen
+            shown, farewell = follows.read().decode().rstrip("\r\n").rsplit("\r\n\r\n", 1)
+            last = {"last-event-id": shown.rpartition("id: ")[2]}
+            assert http.get(path, headers=last).text.rstrip("\r\n") == farewell
+        assert '{"a":' in shown
+        assert '{"b":' not in shown
+        assert farewell.startswith("event: error\r\n")
+        assert "\nid:" not in farewell  # so nobody comes back to after what was not shown yet
         assert over(http, thread, run) == "error"
-        assert http.get(path, headers=first).text == seen
+        kept, rest = (http.get(path, headers=after).text for after in (first, last))
+        assert kept == f"{shown}\r\n\r\n{rest}"
+        assert '{"b":' in rest
+        assert rest.count("event: error") == 1
     check_whole(server)
 
 
 HELD = """
 import os
 import devserver
-finish = devserver.finish_run
-def held(conn, *rest):
-    if os.path.exists("held"):
-        open("refused", "w").close()
-        raise devserver.Unavailable("devserver.db: the disk is full")
-    return finish(conn, *rest)
-devserver.finish_run = held
+for owner, name in ((devserver, "finish_run"), (devserver.Threads, "set_state")):
+    def held(*given, real=getattr(owner, name)):
+        if os.path.exists("held"):
+            open("refused", "w").close()
+            raise devserver.Unavailable("devserver.db: the disk is full")
+        return real(*given)
+    setattr(owner, name, held)
 """
 
 
@@ -199,6 +195,8 @@ def test_who_follows_a_run_whose_end_cannot_be_stored_is_let_go_with_a_message(s
         assert streamed.endswith(f"event: error\r\ndata: {json.dumps(error, separators=(',', ':'))}\r\n\r\n")
         other = new_thread(http)
         assert http.post(f"/threads/{other}/runs/wait", json=body()).json() == {"__error__": error}
+        [run] = http.get(f"/threads/{other}/runs").json()
+        assert http.get(f"/threads/{other}/runs/{run['run_id']}/join").json() == {"__error__": error}
         assert http.get(f"/threads/{other}").json()["status"] == "busy"
         held.unlink()
         for each in (thread, other):
@@ -255,16 +253,34 @@ def test_a_cancel_that_comes_while_the_end_is_written_is_what_all_are_told(
         assert http.get(f"/threads/{thread}").json()["error"]["error"] == name
 
 
+def test_a_changed_state_counts_though_its_thread_can_only_show_it_later(server: LiveServer) -> None:
+    server.stop()
+    server.command = [sys.executable, "-u", "-c", HELD + HURRIED]
+    held = server.folder / "held"
+    with server.start().http() as http:
+        thread = new_thread(http)
+        http.post(f"/threads/{thread}/runs/wait", json=body()).raise_for_status()
+        held.touch()
+        http.post(f"/threads/{thread}/state", json={"values": {"trail": ["x"]}}).raise_for_status()
+        until(lambda: server.log.count("shows an old state for now") > 2)
+        trails = [http.get(f"/threads/{thread}{path}").json()["values"]["trail"] for path in ("", "/state")]
+        assert trails == [["in", "a", "b", "c"], ["in", "a", "b", "c", "x"]]
+        held.unlink()
+        until(lambda: http.get(f"/threads/{thread}").json()["values"]["trail"] == trails[1])
+        held.touch()
+        http.post(f"/threads/{thread}/state", json={"values": {"trail": ["y"]}}).raise_for_status()
+    check_whole(server)  # nor does the stop wait for it
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 3 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
+    if not mount(folder, 3_000_000):
         pytest.skip("nothing may be mounted here")
     yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    unmount(folder)
 
 
 def test_a_full_disk_is_named_and_loses_nothing(server: LiveServer, small_disk: Path) -> None:
@@ -290,7 +306,7 @@ def test_a_full_disk_is_named_and_loses_nothing(server: LiveServer, small_disk: 
     server.kill()
     if answer.status_code == 200:  # there was room for the run, but not for its end: the start has to write
         assert "the disk is full" in start_failure(server.folder, options=("--db", str(file)))
-    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    assert mount(small_disk, 20_000_000, "remount")
     with server.start().http() as http:
         assert http.get(f"/threads/{thread}").raise_for_status().json()["status"] == "idle"
         http.post(f"/threads/{thread}/runs/wait", json=body()).raise_for_status()
