@@ -4595,8 +4595,9 @@ class RunLog:
                 self._size += len(event.data) + self.EVENT_BYTES
                 if self._size > self.MEMORY_BYTES:
                     self._make_room()
-        if not self.resumable:
-            self._wake()
+            followers = () if self.resumable else tuple(self._followers)
+        for follower in followers:
+            follower.wake()
 
     def keep(self, count: int) -> None:
         """So many more events are in the database."""
@@ -5794,18 +5795,23 @@ class Execution:
         return event
 
     def _tell(self, name: str, data: Any) -> None:
-        if name == f"{PROTOCOL}input.requested":
-            self._run_log.interrupts.append(data["data"])
-        if name == f"{PROTOCOL}messages" and data["data"]["event"] == "message-start":
-            self._speaking[data["data"]["run_id"]] = data
-        elif name == f"{PROTOCOL}messages" and data["data"]["event"] in ("message-finish", "error"):
-            self._speaking.pop(data["data"]["run_id"], None)
-        if name == "values":
+        if name.startswith(PROTOCOL):
+            self._note(name.removeprefix(PROTOCOL), data["data"], data)
+        elif name == "values":
             self._run_log.last_values = data
             if isinstance(data, dict):
                 self._run_log.interrupts += data.get("__interrupt__", ())
         if self._run_log.is_heard or self._logs.is_thread_followed(self._run.thread_id):
             self._keeper.add(self._event(name, data))
+
+    def _note(self, method: str, data: Any, params: JsonObject) -> None:
+        """What the run's end has to know of an event of the event streaming protocol."""
+        if method == "input.requested":
+            self._run_log.interrupts.append(data)
+        elif method == "messages" and data["event"] == "message-start":
+            self._speaking[data["run_id"]] = params
+        elif method == "messages" and data["event"] in ("message-finish", "error"):
+            self._speaking.pop(data["run_id"], None)
 
     def _lifecycle(self, data: JsonObject) -> JsonObject:
         """The beginning or the end of a run's own graph, in the event streaming protocol."""
