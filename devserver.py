@@ -5626,6 +5626,27 @@ async def _is_at_breakpoint(graph: Graph, run: Run) -> bool:
 LOST_SEQS = 1_000_000
 
 
+def _lifecycle(graphs: Graphs, run: Run, data: JsonObject) -> JsonObject:
+    """The beginning or the end of a run's own graph, in the event streaming protocol."""
+    name = next((each.name for each in graphs.all() if each.spec.graph_id == run.graph_id), run.graph_id)
+    event_id, ms = f"synth:{run.run_id}:lc||{data['event']}", time.time_ns() // 1_000_000
+    return {"event_id": event_id, "namespace": [], "timestamp": ms, "data": {**data, "graph_name": name}}
+
+
+def unbegun_end(conn: sqlite3.Connection, graphs: Graphs, ids: EventIds, run: Run) -> list[Event]:
+    """The end of a run that was cancelled before it began, for who waits for it by the event streaming protocol.
+    Where another run of the thread goes on, that one's end lets them go: this would be taken for it."""
+    if run.status != "pending" or Runs(conn).live(run.thread_id):
+        return []
+    seq = Events(conn).last_seq(run.thread_id) + LOST_SEQS * run.attempt
+    ends = [to_json(_lifecycle(graphs, run, each)) for each in _terminals(Outcome("interrupted"))]
+    events = [Event(ids.next(), f"{PROTOCOL}lifecycle", end, seq + n) for n, end in enumerate(ends, 1)]
+    if run.kwargs["resumable"]:
+        Events(conn).append(run.thread_id, run.run_id, events)
+    Events(conn).set_last_seq(run.thread_id, seq + len(events))
+    return events
+
+
 def _strict_refusal(error: BaseException) -> JsonObject | None:
     """Why LangGraph refused a strict resume, as clients expect to be told; None for any other error."""
     if not isinstance(error, UnknownInterruptError):
@@ -5655,7 +5676,7 @@ class Execution:
         try:
             await self._keeper.start()
             self._tell("metadata", {"run_id": self._run.run_id, "attempt": self._run.attempt})
-            self._tell(f"{PROTOCOL}lifecycle", self._lifecycle({"event": "running"}))
+            self._tell(f"{PROTOCOL}lifecycle", _lifecycle(self._graphs, self._run, {"event": "running"}))
             return await self._call_graph()
         except GraphDrained:
             return Outcome("pending")
@@ -5703,7 +5724,7 @@ class Execution:
             cut = {"event": "error", "message": why, "id": begun["data"]["id"], "run_id": begun["data"]["run_id"]}
             yield f"{PROTOCOL}messages", {**begun, "timestamp": time.time_ns() // 1_000_000, "data": cut}
         for each in _terminals(outcome):
-            yield f"{PROTOCOL}lifecycle", self._lifecycle(each)
+            yield f"{PROTOCOL}lifecycle", _lifecycle(self._graphs, self._run, each)
 
     async def leave(self) -> None:
         """The run is going on with the next start of the server."""
@@ -5753,13 +5774,6 @@ class Execution:
                 self._run_log.interrupts += data.get("__interrupt__", ())
         if self._run_log.is_heard or self._logs.is_thread_followed(self._run.thread_id):
             self._keeper.add(self._event(name, data))
-
-    def _lifecycle(self, data: JsonObject) -> JsonObject:
-        """The beginning or the end of a run's own graph, in the event streaming protocol."""
-        run = self._run
-        name = next((each.name for each in self._graphs.all() if each.spec.graph_id == run.graph_id), run.graph_id)
-        event_id, ms = f"synth:{run.run_id}:lc||{data['event']}", time.time_ns() // 1_000_000
-        return {"event_id": event_id, "namespace": [], "timestamp": ms, "data": {**data, "graph_name": name}}
 
     async def _call_graph(self) -> Outcome:
         run, kwargs = self._run, self._run.kwargs
@@ -6027,14 +6041,18 @@ class Runner:
     async def cancel(self, runs: list[tuple[str, str]], action: str, reason: str) -> list[Run]:
         """Cancel these (thread id, run id) if they are live; gives those that were."""
 
-        def cancel_all(conn: sqlite3.Connection) -> list[Run]:
+        def cancel_all(conn: sqlite3.Connection) -> tuple[list[Run], list[tuple[str, Event]]]:
             found = [Runs(conn).get(*ids) for ids in runs]
             live = [run for run in found if run and run.status in ("pending", "running")]
             for run in live:
                 cancel_live_run(conn, run, action, reason)
-            return live
+            return live, [
+                (run.thread_id, event) for run in live for event in unbegun_end(conn, self.graphs, self.logs.ids, run)
+            ]
 
-        cancelled = await self.db.write(cancel_all)
+        cancelled, told = await self.db.write(cancel_all)
+        for thread_id, event in told:
+            self.logs.tell_thread(thread_id, event)
         self.end(cancelled)
         return cancelled
 
@@ -6042,7 +6060,9 @@ class Runner:
         """Stop the graphs of runs that were cancelled; those that had none running are over."""
         for run in runs:
             self.loop.loop.call_soon_threadsafe(self._stop_graph, run.run_id)
-            if deleted or run.status == "pending":
+            if run.status == "pending":
+                self.logs.end_run(run)
+            elif deleted:
                 self.logs.close_run(run.run_id)
             if run.status == "pending" and run.kwargs["webhook"]:
                 self.loop.loop.call_soon_threadsafe(lambda: self._keep(self._webhooks.send_due()))
