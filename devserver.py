@@ -2054,19 +2054,34 @@ class Threads(Table):
         return [row[0] for row in self.conn.execute(f"SELECT thread_id FROM threads WHERE {where}", where.parameters)]
 
     def search(self, body: ThreadSearchRequest, ids: list[str] | None, limits: JsonObject) -> Page:
-        where = self._where(body, limits)
-        if ids is not None:
-            where.add("thread_id IN (SELECT value FROM json_each(?))", _json_text(ids))
-        by = _THREAD_STATUS if body.sort_by == "status" else body.sort_by
-        rows, more = self._page(_THREAD, where, by, body)
+        if body.sort_by == "status":
+            return self._search_by_status(body, ids, limits)
+        rows, more = self._page(_THREAD, self._where(body, limits, ids), body.sort_by, body)
         return Page([self._row(row) for row in rows], more)
+
+    def _search_by_status(self, body: ThreadSearchRequest, ids: list[str] | None, limits: JsonObject) -> Page:
+        """Status after status, each found by its index, until the page is full; those of one by `updated_at`."""
+        found: list[Thread] = []
+        skip = body.offset
+        statuses = [body.status] if body.status else typing.get_args(ThreadStatus)
+        for status in sorted(statuses, reverse=body.sort_order == "desc"):
+            rest = {"status": status, "sort_by": "updated_at", "limit": body.limit - len(found), "offset": skip}
+            page = self.search(part := body.model_copy(update=rest), ids, limits)
+            found += page.rows
+            if page.more:
+                return Page(found, True)
+            if skip:
+                skip = 0 if page.rows else skip - self._count("threads", self._where(part, limits, ids))
+        return Page(found, False)
 
     def count(self, body: ThreadCountRequest, limits: JsonObject) -> int:
         return self._count("threads", self._where(body, limits))
 
-    def _where(self, body: ThreadCountRequest, limits: JsonObject) -> Where:
+    def _where(self, body: ThreadCountRequest, limits: JsonObject, ids: list[str] | None = None) -> Where:
         where = Where()
         where.passes(limits)
+        if ids is not None:
+            where.add("thread_id IN (SELECT value FROM json_each(?))", _json_text(ids))
         if body.status == "busy":
             where.add("thread_id IN (SELECT DISTINCT thread_id FROM runs WHERE status IN ('pending', 'running'))")
         elif body.status:
@@ -2196,9 +2211,13 @@ class Runs(Table):
         return run
 
     def has_since(self, thread_id: str, moment: str) -> bool:
-        """Whether the thread has live runs, or any that began since that moment."""
-        query = "SELECT 1 FROM runs WHERE thread_id = ? AND (status IN ('pending', 'running') OR updated_at >= ?)"
-        return self._exists(query, thread_id, moment)
+        """Whether the thread has live runs, or any that went on since that moment: its own row shows that, too."""
+        live = "SELECT 1 FROM runs WHERE thread_id = ? AND status IN ('pending', 'running')"
+        since = (
+            "SELECT 1 FROM threads WHERE thread_id = ?1 AND updated_at >= ?2 "
+            "AND EXISTS (SELECT 1 FROM runs WHERE thread_id = ?1 AND updated_at >= ?2)"
+        )
+        return self._exists(live, thread_id) or self._exists(since, thread_id, moment)
 
     def has_pending(self, thread_id: str) -> bool:
         query = (
@@ -2374,7 +2393,8 @@ class Tasks(Table):
 
     def waiting(self, thread_id: str) -> Task | None:
         """The task whose question the thread waits for an answer to."""
-        return next(self._tasks(f"{_TASK} AND thread_id = ? AND state = 'input-required'", thread_id), None)
+        latest = "SELECT run_id FROM runs WHERE thread_id = ? ORDER BY created_at DESC, rowid DESC LIMIT 1"
+        return next(self._tasks(f"{_TASK} AND run_id = ({latest}) AND state = 'input-required'", thread_id), None)
 
     def search(
         self,
@@ -2486,11 +2506,16 @@ class Events(Table):
         rows = self.conn.execute(query, (run_id, *after))
         return first_part(Event((ms, n), *rest) for ms, n, *rest in rows)
 
-    def of_thread(self, thread_id: str, after: tuple[int, int], limit: int = -1) -> list[Event]:
-        query = (
-            "SELECT ms, n, event, data, seq FROM events WHERE thread_id = ? AND (ms, n) > (?, ?) ORDER BY ms, n LIMIT ?"
-        )
-        return [Event((ms, n), *rest) for ms, n, *rest in self.conn.execute(query, (thread_id, *after, limit))]
+    def of_thread(self, thread_id: str, after: tuple[int, int]) -> list[Event]:
+        """The next of them, a part at a time."""
+        query = "SELECT ms, n, event, data, seq FROM events WHERE thread_id = ? AND (ms, n) > (?, ?) ORDER BY ms, n"
+        rows = self.conn.execute(query, (thread_id, *after))
+        return first_part(Event((ms, n), *rest) for ms, n, *rest in rows)
+
+    def newest(self, thread_id: str, name: str) -> Iterator[Event]:
+        """A thread's events of one name, the last first."""
+        query = "SELECT ms, n, event, data, seq FROM events WHERE thread_id = ? AND event = ? ORDER BY ms DESC, n DESC"
+        return (Event((ms, n), *rest) for ms, n, *rest in self.conn.execute(query, (thread_id, name)))
 
     def last_seq(self, thread_id: str) -> int:
         """The number of a thread's last event, as of the end of its last run; 0 if there was none."""
@@ -2714,7 +2739,13 @@ class Items(Table):
         return self.conn.execute(query, (vector, *where.parameters, limit, offset)).fetchall()
 
     def namespaces(self) -> list[tuple[str, ...]]:
-        query = "SELECT DISTINCT prefix FROM store WHERE expires_at IS NULL OR expires_at > ?"
+        """Those with items that have not expired. Goes from one to the next, however many items each has."""
+        query = (
+            "WITH RECURSIVE each (name) AS (SELECT min(prefix) FROM store UNION ALL "
+            "SELECT (SELECT min(prefix) FROM store WHERE prefix > name) FROM each WHERE name IS NOT NULL) "
+            "SELECT name FROM each WHERE EXISTS "
+            "(SELECT 1 FROM store WHERE prefix = name AND (expires_at IS NULL OR expires_at > ?))"
+        )
         return [tuple(row[0].split(".")) for row in self.conn.execute(query, (self._now(),))]
 
     def refresh(self, found: Iterable[tuple[str, str]]) -> None:
@@ -7725,8 +7756,8 @@ async def join_thread_stream(server: Server, request: Request) -> Response:
         raise Invalid("Invalid last-event-id: must be a valid Redis stream ID")
     follower = Follower()
     joined = server.runner.logs.follow_thread(thread_id, follower)
-    replay = await kept_thread_events(server, thread_id, last) if last is not None else []
-    frames = thread_frames(server, thread_id, joined, follower, replay, modes)
+    after = parse_event_id(last) if last is not None else None
+    frames = thread_frames(thread_tape(server, thread_id, joined, follower, after), modes)
     return event_stream(server, None, frames, {}, False)
 
 
@@ -7734,31 +7765,31 @@ def thread_stream_modes(request: Request) -> list[str]:
     return query_list(request, "stream_modes", "stream_mode") or ["run_modes"]
 
 
-async def kept_thread_events(server: Server, thread_id: str, last: str) -> list[Event]:
-    after = parse_event_id(last) or (0, -1)
-    return await server.db.read(lambda conn: Events(conn).of_thread(thread_id, after))
+async def thread_tape(
+    server: Server, thread_id: str, joined: RunLog, follower: Follower, after: tuple[int, int] | None
+) -> AsyncIterator[list[Event]]:
+    """A thread's events, in batches: those that are kept, if they are wanted from a place on, and those that come."""
+    shown, seen = still_shown(server, thread_id), (0, -1)
+    try:
+        while after and (part := await server.db.read(lambda conn, at=after: Events(conn).of_thread(thread_id, at))):
+            seen = after = part[-1].id
+            yield part if shown() else []
+        async for events in joined.follow(follower):
+            yield [event for event in events if event.id > seen] if shown() else []
+    finally:
+        server.runner.logs.leave_thread(thread_id, follower)
 
 
-async def thread_frames(
-    server: Server, thread_id: str, joined: RunLog, follower: Follower, replay: list[Event], modes: list[str]
-) -> AsyncIterator[bytes]:
+async def thread_frames(tape: AsyncIterator[list[Event]], modes: list[str]) -> AsyncIterator[bytes]:
     def wanted(event: Event) -> bool:
         if event.name == "state_update":
             return "state_update" in modes
         return "run_modes" in modes or ("lifecycle" in modes and event.name == "metadata")
 
-    shown = still_shown(server, thread_id)
-    try:
-        if frames := run_frame_texts(filter(wanted, replay), (), (0, -1), True):
-            yield b"".join(frames)
-        seen = replay[-1].id if replay else (0, -1)
-        batches = joined.follow(follower)
-        async for part in with_heartbeats(
-            run_frame_texts(filter(wanted, batch if shown() else ()), (), seen, True) async for batch in batches
-        ):
-            yield part
-    finally:
-        server.runner.logs.leave_thread(thread_id, follower)
+    async for part in with_heartbeats(
+        run_frame_texts(filter(wanted, batch), (), (0, -1), True) async for batch in tape
+    ):
+        yield part
 
 
 async def cancel_run(server: Server, request: Request) -> Response:
@@ -8186,25 +8217,15 @@ def envelopes(event: Event) -> Iterator[JsonObject]:
         yield {"type": "event", "event_id": event_id, "seq": seq, "method": method, "params": params}
 
 
-PAGE = 500
-
-
 async def protocol_tape(
     server: Server, thread_id: str, pick: Callable[[list[Event]], list[JsonObject]]
 ) -> AsyncIterator[list[JsonObject]]:
     """What a client picks of a thread's events, in their envelopes: of those that are kept, then of those that come.
     Raises Unfinished if the server stops, Overtaken if the client is so far behind that it had better come again."""
-    follower, seen = Follower(), (0, -1)
+    follower = Follower()
     joined = server.runner.logs.follow_thread(thread_id, follower)
-    try:
-        shown = still_shown(server, thread_id)
-        while page := await server.db.read(lambda conn, after=seen: Events(conn).of_thread(thread_id, after, PAGE)):
-            seen = page[-1].id
-            yield pick(page if shown() else [])
-        async for events in joined.follow(follower):
-            yield pick([event for event in events if event.id > seen] if shown() else [])
-    finally:
-        server.runner.logs.leave_thread(thread_id, follower)
+    async for events in thread_tape(server, thread_id, joined, follower, (0, -1)):
+        yield pick(events)
     raise Unfinished
 
 
@@ -8411,24 +8432,24 @@ async def resubscribe(server: Server, thread: str, params: JsonObject, session: 
 
 async def get_tree(server: Server, thread: str, params: JsonObject, session: Session | None) -> JsonObject:
     """agent.getTree: the graphs of the thread's latest run, and how far they are."""
-    events = await kept_thread_events(server, thread, "-") if session else []
-    tree = run_tree(EventFilter(["lifecycle"]).envelopes(events, 0))
+    tree = await server.db.read(run_tree, thread) if session else None
     if tree is None:
         raise CommandError("no_such_run", NO_ACTIVE_RUN)
     return {"tree": tree}
 
 
-def run_tree(lifecycle: Iterable[JsonObject]) -> JsonObject | None:
-    """The graphs of the latest run that a thread's lifecycle events tell of; None if they tell of none."""
+def run_tree(conn: sqlite3.Connection, thread_id: str) -> JsonObject | None:
+    """The graphs of the thread's latest run that tells of them; None if there is none."""
     nodes: dict[tuple[str, ...], JsonObject] = {}
-    for params in (envelope["params"] for envelope in lifecycle):
-        data, namespace = params["data"], params["namespace"]
+    for event in Events(conn).newest(thread_id, f"{PROTOCOL}lifecycle"):
+        params = from_json(event.data)
+        data, place = params["data"], tuple(params["namespace"])
+        node = {"namespace": params["namespace"], "status": data["event"], "graph_name": data.get("graph_name", "")}
+        nodes[place] = nodes.pop(place, node)  # its last status, at the place of its first one
         if data["event"] == "running":
-            nodes = {}
-        node = {"namespace": namespace, "status": data["event"], "graph_name": data.get("graph_name", "")}
-        nodes[tuple(namespace)] = node
+            break
     root = nodes.pop((), None)
-    return {**root, "children": list(nodes.values())} if root and nodes else root
+    return {**root, "children": list(nodes.values())[::-1]} if root and nodes else root
 
 
 CommandHandler = Callable[[Server, str, JsonObject, "Session | None"], Coroutine[Any, Any, JsonObject]]
