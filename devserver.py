@@ -7326,7 +7326,7 @@ async def _change_state(
 # -- runs --
 
 
-async def new_run(server: Server, thread_id: str | None, body: RunCreate) -> NewRun:
+async def new_run(server: Server, thread_id: str | None, body: RunCreate, **more: Any) -> NewRun:
     """A run as asked for, with its assistant found by id or graph. Raises Invalid for what can't be."""
     if body.assistant_id in server.graphs.ids():
         assistant_id = system_assistant_id(body.assistant_id)
@@ -7344,6 +7344,7 @@ async def new_run(server: Server, thread_id: str | None, body: RunCreate) -> New
         server.graphs.shared(),
         headers=CONFIGURABLE_HEADERS.get(),
         thread_ttl=server.runner.thread_ttl,
+        **more,
     )
     changes, new.access = await allow_run(server, thread_id, new.body, new.run_id)
     if changes:
@@ -8332,8 +8333,8 @@ async def start_run(server: Server, thread: str, params: JsonObject, session: Se
 async def start_protocol_run(server: Server, thread_id: str, body: JsonObject) -> JsonObject:
     given = {key: value for key, value in body.items() if value is not None}
     options = {"stream_subgraphs": True, "stream_resumable": True, "if_not_exists": "create"}
-    new = await new_run(server, thread_id, validate(RunCreateStateful, {**given, **options}))
-    run = await server.runner.create(replace(new, protocol=True))
+    new = await new_run(server, thread_id, validate(RunCreateStateful, {**given, **options}), protocol=True)
+    run = await server.runner.create(new)
     return {"run_id": run.run_id}
 
 
@@ -8649,16 +8650,23 @@ async def _mcp_tools(server: Server, types_: Any, cursor: Any) -> Any:
     tools: dict[str, Any] = {}
     for assistant in page.rows:
         name = tool_name(assistant.name, assistant.assistant_id)
-        if name not in tools and assistant.graph_id in server.graphs.ids():
-            tools[name] = types_.Tool(
-                name=name,
-                title=assistant.name,
-                description=assistant.description or f"Tool based on the {assistant.name} assistant",
-                input_schema=await _mcp_input_schema(server, assistant),
-                annotations=types_.ToolAnnotations(
-                    read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True
-                ),
-            )
+        if name in tools or assistant.graph_id not in server.graphs.ids():
+            continue
+        try:
+            schema = await _mcp_input_schema(server, assistant)
+        except Unavailable:
+            raise
+        except Exception as error:  # whatever a factory of the user's raises: the others are tools all the same
+            log.warning("assistant %s is left out of the tools: %r", assistant.assistant_id, error)
+            continue
+        hints = {"destructive_hint": False, "idempotent_hint": False, "open_world_hint": True}
+        tools[name] = types_.Tool(
+            name=name,
+            title=assistant.name,
+            description=assistant.description or f"Tool based on the {assistant.name} assistant",
+            input_schema=schema,
+            annotations=types_.ToolAnnotations(read_only_hint=False, **hints),
+        )
     more = {"next_cursor": str(offset + MCP_PAGE)} if page.more else {}
     return types_.ListToolsResult(tools=list(tools.values()), **more)
 
@@ -9156,8 +9164,9 @@ async def start_task(call: AgentCall, message: Any, modes: list[str], follower: 
         **({"command": command} if command else {"input": graph_input(message, task_id)}),
     }
     try:
-        new = await new_run(server, str(uuid.UUID(thread_id)), validate(RunCreateStateful, body))
-        run, run_log = await server.runner.create_followed(replace(new, run_id=run_id, task_id=task_id), follower)
+        checked = validate(RunCreateStateful, body)
+        new = await new_run(server, str(uuid.UUID(thread_id)), checked, run_id=run_id, task_id=task_id)
+        run, run_log = await server.runner.create_followed(new, follower)
     except (ApiError, ValueError) as error:
         detail = "Invalid thread ID" if "hexadecimal UUID" in str(error) else str(error)
         raise RpcError(-32602, f"Failed to create run: {detail}") from None
