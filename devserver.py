@@ -160,8 +160,9 @@ from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 if COLLECTS:
-    gc.freeze()
-    gc.unfreeze()  # all is in the oldest generation now, which is not due yet
+    if not gc.get_freeze_count():
+        gc.freeze()
+        gc.unfreeze()  # all is in the oldest generation now: the next look at the young ones has little to walk
     gc.enable()
 if typing.TYPE_CHECKING:
     import uvicorn
@@ -1345,8 +1346,8 @@ def _settle(results: list[tuple[_Job, Any]]) -> None:
 class _Connection(aiosqlite.Connection):
     """An aiosqlite connection that takes whole functions: one function is one transaction.
 
-    Functions that wait at the same time share a transaction, each in a savepoint of its own, so that
-    concurrent runs share a commit; the error of one leaves the others' work alone.
+    Functions that wait at the same time share a transaction, each but the first in a savepoint of its own, so
+    that concurrent runs share a commit; the error of one leaves the others' work alone.
     """
 
     def __init__(
@@ -1408,25 +1409,31 @@ class _Connection(aiosqlite.Connection):
         conn = self._conn
         conn.execute(self._begin)
         try:
-            results = [self._first(conn, functions[0]), *(self._one(conn, each) for each in functions[1:])]
-            self._check()
-            conn.execute("COMMIT")
+            results = [self._first(conn, functions[0], len(functions) == 1)]
+            results += [self._one(conn, function) for function in functions[1:]]
+            if conn.in_transaction:
+                self._check()
+                conn.execute("COMMIT")
         except BaseException:
             if conn.in_transaction:
                 conn.execute("ROLLBACK")
             raise
         return results
 
-    def _first(self, conn: sqlite3.Connection, function: Callable[[sqlite3.Connection], Any]) -> Any:
+    def _first(self, conn: sqlite3.Connection, function: Callable[[sqlite3.Connection], Any], alone: bool) -> Any:
         """Nothing is in the transaction yet, so that its beginning is as good as a savepoint."""
         try:
-            return function(conn)
+            result = function(conn)
         except Exception as error:
             if not conn.in_transaction:
                 raise
             conn.execute("ROLLBACK")
-            conn.execute(self._begin)
+            if not alone:
+                conn.execute(self._begin)
             return error
+        if not conn.in_transaction:
+            raise sqlite3.OperationalError("a function lost its transaction, and went on")
+        return result
 
     def _one(self, conn: sqlite3.Connection, function: Callable[[sqlite3.Connection], Any]) -> Any:
         conn.execute("SAVEPOINT one")
@@ -2091,19 +2098,34 @@ class Threads(Table):
         return [row[0] for row in self.conn.execute(f"SELECT thread_id FROM threads WHERE {where}", where.parameters)]
 
     def search(self, body: ThreadSearchRequest, ids: list[str] | None, limits: JsonObject) -> Page:
-        where = self._where(body, limits)
-        if ids is not None:
-            where.add("thread_id IN (SELECT value FROM json_each(?))", _json_text(ids))
-        by = _THREAD_STATUS if body.sort_by == "status" else body.sort_by
-        rows, more = self._page(_THREAD, where, by, body)
+        if body.sort_by == "status":
+            return self._search_by_status(body, ids, limits)
+        rows, more = self._page(_THREAD, self._where(body, limits, ids), body.sort_by, body)
         return Page([self._row(row) for row in rows], more)
+
+    def _search_by_status(self, body: ThreadSearchRequest, ids: list[str] | None, limits: JsonObject) -> Page:
+        """Status after status, each found by its index, until the page is full; those of one by `updated_at`."""
+        found: list[Thread] = []
+        skip = body.offset
+        statuses = [body.status] if body.status else typing.get_args(ThreadStatus)
+        for status in sorted(statuses, reverse=body.sort_order == "desc"):
+            rest = {"status": status, "sort_by": "updated_at", "limit": body.limit - len(found), "offset": skip}
+            page = self.search(part := body.model_copy(update=rest), ids, limits)
+            found += page.rows
+            if page.more:
+                return Page(found, True)
+            if skip:
+                skip = 0 if page.rows else skip - self._count("threads", self._where(part, limits, ids))
+        return Page(found, False)
 
     def count(self, body: ThreadCountRequest, limits: JsonObject) -> int:
         return self._count("threads", self._where(body, limits))
 
-    def _where(self, body: ThreadCountRequest, limits: JsonObject) -> Where:
+    def _where(self, body: ThreadCountRequest, limits: JsonObject, ids: list[str] | None = None) -> Where:
         where = Where()
         where.passes(limits)
+        if ids is not None:
+            where.add("thread_id IN (SELECT value FROM json_each(?))", _json_text(ids))
         if body.status == "busy":
             where.add("thread_id IN (SELECT DISTINCT thread_id FROM runs WHERE status IN ('pending', 'running'))")
         elif body.status:
@@ -2233,9 +2255,13 @@ class Runs(Table):
         return run
 
     def has_since(self, thread_id: str, moment: str) -> bool:
-        """Whether the thread has live runs, or any that began since that moment."""
-        query = "SELECT 1 FROM runs WHERE thread_id = ? AND (status IN ('pending', 'running') OR updated_at >= ?)"
-        return self._exists(query, thread_id, moment)
+        """Whether the thread has live runs, or any that went on since that moment: its own row shows that, too."""
+        live = "SELECT 1 FROM runs WHERE thread_id = ? AND status IN ('pending', 'running')"
+        since = (
+            "SELECT 1 FROM threads WHERE thread_id = ?1 AND updated_at >= ?2 "
+            "AND EXISTS (SELECT 1 FROM runs WHERE thread_id = ?1 AND updated_at >= ?2)"
+        )
+        return self._exists(live, thread_id) or self._exists(since, thread_id, moment)
 
     def has_pending(self, thread_id: str) -> bool:
         query = (
@@ -2417,7 +2443,8 @@ class Tasks(Table):
 
     def waiting(self, thread_id: str) -> Task | None:
         """The task whose question the thread waits for an answer to."""
-        return next(self._tasks(f"{_TASK} AND thread_id = ? AND state = 'input-required'", thread_id), None)
+        latest = "SELECT run_id FROM runs WHERE thread_id = ? ORDER BY created_at DESC, rowid DESC LIMIT 1"
+        return next(self._tasks(f"{_TASK} AND run_id = ({latest}) AND state = 'input-required'", thread_id), None)
 
     def search(
         self,
@@ -2529,11 +2556,16 @@ class Events(Table):
         rows = self.conn.execute(query, (run_id, *after))
         return first_part(Event((ms, n), *rest) for ms, n, *rest in rows)
 
-    def of_thread(self, thread_id: str, after: tuple[int, int], limit: int = -1) -> list[Event]:
-        query = (
-            "SELECT ms, n, event, data, seq FROM events WHERE thread_id = ? AND (ms, n) > (?, ?) ORDER BY ms, n LIMIT ?"
-        )
-        return [Event((ms, n), *rest) for ms, n, *rest in self.conn.execute(query, (thread_id, *after, limit))]
+    def of_thread(self, thread_id: str, after: tuple[int, int]) -> list[Event]:
+        """The next of them, a part at a time."""
+        query = "SELECT ms, n, event, data, seq FROM events WHERE thread_id = ? AND (ms, n) > (?, ?) ORDER BY ms, n"
+        rows = self.conn.execute(query, (thread_id, *after))
+        return first_part(Event((ms, n), *rest) for ms, n, *rest in rows)
+
+    def newest(self, thread_id: str, name: str) -> Iterator[Event]:
+        """A thread's events of one name, the last first."""
+        query = "SELECT ms, n, event, data, seq FROM events WHERE thread_id = ? AND event = ? ORDER BY ms DESC, n DESC"
+        return (Event((ms, n), *rest) for ms, n, *rest in self.conn.execute(query, (thread_id, name)))
 
     def last_seq(self, thread_id: str) -> int:
         """The number of a thread's last event, as of the end of its last run; 0 if there was none."""
@@ -2757,7 +2789,13 @@ class Items(Table):
         return self.conn.execute(query, (vector, *where.parameters, limit, offset)).fetchall()
 
     def namespaces(self) -> list[tuple[str, ...]]:
-        query = "SELECT DISTINCT prefix FROM store WHERE expires_at IS NULL OR expires_at > ?"
+        """Those with items that have not expired. Goes from one to the next, however many items each has."""
+        query = (
+            "WITH RECURSIVE each (name) AS (SELECT min(prefix) FROM store UNION ALL "
+            "SELECT (SELECT min(prefix) FROM store WHERE prefix > name) FROM each WHERE name IS NOT NULL) "
+            "SELECT name FROM each WHERE EXISTS "
+            "(SELECT 1 FROM store WHERE prefix = name AND (expires_at IS NULL OR expires_at > ?))"
+        )
         return [tuple(row[0].split(".")) for row in self.conn.execute(query, (self._now(),))]
 
     def refresh(self, found: Iterable[tuple[str, str]]) -> None:
@@ -4676,9 +4714,6 @@ class RunLog:
         """The number after the last event that may be shown."""
         return self._kept if self.resumable else self._first + len(self._events)
 
-    def shows_all(self) -> bool:
-        return self._end() == self._first + len(self._events)
-
     def ready(self, follower: Follower) -> bool:
         return self.closed or self._followers.get(follower, 0) < self._end()
 
@@ -5174,6 +5209,8 @@ def make_run(conn: sqlite3.Connection, new: NewRun) -> Created:
         raise BadRequest(NOT_TWICE)
     new = replace(new, task_id=_task_of(conn, new, thread))
     gave_way = _make_room(conn, new, thread)
+    if thread and gave_way:  # a stateless run's thread has gone with it
+        thread = Threads(conn).get(thread.thread_id)
     thread_id = thread.thread_id if thread else new.thread_id or new_id()
     before = thread
     if thread is None:
@@ -5615,7 +5652,9 @@ class EventKeeper:
         """The last events, which the transaction that ended the run has kept."""
         self.stop()
         for event in last:
-            self.add(event)
+            if not self._run_log.closed:  # else those who followed were let go, with an error
+                self._run_log.append(event)
+            self._logs.tell_thread(self._run.thread_id, event)
         self._run_log.keep(len(last))
 
     def stop(self) -> None:
@@ -5678,6 +5717,27 @@ async def _is_at_breakpoint(graph: Graph, run: Run) -> bool:
 LOST_SEQS = 1_000_000
 
 
+def _lifecycle(graphs: Graphs, run: Run, data: JsonObject) -> JsonObject:
+    """The beginning or the end of a run's own graph, in the event streaming protocol."""
+    name = next((each.name for each in graphs.all() if each.spec.graph_id == run.graph_id), run.graph_id)
+    event_id, ms = f"synth:{run.run_id}:lc||{data['event']}", time.time_ns() // 1_000_000
+    return {"event_id": event_id, "namespace": [], "timestamp": ms, "data": {**data, "graph_name": name}}
+
+
+def unbegun_end(conn: sqlite3.Connection, graphs: Graphs, ids: EventIds, run: Run) -> list[Event]:
+    """The end of a run that was cancelled before it began, for who waits for it by the event streaming protocol.
+    Where another run of the thread goes on, that one's end lets them go: this would be taken for it."""
+    if run.status != "pending" or Runs(conn).live(run.thread_id):
+        return []
+    seq = Events(conn).last_seq(run.thread_id) + LOST_SEQS * run.attempt
+    ends = [to_json(_lifecycle(graphs, run, each)) for each in _terminals(Outcome("interrupted"))]
+    events = [Event(ids.next(), f"{PROTOCOL}lifecycle", end, seq + n) for n, end in enumerate(ends, 1)]
+    if run.kwargs["resumable"]:
+        Events(conn).append(run.thread_id, run.run_id, events)
+    Events(conn).set_last_seq(run.thread_id, seq + len(events))
+    return events
+
+
 def _strict_refusal(error: BaseException) -> JsonObject | None:
     """Why LangGraph refused a strict resume, as clients expect to be told; None for any other error."""
     if not isinstance(error, UnknownInterruptError):
@@ -5708,16 +5768,16 @@ class Execution:
         try:
             await self._keeper.start()
             self._tell("metadata", {"run_id": self._run.run_id, "attempt": self._run.attempt})
-            self._tell(f"{PROTOCOL}lifecycle", self._lifecycle({"event": "running"}))
+            self._tell(f"{PROTOCOL}lifecycle", _lifecycle(self._graphs, self._run, {"event": "running"}))
             return await self._call_graph()
         except GraphDrained:
             return Outcome("pending")
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # whatever the user's graph raises ends its run, not the server
-            if isinstance(error, RunGone):
-                return Outcome("error")
             value = exception_value(error)
+            if isinstance(error, RunGone):
+                return Outcome("error", value)
             unknown = None if isinstance(error, Unavailable) else error
             log.error("run %s of %s failed", self._run.run_id, self._run.graph_id, exc_info=unknown)
             RUN_SCOPE.set(None)
@@ -5757,7 +5817,7 @@ class Execution:
             cut = {"event": "error", "message": why, "id": begun["data"]["id"], "run_id": begun["data"]["run_id"]}
             yield f"{PROTOCOL}messages", {**begun, "timestamp": time.time_ns() // 1_000_000, "data": cut}
         for each in _terminals(outcome):
-            yield f"{PROTOCOL}lifecycle", self._lifecycle(each)
+            yield f"{PROTOCOL}lifecycle", _lifecycle(self._graphs, self._run, each)
 
     async def leave(self) -> None:
         """The run is going on with the next start of the server."""
@@ -5812,13 +5872,6 @@ class Execution:
             self._speaking[data["run_id"]] = params
         elif method == "messages" and data["event"] in ("message-finish", "error"):
             self._speaking.pop(data["run_id"], None)
-
-    def _lifecycle(self, data: JsonObject) -> JsonObject:
-        """The beginning or the end of a run's own graph, in the event streaming protocol."""
-        run = self._run
-        name = next((each.name for each in self._graphs.all() if each.spec.graph_id == run.graph_id), run.graph_id)
-        event_id, ms = f"synth:{run.run_id}:lc||{data['event']}", time.time_ns() // 1_000_000
-        return {"event_id": event_id, "namespace": [], "timestamp": ms, "data": {**data, "graph_name": name}}
 
     async def _call_graph(self) -> Outcome:
         run, kwargs = self._run, self._run.kwargs
@@ -5952,7 +6005,7 @@ class Schedule:
             self._loop.call_soon_threadsafe(self._loop.call_later, self.SOON_SECONDS, self._look)
 
     def _look(self) -> None:
-        self._soon = False
+        self._soon = False  # before the look, so that nothing is missed
         self._noticed.set()
 
     def stop(self) -> None:
@@ -6051,9 +6104,8 @@ class Runner:
             await show_state(self, thread, now())
         for thread_id in await self.db.write(recover_runs):
             self.loop.loop.call_soon_threadsafe(self._notice, thread_id)
-        self.loop.loop.call_soon_threadsafe(lambda: self._keep(self._webhooks.send_due()))
-        for schedule in (self.crons, self.items, self.threads):
-            self.loop.loop.call_soon_threadsafe(self._keep, schedule.run())
+        for begun in (self._webhooks.send_due, self.crons.run, self.items.run, self.threads.run):
+            self.begin_soon(begun)
 
     async def stop(self) -> None:
         """Give runs a moment to reach the end of a superstep; the rest starts again with the server."""
@@ -6095,14 +6147,16 @@ class Runner:
     async def cancel(self, runs: list[tuple[str, str]], action: str, reason: str) -> list[Run]:
         """Cancel these (thread id, run id) if they are live; gives those that were."""
 
-        def cancel_all(conn: sqlite3.Connection) -> list[Run]:
+        def cancel_all(conn: sqlite3.Connection) -> tuple[list[Run], list[tuple[Run, Event]]]:
             found = [Runs(conn).get(*ids) for ids in runs]
             live = [run for run in found if run and run.status in ("pending", "running")]
             for run in live:
                 cancel_live_run(conn, run, action, reason)
-            return live
+            return live, [(run, event) for run in live for event in unbegun_end(conn, self.graphs, self.logs.ids, run)]
 
-        cancelled = await self.db.write(cancel_all)
+        cancelled, told = await self.db.write(cancel_all)
+        for run, event in told:
+            self.logs.tell_thread(run.thread_id, event)
         self.end(cancelled)
         return cancelled
 
@@ -6110,18 +6164,19 @@ class Runner:
         """Stop the graphs of runs that were cancelled; those that had none running are over."""
         for run in runs:
             self.loop.loop.call_soon_threadsafe(self._stop_graph, run.run_id)
-            if deleted or run.status == "pending":
+            if run.status == "pending":
+                self.logs.end_run(run)
+                if run.kwargs["webhook"]:
+                    self.begin_soon(self._webhooks.send_due)
+            elif deleted:
                 self.logs.close_run(run.run_id)
-            if run.status == "pending" and run.kwargs["webhook"]:
-                self.loop.loop.call_soon_threadsafe(lambda: self._keep(self._webhooks.send_due()))
 
     async def with_graph(
         self, graph_id: str, config: JsonObject, access: str, use: Callable[[Graph], Coroutine[Any, Any, T]]
     ) -> T:
         """Use a graph for something other than a run. What may call user code happens on the run loop."""
-        config = {**config, "configurable": {**(config.get("configurable") or {}), **CONFIGURABLE_HEADERS.get()}}
-
-        asked = {**config, "configurable": {**config.get("configurable", {}), **identity()}}
+        given = config.get("configurable") or {}
+        asked = {**config, "configurable": {**given, **CONFIGURABLE_HEADERS.get(), **identity()}}
 
         async def opened() -> T:
             async with self.graphs.open(graph_id, asked, access) as graph:
@@ -6133,15 +6188,9 @@ class Runner:
             return await self.loop.run_or_elsewhere(opened)
         return await opened()
 
-    def show_later(self, thread: Thread, since: str) -> None:
-        """Let a thread show its state in a moment, unless the server stops: then the next start does it."""
-
-        async def show() -> None:
-            await asyncio.sleep(RETRY_SECONDS)
-            if not self.stopping:
-                await show_state(self, thread, since)
-
-        self.loop.loop.call_soon_threadsafe(lambda: self._keep(show()))
+    def begin_soon(self, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do something on the run loop, for nobody who waits."""
+        self.loop.loop.call_soon_threadsafe(lambda: self._keep(make()))
 
     def load(self) -> JsonObject:
         active = len(self._tasks)
@@ -6212,10 +6261,10 @@ class Runner:
         except Exception as error:
             log.exception("run %s could not be ended", run.run_id)
             value = exception_value(error)
-            ended = await self.db.write(finish_run, run, Outcome("error", value))
-            if ended and ended.status == "error":
-                self.logs.fail_run(run, value)
-            self.logs.end_run(run)
+            if (ended := await self.db.write(finish_run, run, Outcome("error", value))) is not None:
+                if ended.status == "error":
+                    self.logs.fail_run(run, value)
+                self.logs.end_run(run)
         finally:
             self.logs.close_run(run.run_id)
 
@@ -6271,10 +6320,12 @@ async def show_state(runner: Runner, thread: Thread, since: str) -> None:
 
     try:
         rest = await runner.with_graph(thread.metadata["graph_id"], thread.config, "threads.read", look)
+    except Unavailable:
+        show_later(runner, thread, since)
     except Exception as error:  # the graph is gone or broken: the next run or update shows the state
         log.warning("thread %s shows an old state: %s", thread.thread_id, error)
-        return
-    await show_rest(runner, thread, since, rest)
+    else:
+        await show_rest(runner, thread, since, rest)
 
 
 async def show_rest(runner: Runner, thread: Thread, since: str, rest: Rest) -> None:
@@ -6289,7 +6340,18 @@ async def show_rest(runner: Runner, thread: Thread, since: str, rest: Rest) -> N
         await runner.db.write(show)
     except Unavailable as error:
         log.warning("thread %s shows an old state for now: %s", thread.thread_id, error)
-        runner.show_later(thread, since)
+        show_later(runner, thread, since)
+
+
+def show_later(runner: Runner, thread: Thread, since: str) -> None:
+    """Let a thread show its state in a moment, unless the server stops: then the next start does it."""
+
+    async def show() -> None:
+        await asyncio.sleep(RETRY_SECONDS)
+        if not runner.stopping:
+            await show_state(runner, thread, since)
+
+    runner.begin_soon(show)
 
 
 ########################################################################################################
@@ -7361,7 +7423,7 @@ async def _change_state(
 # -- runs --
 
 
-async def new_run(server: Server, thread_id: str | None, body: RunCreate) -> NewRun:
+async def new_run(server: Server, thread_id: str | None, body: RunCreate, **more: Any) -> NewRun:
     """A run as asked for, with its assistant found by id or graph. Raises Invalid for what can't be."""
     if body.assistant_id in server.graphs.ids():
         assistant_id = system_assistant_id(body.assistant_id)
@@ -7379,6 +7441,7 @@ async def new_run(server: Server, thread_id: str | None, body: RunCreate) -> New
         server.graphs.shared(),
         headers=CONFIGURABLE_HEADERS.get(),
         thread_ttl=server.runner.thread_ttl,
+        **more,
     )
     changes, new.access = await allow_run(server, thread_id, new.body, new.run_id)
     if changes:
@@ -7791,8 +7854,8 @@ async def join_thread_stream(server: Server, request: Request) -> Response:
         raise Invalid("Invalid last-event-id: must be a valid Redis stream ID")
     follower = Follower()
     joined = server.runner.logs.follow_thread(thread_id, follower)
-    replay = await kept_thread_events(server, thread_id, last) if last is not None else []
-    frames = thread_frames(server, thread_id, joined, follower, replay, modes)
+    after = parse_event_id(last) if last is not None else None
+    frames = thread_frames(thread_tape(server, thread_id, joined, follower, after), modes)
     return event_stream(server, None, frames, {}, False)
 
 
@@ -7800,31 +7863,31 @@ def thread_stream_modes(request: Request) -> list[str]:
     return query_list(request, "stream_modes", "stream_mode") or ["run_modes"]
 
 
-async def kept_thread_events(server: Server, thread_id: str, last: str) -> list[Event]:
-    after = parse_event_id(last) or (0, -1)
-    return await server.db.read(lambda conn: Events(conn).of_thread(thread_id, after))
+async def thread_tape(
+    server: Server, thread_id: str, joined: RunLog, follower: Follower, after: tuple[int, int] | None
+) -> AsyncIterator[list[Event]]:
+    """A thread's events, in batches: those that are kept, if they are wanted from a place on, and those that come."""
+    shown, seen = still_shown(server, thread_id), (0, -1)
+    try:
+        while after and (part := await server.db.read(lambda conn, at=after: Events(conn).of_thread(thread_id, at))):
+            seen = after = part[-1].id
+            yield part if shown() else []
+        async for events in joined.follow(follower):
+            yield [event for event in events if event.id > seen] if shown() else []
+    finally:
+        server.runner.logs.leave_thread(thread_id, follower)
 
 
-async def thread_frames(
-    server: Server, thread_id: str, joined: RunLog, follower: Follower, replay: list[Event], modes: list[str]
-) -> AsyncIterator[bytes]:
+async def thread_frames(tape: AsyncIterator[list[Event]], modes: list[str]) -> AsyncIterator[bytes]:
     def wanted(event: Event) -> bool:
         if event.name == "state_update":
             return "state_update" in modes
         return "run_modes" in modes or ("lifecycle" in modes and event.name == "metadata")
 
-    shown = still_shown(server, thread_id)
-    try:
-        if frames := run_frame_texts(filter(wanted, replay), (), (0, -1), True):
-            yield b"".join(frames)
-        seen = replay[-1].id if replay else (0, -1)
-        batches = joined.follow(follower)
-        async for part in with_heartbeats(
-            run_frame_texts(filter(wanted, batch if shown() else ()), (), seen, True) async for batch in batches
-        ):
-            yield part
-    finally:
-        server.runner.logs.leave_thread(thread_id, follower)
+    async for part in with_heartbeats(
+        run_frame_texts(filter(wanted, batch), (), (0, -1), True) async for batch in tape
+    ):
+        yield part
 
 
 async def cancel_run(server: Server, request: Request) -> Response:
@@ -8252,25 +8315,15 @@ def envelopes(event: Event) -> Iterator[JsonObject]:
         yield {"type": "event", "event_id": event_id, "seq": seq, "method": method, "params": params}
 
 
-PAGE = 500
-
-
 async def protocol_tape(
     server: Server, thread_id: str, pick: Callable[[list[Event]], list[JsonObject]]
 ) -> AsyncIterator[list[JsonObject]]:
     """What a client picks of a thread's events, in their envelopes: of those that are kept, then of those that come.
     Raises Unfinished if the server stops, Overtaken if the client is so far behind that it had better come again."""
-    follower, seen = Follower(), (0, -1)
+    follower = Follower()
     joined = server.runner.logs.follow_thread(thread_id, follower)
-    try:
-        shown = still_shown(server, thread_id)
-        while page := await server.db.read(lambda conn, after=seen: Events(conn).of_thread(thread_id, after, PAGE)):
-            seen = page[-1].id
-            yield pick(page if shown() else [])
-        async for events in joined.follow(follower):
-            yield pick([event for event in events if event.id > seen] if shown() else [])
-    finally:
-        server.runner.logs.leave_thread(thread_id, follower)
+    async for events in thread_tape(server, thread_id, joined, follower, (0, -1)):
+        yield pick(events)
     raise Unfinished
 
 
@@ -8377,8 +8430,8 @@ async def start_run(server: Server, thread: str, params: JsonObject, session: Se
 async def start_protocol_run(server: Server, thread_id: str, body: JsonObject) -> JsonObject:
     given = {key: value for key, value in body.items() if value is not None}
     options = {"stream_subgraphs": True, "stream_resumable": True, "if_not_exists": "create"}
-    new = await new_run(server, thread_id, validate(RunCreateStateful, {**given, **options}))
-    run = await server.runner.create(replace(new, protocol=True))
+    new = await new_run(server, thread_id, validate(RunCreateStateful, {**given, **options}), protocol=True)
+    run = await server.runner.create(new)
     return {"run_id": run.run_id}
 
 
@@ -8477,24 +8530,24 @@ async def resubscribe(server: Server, thread: str, params: JsonObject, session: 
 
 async def get_tree(server: Server, thread: str, params: JsonObject, session: Session | None) -> JsonObject:
     """agent.getTree: the graphs of the thread's latest run, and how far they are."""
-    events = await kept_thread_events(server, thread, "-") if session else []
-    tree = run_tree(EventFilter(["lifecycle"]).envelopes(events, 0))
+    tree = await server.db.read(run_tree, thread) if session else None
     if tree is None:
         raise CommandError("no_such_run", NO_ACTIVE_RUN)
     return {"tree": tree}
 
 
-def run_tree(lifecycle: Iterable[JsonObject]) -> JsonObject | None:
-    """The graphs of the latest run that a thread's lifecycle events tell of; None if they tell of none."""
+def run_tree(conn: sqlite3.Connection, thread_id: str) -> JsonObject | None:
+    """The graphs of the thread's latest run that tells of them; None if there is none."""
     nodes: dict[tuple[str, ...], JsonObject] = {}
-    for params in (envelope["params"] for envelope in lifecycle):
-        data, namespace = params["data"], params["namespace"]
+    for event in Events(conn).newest(thread_id, f"{PROTOCOL}lifecycle"):
+        params = from_json(event.data)
+        data, place = params["data"], tuple(params["namespace"])
+        node = {"namespace": params["namespace"], "status": data["event"], "graph_name": data.get("graph_name", "")}
+        nodes[place] = nodes.pop(place, node)  # its last status, at the place of its first one
         if data["event"] == "running":
-            nodes = {}
-        node = {"namespace": namespace, "status": data["event"], "graph_name": data.get("graph_name", "")}
-        nodes[tuple(namespace)] = node
+            break
     root = nodes.pop((), None)
-    return {**root, "children": list(nodes.values())} if root and nodes else root
+    return {**root, "children": list(nodes.values())[::-1]} if root and nodes else root
 
 
 CommandHandler = Callable[[Server, str, JsonObject, "Session | None"], Coroutine[Any, Any, JsonObject]]
@@ -8694,16 +8747,23 @@ async def _mcp_tools(server: Server, types_: Any, cursor: Any) -> Any:
     tools: dict[str, Any] = {}
     for assistant in page.rows:
         name = tool_name(assistant.name, assistant.assistant_id)
-        if name not in tools and assistant.graph_id in server.graphs.ids():
-            tools[name] = types_.Tool(
-                name=name,
-                title=assistant.name,
-                description=assistant.description or f"Tool based on the {assistant.name} assistant",
-                input_schema=await _mcp_input_schema(server, assistant),
-                annotations=types_.ToolAnnotations(
-                    read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True
-                ),
-            )
+        if name in tools or assistant.graph_id not in server.graphs.ids():
+            continue
+        try:
+            schema = await _mcp_input_schema(server, assistant)
+        except Unavailable:
+            raise
+        except Exception as error:  # whatever a factory of the user's raises: the others are tools all the same
+            log.warning("assistant %s is left out of the tools: %r", assistant.assistant_id, error)
+            continue
+        hints = {"destructive_hint": False, "idempotent_hint": False, "open_world_hint": True}
+        tools[name] = types_.Tool(
+            name=name,
+            title=assistant.name,
+            description=assistant.description or f"Tool based on the {assistant.name} assistant",
+            input_schema=schema,
+            annotations=types_.ToolAnnotations(read_only_hint=False, **hints),
+        )
     more = {"next_cursor": str(offset + MCP_PAGE)} if page.more else {}
     return types_.ListToolsResult(tools=list(tools.values()), **more)
 
@@ -9201,8 +9261,9 @@ async def start_task(call: AgentCall, message: Any, modes: list[str], follower: 
         **({"command": command} if command else {"input": graph_input(message, task_id)}),
     }
     try:
-        new = await new_run(server, str(uuid.UUID(thread_id)), validate(RunCreateStateful, body))
-        run, run_log = await server.runner.create_followed(replace(new, run_id=run_id, task_id=task_id), follower)
+        checked = validate(RunCreateStateful, body)
+        new = await new_run(server, str(uuid.UUID(thread_id)), checked, run_id=run_id, task_id=task_id)
+        run, run_log = await server.runner.create_followed(new, follower)
     except (ApiError, ValueError) as error:
         detail = "Invalid thread ID" if "hexadecimal UUID" in str(error) else str(error)
         raise RpcError(-32602, f"Failed to create run: {detail}") from None

@@ -813,6 +813,31 @@ async def test_the_most_specific_handler_answers(make: Callable[..., LiveServer]
         assert http.post("/assistants/search", json={}).json() == []  # narrowed to "any search"
 
 
+def test_the_run_that_is_decided_on_is_the_one_that_is_made(make: Callable[..., LiveServer]) -> None:
+    """However it is made."""
+    server = make("""
+        from langgraph_sdk import Auth
+        auth = Auth()
+
+        @auth.authenticate
+        async def who(authorization: str): return authorization
+
+        @auth.on.threads.create_run
+        async def decide(ctx, value):
+            value["metadata"]["decided"] = str(value["run_id"])
+    """)
+    with server.http(headers={"authorization": "x"}) as http:
+        a2a = {"jsonrpc": "2.0", "id": 1, "method": "message/send", "params": SEND["params"]}
+        task = http.post(f"/a2a/{devserver.system_assistant_id('steps')}", json=a2a).json()["result"]
+        command = {"id": 1, "method": "run.start", "params": {"assistant_id": "steps", "input": {}}}
+        path = f"/threads/{task['contextId']}"
+        assert http.post(f"{path}/commands", json=command).json()["type"] == "success"
+        http.post(f"{path}/runs", json=RUN).raise_for_status()
+        runs = http.get(f"{path}/runs").json()
+        assert len(runs) == 3
+        assert [run["metadata"]["decided"] for run in runs] == [run["run_id"] for run in runs]
+
+
 RUN_KINDS = {
     "assistant_id": "UUID", "thread_id": "UUID", "run_id": "UUID", "status": "str", "metadata": "dict",
     "prevent_insert_if_inflight": "bool", "multitask_strategy": "NoneType", "if_not_exists": "NoneType",

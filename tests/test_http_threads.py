@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sqlite3
 import uuid
 from collections.abc import Callable
@@ -321,6 +322,27 @@ async def test_search_sorts_by_any_column_both_ways(
     key: Callable[[Any], Any] = lambda thread: thread[sort_by or "updated_at"]  # noqa: E731
     assert [key(each) for each in found] == sorted(map(key, found), reverse=sort_order != "asc")
     assert {each["thread_id"] for each in found} == set(made)
+
+
+@pytest.mark.parametrize("sort_order", ["asc", "desc"])
+async def test_pages_sorted_by_status_are_those_of_the_whole(
+    client: LangGraphClient, mark: str, sort_order: Any
+) -> None:
+    """Of one status, the thread that was updated last comes last, or first."""
+    made = [(await client.threads.create(metadata={"mark": mark}))["thread_id"] for _ in range(7)]
+    for thread_id in made[1], made[4]:
+        await client.runs.wait(thread_id, "question", input={})
+    await client.runs.create(made[2], "question", input={}, after_seconds=600)
+    wanted = [made[each] for each in (2, 0, 3, 5, 6, 1, 4)]
+    search = functools.partial(client.threads.search, metadata={"mark": mark}, sort_by="status", sort_order=sort_order)
+    whole = [each["thread_id"] for each in await search()]
+    assert whole == (wanted if sort_order == "asc" else wanted[::-1])
+    for limit in (1, 2, 3, 7):
+        for offset in range(9):
+            page = await search(limit=limit, offset=offset)
+            assert [each["thread_id"] for each in page] == whole[offset : offset + limit]
+    some = await search(status="idle", ids=[made[6], made[0], made[1]])
+    assert [each["thread_id"] for each in some] == [each for each in whole if each in (made[0], made[6])]
 
 
 def test_search_headers_tell_of_the_next_page(http: httpx.Client, mark: str) -> None:

@@ -232,6 +232,17 @@ async def test_a_graph_that_is_gone_is_no_tool(make_server: Callable[..., LiveSe
     assert await asyncio.to_thread(server.stop) == 0
 
 
+async def test_a_graph_that_can_not_be_made_is_no_tool(make_server: Callable[..., LiveServer]) -> None:
+    broken = "def make(config):\n    raise RuntimeError('no key')\n"
+    graphs = {"steps": SERVED["steps"], "broken": "./broken.py:make", "chat": SERVED["chat"]}
+    server = make_server(graphs, {**SOURCES, "broken.py": broken}, "--no-reload")
+    async with session_with(server) as session:
+        [tools] = await all_tools(session)
+        assert {tool.name for tool in tools} == {"steps", "chat"}
+        assert (await call(session, "steps", {"text": "a"}))[0] is False
+    assert f"{devserver.system_assistant_id('broken')} is left out of the tools: RuntimeError('no key')" in server.log
+
+
 async def test_a_stop_ends_a_call_that_waits(make_server: Callable[..., LiveServer], tmp_path: Path) -> None:
     server = make_server({"gated": "./basic.py:gated"}, SOURCES, "--no-reload")
     async with session_with(server) as session, server.client() as client:

@@ -3,7 +3,9 @@ with what there is. SQLite's own query plans say so."""
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import itertools
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -92,6 +94,10 @@ CALLS: dict[str, list[Call]] = {
             for status in ("idle", "interrupted", "error")
         ),
     ],
+    "Threads.search, by status": [
+        lambda c: Threads(c).search(ThreadSearchRequest(sort_by="status"), None, LIMITS),
+        lambda c: Threads(c).search(ThreadSearchRequest(sort_by="status", sort_order="asc", offset=5), None, LIMITS),
+    ],
     "Threads.search, some": [
         lambda c: Threads(c).search(ThreadSearchRequest(status="busy"), None, LIMITS),
         lambda c: Threads(c).search(SEARCH, ["t", "u"], LIMITS),
@@ -109,7 +115,7 @@ CALLS: dict[str, list[Call]] = {
     "Runs.live_ids": [lambda c: Runs(c).live_ids("all", LIMITS), lambda c: Runs(c).live_ids("pending", LIMITS)],
     "Runs.waiting_threads": [lambda c: Runs(c).waiting_threads()],
     "Runs.claim": [lambda c: Runs(c).claim("t")],
-    "Runs.has_since": [lambda c: Runs(c).has_since("t", AT)],
+    "Runs.has_since": [lambda c: Runs(c).has_since("t", AT), lambda c: Runs(c).has_since("t1", devserver.now())],
     "Runs.has_pending": [lambda c: Runs(c).has_pending("t")],
     "Runs.set_status": [lambda c: Runs(c).set_status("r", "success")],
     "Runs.request_cancel": [lambda c: Runs(c).request_cancel("r", "interrupt", "x")],
@@ -132,6 +138,7 @@ CALLS: dict[str, list[Call]] = {
     "Tasks.search, a thread's": [lambda c: Tasks(c).search({}, "a", "t", "working", AT, 10, 0)],
     "Events.append": [lambda c: Events(c).append("t", "r", [Event((1, 0), "x", b"1")])],
     "Events.of_run": [lambda c: Events(c).of_run("r", (1, 2))],
+    "Events.newest": [lambda c: next(Events(c).newest("t", "x"), None)],
     "Events.of_thread": [lambda c: Events(c).of_thread("t", (1, 2))],
     "Events.last_seq": [lambda c: Events(c).last_seq("t")],
     "Events.set_last_seq": [lambda c: Events(c).set_last_seq("t", 1)],
@@ -175,6 +182,7 @@ MAY_SCAN = {
     "Assistants.of_tool": "assistants",
     "Crons.count": "crons",
     "Crons.has_assistant": "crons",
+    "Items.namespaces": "each",  # namespace
     "Threads.count": "threads",
     "Threads.of_assistant": "threads",
     "Webhooks.due": "webhooks",  # in the order of its numbers
@@ -182,7 +190,14 @@ MAY_SCAN = {
 # What may sort: live runs and their threads, threads that were named, a thread's checkpoints, an assistant's tasks
 # (which have to be counted anyway), items below a prefix
 MAY_SORT = {
-    *("Threads.search, some", "Runs.waiting_threads", "Runs.queue", "Runs.reached_in", "Items.search"),
+    *(
+        "Threads.search, by status",
+        "Threads.search, some",
+        "Runs.waiting_threads",
+        "Runs.queue",
+        "Runs.reached_in",
+        "Items.search",
+    ),
     *("Tasks.search", "Tasks.search, a thread's"),
 }
 
@@ -271,3 +286,71 @@ def test_an_index_finds_the_rows(conn: Explained, name: str) -> None:
             assert MAY_SCAN.get(name) == scanned[1], plan
         if "TEMP B-TREE FOR ORDER BY" in plan:
             assert name in MAY_SORT, conn.plans
+
+
+# What has more to do where there is more
+MAY_GROW = {
+    *MAY_SCAN.keys() - {"Items.namespaces"},
+    "Threads.copy",
+    *("Crons.due", "Items.load", "Threads.delete"),  # it gives that much, or deletes it
+    *("Tasks.search", "Tasks.search, a thread's"),  # an assistant's tasks have to be counted
+    "Items.search",  # sorts what is below the prefix
+    "Runs.delete",  # looks for the run's checkpoints among its thread's
+    *("Runs.reached_in", "Runs.has_used_answer"),  # so do these, after a crash
+}
+
+
+def filled(size: int) -> sqlite3.Connection:
+    """A database with so many rows of everything, most of them of one thread."""
+    database = devserver.Db("plans.db")
+    database._file = ":memory:"
+    made = database._connect(True)
+    for n in range(size):
+        at, other = f"2026-01-01T00:00:00.{n:06}+00:00", f"t{n}" if n else "t"
+        Assistants(made).insert(
+            dataclasses.replace(ASSISTANT, assistant_id=f"a{n}" if n else "a", metadata={**LIMITS, "a": 1})
+        )
+        Threads(made).insert(other, {**LIMITS, "a": 1}, {}, {"ttl": 1e6 - n, "strategy": "delete"})
+        Threads(made).set_state(other, ("idle", "interrupted", "error")[n % 3], {"b": 2}, {}, None)
+        for thread in {"t", "t1", other}:
+            run = dataclasses.replace(
+                RUN, run_id=f"{thread}/{n}", thread_id=thread, created_at=at, updated_at=at, status="success"
+            )
+            Runs(made).insert(dataclasses.replace(run, task_id=run.run_id))
+        if n < 20:
+            Runs(made).insert(dataclasses.replace(RUN, run_id=f"live{n}", thread_id=other))
+        Events(made).append("t", f"t/{n}", [Event((n, 0), "x", b"1" * 4000)])
+        Crons(made).insert(dataclasses.replace(CRON, cron_id=f"c{n}" if n else "c", thread_id="t", metadata=LIMITS))
+        Items(made).put("a.b", f"k{n}", b"{}")
+        Items(made).put(f"c{n % 5}", f"k{n}", b"{}", ttl=1e6 - n)
+        place: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": "", "checkpoint_id": f"{n - 1}"}}
+        saver(made).put(place, {**empty_checkpoint(), "id": f"{n:06}"}, {"run_id": "r" if n % 2 else "s"}, {})
+    Runs(made).insert(dataclasses.replace(RUN, run_id="r", task_id="r"))
+    return made
+
+
+@pytest.fixture(scope="module")
+def databases() -> Iterator[list[sqlite3.Connection]]:
+    made = [filled(size) for size in (60, 600)]
+    yield made
+    for each in made:
+        each.close()
+
+
+def steps(conn: sqlite3.Connection, call: Call) -> int:
+    """How many of SQLite's instructions a call takes, in tens."""
+    counted = itertools.count()
+    conn.execute("BEGIN")
+    conn.set_progress_handler(lambda: next(counted) and None, 10)
+    call(conn)
+    conn.set_progress_handler(None, 10)
+    if conn.in_transaction:
+        conn.execute("ROLLBACK")
+    return next(counted)
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in MAY_GROW and "insert" not in name])
+def test_the_work_does_not_grow_with_what_is_there(databases: list[sqlite3.Connection], name: str) -> None:
+    for call in CALLS[name]:
+        few, many = (steps(conn, call) for conn in databases)
+        assert many < 2 * few + 20, (few, many)

@@ -67,6 +67,12 @@ def following(
         yield envelopes_of(answer.iter_lines())
 
 
+def next_data(stream: httpx.Response) -> Any:
+    """What the next event of a stream carries, if it comes before a heartbeat."""
+    line = next(line for line in stream.iter_lines() if line.startswith(("data: ", ": heartbeat")))
+    return json.loads(line.removeprefix("data: "))
+
+
 def envelopes_of(lines: Iterator[str]) -> Iterator[Envelope]:
     frame: dict[str, str] = {}
     for line in lines:
@@ -342,6 +348,53 @@ def test_numbers_and_ids_outlive_the_server(
         assert [e["seq"] for e in events_after] == sorted({e["seq"] for e in events_after})
         assert data(again, "values")[-1]["trail"][-3:] == ["before", "waited", "after"]
         assert is_end(again[-1])
+
+
+@pytest.mark.parametrize("action", ["interrupt", "rollback"])
+def test_a_run_that_is_cancelled_before_it_begins_lets_go_those_who_follow_its_thread(
+    http: httpx.Client, action: str
+) -> None:
+    """Subscribers see it end like a cancelled run, also those who come back later, unless it is rolled back."""
+    thread = http.post("/threads", json={}).json()["thread_id"]
+    body = {"assistant_id": "steps", "input": {}, "after_seconds": 600, "stream_resumable": True}
+    run = http.post(f"/threads/{thread}/runs", json=body).json()["run_id"]
+    with (
+        http.stream("GET", f"/threads/{thread}/stream", params={"stream_modes": "lifecycle"}) as follows,
+        following(http, thread) as events,
+    ):
+        cancelled = http.post(f"/threads/{thread}/runs/{run}/cancel", params={"action": action})
+        assert cancelled.status_code == 202
+        told = next_data(follows)
+        assert told == {"status": "run_done", "run_id": run}
+        ends = [next(events), next(events)]
+        assert [(each["seq"], each["params"]["data"]["event"]) for each in ends] == [
+            (1, "interrupted"),
+            (2, "completed"),
+        ]
+    start(http, thread, "steps", {"text": "x"})
+    with following(http, thread, ["lifecycle"]) as events:
+        first = next(events)
+        assert (first["seq"], first["params"]["data"]["event"]) == (
+            (1, "interrupted") if action == "interrupt" else (3, "running")
+        )
+
+
+def test_the_end_of_a_waiting_run_is_not_taken_for_that_of_the_one_that_goes_on(
+    http: httpx.Client, tmp_path: Path
+) -> None:
+    thread, gate = new_id(), tmp_path / "gate"
+    with following(http, thread, ["lifecycle"]) as events:
+        start(http, thread, "gated", {"gate": str(gate)})
+        assert next(events)["params"]["data"]["event"] == "running"
+        waiting = http.post(f"/threads/{thread}/runs", json={"assistant_id": "gated", "input": {}}).json()["run_id"]
+        with http.stream("GET", f"/threads/{thread}/stream", params={"stream_modes": "lifecycle"}) as follows:
+            http.post(f"/threads/{thread}/runs/{waiting}/cancel").raise_for_status()
+            told = next_data(follows)
+            assert told == {"status": "run_done", "run_id": waiting}
+        gate.touch()
+        assert next(events)["params"]["data"]["event"] == "completed"
+        assert command(http, thread, "run.start", assistant_id="steps", input={"text": "x"})["type"] == "success"
+        assert next(events)["params"]["data"]["event"] == "running"
 
 
 # Commands

@@ -16,6 +16,8 @@ from conftest import GRAPHS, LiveServer, eventually
 from langgraph_sdk.client import LangGraphClient
 from langgraph_sdk.schema import StreamPart
 
+from devserver import PART_BYTES
+
 NAMES = ("steps", "failing", "gated", "question", "nested", "chat", "writer", "workflow")
 SERVED = {name: f"./basic.py:{name}" for name in NAMES}
 MODES = ["values", "updates", "messages-tuple", "custom", "tasks", "checkpoints", "debug", "events"]
@@ -710,6 +712,16 @@ async def test_a_threads_stream_can_be_come_back_to(client: LangGraphClient, tmp
 
 async def _has_written(client: LangGraphClient, thread_id: str, run_id: str) -> bool:
     return (await client.threads.get_state(thread_id))["next"] == ["wait"]
+
+
+async def test_a_long_past_is_replayed_whole_a_part_at_a_time(client: LangGraphClient) -> None:
+    thread_id = (await client.threads.create())["thread_id"]
+    big = [f"{n} {'x' * PART_BYTES}" for n in range(4)]
+    options: Any = {"input": {"write": big}, "stream_mode": "custom", "stream_resumable": True}
+    done = [part async for part in client.runs.stream(thread_id, "writer", **options)]
+    stream = await client.threads.join_stream(thread_id, last_event_id="-")
+    seen = await until(stream, lambda part: part.id == done[-1].id)
+    assert [part.data for part in seen[1:]] == big
 
 
 async def test_the_stream_of_an_unknown_thread_stays_silent_until_it_has_runs(client: LangGraphClient) -> None:

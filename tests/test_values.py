@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+from langchain_core.messages import AIMessageChunk
 from langgraph.types import Send
 from pydantic import BaseModel
 
@@ -171,3 +172,19 @@ def test_an_error_without_words_says_its_statuss_phrase() -> None:
 )
 def test_this_machine_is_known_by_its_names(host: str, is_here: bool) -> None:
     assert devserver.is_loopback(host) is is_here
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        AIMessageChunk("a"),
+        AIMessageChunk("a", id="1", chunk_position="last") + AIMessageChunk(" b"),
+        AIMessageChunk([{"type": "text", "text": "a"}], response_metadata={"n": {1: 2}}, more=Colour.RED),
+        AIMessageChunk(
+            "", tool_call_chunks=[{"name": "f", "args": '{"a"', "id": "c", "index": 0, "type": "tool_call_chunk"}]
+        ),
+        AIMessageChunk("", usage_metadata={"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}),
+    ],
+)
+def test_a_token_is_shown_as_pydantic_does(message: AIMessageChunk) -> None:
+    assert devserver.to_json(message) == devserver.to_json(message.model_dump())
