@@ -3817,15 +3817,12 @@ class AppAuth:
         return self._auth._global_handlers[-1] if self._auth._global_handlers else None
 
 
-def load_auth(spec: AuthSpec, root: Path) -> AppAuth:
-    """Raises StartError."""
+def load_auth(spec: AuthSpec, path: Path) -> AppAuth:
+    """The Auth that langgraph.json, at `path`, names. Raises StartError."""
     from langgraph_sdk import Auth
 
     place = f"auth ({spec.source}:{spec.variable})"
-    try:
-        auth = getattr(_import_source(spec.source, root), spec.variable, None)
-    except Exception as error:  # whatever the user's code raises while it is imported
-        raise StartError(f"{place} cannot be imported: {_import_problem(error)}") from error
+    auth = import_object(place, spec.source, spec.variable, path)
     if not isinstance(auth, Auth):
         raise StartError(f"{place} is a {type(auth).__name__}, not a langgraph_sdk.Auth")
     if auth._authenticate_handler is None:
@@ -3960,8 +3957,7 @@ class Graphs:
                 sys.path.insert(0, str(root))
         loaded = {spec.graph_id: self._load_one(spec) for spec in self.settings.graphs}
         self._store.index = _load_index(self.settings) if self._store.db.vectors else None
-        root = self.settings.path.resolve().parent
-        self.auth = load_auth(self._auth_spec, root) if self._auth_spec else None
+        self.auth = load_auth(self._auth_spec, self.settings.path) if self._auth_spec else None
         self._loaded = loaded
 
     def reload(self) -> None:
