@@ -180,6 +180,9 @@ def held(conn, *rest):
     if os.path.exists("held"):
         open("refused", "w").close()
         raise devserver.Unavailable("devserver.db: the disk is full")
+    if os.path.exists("odd"):
+        os.unlink("odd")
+        raise RuntimeError("odd")
     return finish(conn, *rest)
 devserver.finish_run = held
 """
@@ -253,6 +256,23 @@ def test_a_cancel_that_comes_while_the_end_is_written_is_what_all_are_told(
             assert status_of(http, thread, run) == "interrupted"
         name = {"interrupt": "UserInterrupt", "rollback": "UserRollback"}[action]
         assert http.get(f"/threads/{thread}").json()["error"]["error"] == name
+
+
+def test_a_run_whose_end_fails_to_be_stored_once_tells_that_it_failed(server: LiveServer) -> None:
+    server.stop()
+    server.command = [sys.executable, "-u", "-c", HELD + HURRIED]
+    error = {"error": "RuntimeError", "message": "odd"}
+    with server.start().http() as http:
+        for way in ("wait", "stream"):
+            (server.folder / "odd").touch()
+            thread = new_thread(http)
+            with http.stream("GET", f"/threads/{thread}/stream") as follows:
+                told = http.post(f"/threads/{thread}/runs/{way}", json=body()).text
+                shown = json.dumps(error, separators=(",", ":"))
+                assert told.endswith({"wait": f'{{"__error__":{shown}}}', "stream": f"data: {shown}\r\n\r\n"}[way])
+                assert any("run_done" in line for line in follows.iter_lines())
+            after = http.get(f"/threads/{thread}").json()
+            assert (after["status"], after["error"]) == ("error", error)
 
 
 @pytest.fixture
