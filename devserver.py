@@ -3867,15 +3867,12 @@ class AppAuth:
         return self._auth._global_handlers[-1] if self._auth._global_handlers else None
 
 
-def load_auth(spec: AuthSpec, root: Path) -> AppAuth:
-    """Raises StartError."""
+def load_auth(spec: AuthSpec, path: Path) -> AppAuth:
+    """The Auth that langgraph.json, at `path`, names. Raises StartError."""
     from langgraph_sdk import Auth
 
     place = f"auth ({spec.source}:{spec.variable})"
-    try:
-        auth = getattr(_import_source(spec.source, root), spec.variable, None)
-    except Exception as error:  # whatever the user's code raises while it is imported
-        raise StartError(f"{place} cannot be imported: {_import_problem(error)}") from error
+    auth = import_object(place, spec.source, spec.variable, path)
     if not isinstance(auth, Auth):
         raise StartError(f"{place} is a {type(auth).__name__}, not a langgraph_sdk.Auth")
     if auth._authenticate_handler is None:
@@ -4010,8 +4007,7 @@ class Graphs:
                 sys.path.insert(0, str(root))
         loaded = {spec.graph_id: self._load_one(spec) for spec in self.settings.graphs}
         self._store.index = _load_index(self.settings) if self._store.db.vectors else None
-        root = self.settings.path.resolve().parent
-        self.auth = load_auth(self._auth_spec, root) if self._auth_spec else None
+        self.auth = load_auth(self._auth_spec, self.settings.path) if self._auth_spec else None
         self._loaded = loaded
 
     def reload(self) -> None:
@@ -7068,7 +7064,8 @@ async def create_thread(server: Server, request: Request) -> Response:
         server.runner.threads.notice()
     if body.supersteps and is_new:
         try:
-            thread = await apply_supersteps(server, thread, [state_updates(step) for step in body.supersteps])
+            await change_state(server, thread, _thread_place(thread_id), list(map(state_updates, body.supersteps)))
+            thread = await server.db.read(lambda conn: Threads(conn).require(thread_id))
         except MissingGraph as error:
             detail = f"Thread {thread_id} was created, but there were problems updating the state: {error.detail}"
             return reply({"detail": detail}, 201)
@@ -7081,13 +7078,6 @@ def thread_ttl(given: ThreadTtl) -> JsonObject | None:
 
 class MissingGraph(BadRequest):
     """The thread has no graph yet, so its state can't be told."""
-
-
-async def apply_supersteps(
-    server: Server, thread: Thread, supersteps: list[list[langgraph_types.StateUpdate]]
-) -> Thread:
-    await change_state(server, thread, _thread_place(thread.thread_id), supersteps)
-    return await server.db.read(lambda conn: Threads(conn).require(thread.thread_id))
 
 
 async def find_thread(server: Server, request: Request) -> Thread:
@@ -7801,15 +7791,10 @@ async def join_run(server: Server, request: Request) -> Response:
     return reply(thread_result(thread, with_values=False), headers=run_headers(run, "join"))
 
 
-def wanted_modes(request: Request) -> list[str]:
-    """The stream modes that a client who joins wants."""
-    return query_list(request, "stream_mode")
-
-
 async def join_run_stream(server: Server, request: Request) -> Response:
     """Follow a run that exists; with Last-Event-ID, a resumable one from after that event."""
     run = await find_run(server, request)
-    modes, cancel = wanted_modes(request), query_flag(request, "cancel_on_disconnect")
+    modes, cancel = query_list(request, "stream_mode"), query_flag(request, "cancel_on_disconnect")
     if run is None:
         path = f"/threads/{path_id(request, 'thread')}/runs/{path_id(request, 'run')}"
         missing = sse_frame(Event((0, 0), "error", to_json(RUN_NOT_FOUND)), False)
@@ -7845,7 +7830,8 @@ async def kept_frames(
 async def join_thread_stream(server: Server, request: Request) -> Response:
     """Follow all runs of a thread, present and future."""
     thread_id = path_id(request, "thread")
-    modes = [part for text in thread_stream_modes(request) for part in text.split(",")]
+    asked = query_list(request, "stream_modes", "stream_mode") or ["run_modes"]
+    modes = [part for text in asked for part in text.split(",")]
     for mode in modes:
         if mode not in typing.get_args(ThreadStreamMode):
             raise Invalid(f"Invalid stream mode: {mode}")
@@ -7857,10 +7843,6 @@ async def join_thread_stream(server: Server, request: Request) -> Response:
     after = parse_event_id(last) if last is not None else None
     frames = thread_frames(thread_tape(server, thread_id, joined, follower, after), modes)
     return event_stream(server, None, frames, {}, False)
-
-
-def thread_stream_modes(request: Request) -> list[str]:
-    return query_list(request, "stream_modes", "stream_mode") or ["run_modes"]
 
 
 async def thread_tape(
@@ -9534,6 +9516,7 @@ class Operation(NamedTuple):
     headers: str = ""
 
 
+# fmt: off
 ROUTES = [
     Operation("GET", "/ok", ok, None, "Health", query="check_db:count=0", also="400 422"),
     Operation("GET", "/info", info, None, "Info"),
@@ -9543,161 +9526,67 @@ ROUTES = [
     Operation("POST", "/assistants/count", count_assistants, AssistantCountRequest, "integer", also="404"),
     Operation("GET", "/assistants/{assistant_id}", get_assistant, None, "Assistant", also="404"),
     Operation("PATCH", "/assistants/{assistant_id}", update_assistant, AssistantPatch, "Assistant", also="400 404"),
-    Operation(
-        "DELETE", "/assistants/{assistant_id}", delete_assistant, status=204, query="delete_threads:flag", also="404"
-    ),
-    Operation(
-        "GET",
-        "/assistants/{assistant_id}/graph",
-        get_assistant_graph,
-        None,
-        "GraphDrawing",
-        query="xray:xray",
-        also="404",
-    ),
+    Operation("DELETE", "/assistants/{assistant_id}", delete_assistant, status=204, query="delete_threads:flag",
+        also="404"),
+    Operation("GET", "/assistants/{assistant_id}/graph", get_assistant_graph, None, "GraphDrawing", query="xray:xray",
+        also="404"),
     Operation("GET", "/assistants/{assistant_id}/schemas", get_assistant_schemas, None, "GraphSchema", also="404"),
-    Operation(
-        "GET",
-        "/assistants/{assistant_id}/subgraphs",
-        get_assistant_subgraphs,
-        None,
-        "Subgraphs",
-        query="recurse:flag",
-        also="404",
-    ),
-    Operation(
-        "GET",
-        "/assistants/{assistant_id}/subgraphs/{namespace}",
-        get_assistant_subgraphs,
-        None,
-        "Subgraphs",
-        query="recurse:flag",
-        also="404",
-    ),
-    Operation(
-        "POST",
-        "/assistants/{assistant_id}/versions",
-        list_assistant_versions,
-        AssistantVersionsSearchRequest,
-        "[AssistantVersion]",
-        also="404",
-    ),
-    Operation(
-        "POST",
-        "/assistants/{assistant_id}/latest",
-        set_latest_assistant,
-        AssistantVersionChange,
-        "Assistant",
-        also="404",
-    ),
+    Operation("GET", "/assistants/{assistant_id}/subgraphs", get_assistant_subgraphs, None, "Subgraphs",
+        query="recurse:flag", also="404"),
+    Operation("GET", "/assistants/{assistant_id}/subgraphs/{namespace}", get_assistant_subgraphs, None, "Subgraphs",
+        query="recurse:flag", also="404"),
+    Operation("POST", "/assistants/{assistant_id}/versions", list_assistant_versions, AssistantVersionsSearchRequest,
+        "[AssistantVersion]", also="404"),
+    Operation("POST", "/assistants/{assistant_id}/latest", set_latest_assistant, AssistantVersionChange, "Assistant",
+        also="404"),
     Operation("POST", "/threads", create_thread, ThreadCreate, "Thread", also="201=ErrorResponse 400 404 409"),
     Operation("POST", "/threads/search", search_threads, ThreadSearchRequest, "[ThreadPart]", also="400"),
     Operation("POST", "/threads/count", count_threads, ThreadCountRequest, "integer"),
     Operation("POST", "/threads/prune", prune_threads, ThreadPruneRequest, "ThreadPruneResponse"),
     Operation("GET", "/threads/{thread_id}", get_thread, None, "Thread", query="include:[string]", also="404"),
-    Operation(
-        "PATCH", "/threads/{thread_id}", update_thread, ThreadPatch, "Thread", also="204 404", headers="Prefer:string"
-    ),
+    Operation("PATCH", "/threads/{thread_id}", update_thread, ThreadPatch, "Thread", also="204 404",
+        headers="Prefer:string"),
     Operation("DELETE", "/threads/{thread_id}", delete_thread, status=204, also="404"),
     Operation("POST", "/threads/{thread_id}/copy", copy_thread, None, "Thread", also="409"),
     Operation("GET", "/threads/{thread_id}/storage", get_thread_storage, None, "ThreadStorage", also="404"),
-    Operation(
-        "GET",
-        "/threads/{thread_id}/stream",
-        join_thread_stream,
-        None,
-        "stream",
-        query="stream_modes:[ThreadStreamMode]=run_modes",
-        headers="Last-Event-ID:place",
-    ),
+    Operation("GET", "/threads/{thread_id}/stream", join_thread_stream, None, "stream",
+        query="stream_modes:[ThreadStreamMode]=run_modes", headers="Last-Event-ID:place"),
     Operation("GET", "/threads/{thread_id}/state", get_state, None, "ThreadState", query="subgraphs:flag", also="404"),
-    Operation(
-        "POST",
-        "/threads/{thread_id}/state",
-        update_state,
-        ThreadStateUpdate,
-        "ThreadStateUpdateResponse",
-        also="400 404 409",
-    ),
+    Operation("POST", "/threads/{thread_id}/state", update_state, ThreadStateUpdate, "ThreadStateUpdateResponse",
+        also="400 404 409"),
     Operation("PATCH", "/threads/{thread_id}/state", patch_state, ThreadPatch, status=204, also="404"),
-    Operation(
-        "POST",
-        "/threads/{thread_id}/state/checkpoint",
-        get_state_at_checkpoint,
-        ThreadStateCheckpointRequest,
-        "ThreadState",
-        also="404",
-    ),
-    Operation(
-        "GET",
-        "/threads/{thread_id}/state/{checkpoint_id}",
-        get_state_at,
-        None,
-        "ThreadState",
-        query="subgraphs:flag",
-        also="404",
-    ),
-    Operation(
-        "GET",
-        "/threads/{thread_id}/history",
-        get_history,
-        None,
-        "[ThreadState]",
-        query="limit:count=1 before:string",
-        also="404",
-    ),
-    Operation(
-        "POST", "/threads/{thread_id}/history", search_history, ThreadStateSearch, "[ThreadState]", also="400 404"
-    ),
-    Operation(
-        "GET",
-        "/threads/{thread_id}/runs",
-        list_runs,
-        None,
-        "[RunPart]",
-        query="limit:count=10 offset:count=0 status:RunStatus select:[RunField]",
-        also="400 404",
-    ),
+    Operation("POST", "/threads/{thread_id}/state/checkpoint", get_state_at_checkpoint, ThreadStateCheckpointRequest,
+        "ThreadState", also="404"),
+    Operation("GET", "/threads/{thread_id}/state/{checkpoint_id}", get_state_at, None, "ThreadState",
+        query="subgraphs:flag", also="404"),
+    Operation("GET", "/threads/{thread_id}/history", get_history, None, "[ThreadState]",
+        query="limit:count=1 before:string", also="404"),
+    Operation("POST", "/threads/{thread_id}/history", search_history, ThreadStateSearch, "[ThreadState]",
+        also="400 404"),
+    Operation("GET", "/threads/{thread_id}/runs", list_runs, None, "[RunPart]",
+        query="limit:count=10 offset:count=0 status:RunStatus select:[RunField]", also="400 404"),
     Operation("POST", "/threads/{thread_id}/runs", create_run, RunCreateStateful, "Run", also="400 404 409"),
-    Operation(
-        "POST", "/threads/{thread_id}/runs/stream", stream_run, RunCreateStreamingStateful, "stream", also="400 404 409"
-    ),
+    Operation("POST", "/threads/{thread_id}/runs/stream", stream_run, RunCreateStreamingStateful, "stream",
+        also="400 404 409"),
     Operation("POST", "/threads/{thread_id}/runs/wait", wait_run, RunCreateStateful, "any", also="400 404 409"),
     Operation("GET", "/threads/{thread_id}/runs/{run_id}", get_run, None, "Run", also="404"),
     Operation("DELETE", "/threads/{thread_id}/runs/{run_id}", delete_run, status=204, also="404"),
-    Operation(
-        "GET", "/threads/{thread_id}/runs/{run_id}/join", join_run, None, "any", query="cancel_on_disconnect:flag"
-    ),
-    Operation(
-        "GET",
-        "/threads/{thread_id}/runs/{run_id}/stream",
-        join_run_stream,
-        None,
-        "stream",
-        query="cancel_on_disconnect:flag stream_mode:[StreamMode]",
-        headers="Last-Event-ID:string",
-    ),
-    Operation(
-        "POST",
-        "/threads/{thread_id}/runs/{run_id}/cancel",
-        cancel_run,
-        status=202,
-        query="action:CancelAction=interrupt wait:flag",
-        also="200=object 404",
-    ),
-    Operation(
-        "POST", "/threads/{thread_id}/commands", send_command, ProtocolCommand, "ProtocolAnswer", also="400=object"
-    ),
-    Operation(
-        "POST", "/threads/{thread_id}/stream/events", stream_events, ProtocolEventStreamRequest, "stream", also="400"
-    ),
+    Operation("GET", "/threads/{thread_id}/runs/{run_id}/join", join_run, None, "any",
+        query="cancel_on_disconnect:flag"),
+    Operation("GET", "/threads/{thread_id}/runs/{run_id}/stream", join_run_stream, None, "stream",
+        query="cancel_on_disconnect:flag stream_mode:[StreamMode]", headers="Last-Event-ID:string"),
+    Operation("POST", "/threads/{thread_id}/runs/{run_id}/cancel", cancel_run, status=202,
+        query="action:CancelAction=interrupt wait:flag", also="200=object 404"),
+    Operation("POST", "/threads/{thread_id}/commands", send_command, ProtocolCommand, "ProtocolAnswer",
+        also="400=object"),
+    Operation("POST", "/threads/{thread_id}/stream/events", stream_events, ProtocolEventStreamRequest, "stream",
+        also="400"),
     Operation("POST", "/runs", create_stateless_run, RunCreateStateless, "Run", also="400 404"),
     Operation("POST", "/runs/stream", stream_stateless_run, RunCreateStreamingStateless, "stream", also="400 404"),
     Operation("POST", "/runs/wait", wait_stateless_run, RunCreateStateless, "any", also="400 404"),
     Operation("POST", "/runs/batch", create_run_batch, list[RunCreateStateless], "[Run]", also="400 404"),
-    Operation(
-        "POST", "/runs/cancel", cancel_runs, RunsCancel, status=204, query="action:CancelAction=interrupt", also="404"
-    ),
+    Operation("POST", "/runs/cancel", cancel_runs, RunsCancel, status=204, query="action:CancelAction=interrupt",
+        also="404"),
     Operation("POST", "/runs/crons", create_cron, CronCreate, "Cron", also="400 404"),
     Operation("POST", "/runs/crons/search", search_crons, CronSearch, "[CronPart]"),
     Operation("POST", "/runs/crons/count", count_crons, CronCountRequest, "integer"),
@@ -9705,51 +9594,25 @@ ROUTES = [
     Operation("PATCH", "/runs/crons/{cron_id}", update_cron, CronPatch, "Cron", also="400 404"),
     Operation("DELETE", "/runs/crons/{cron_id}", delete_cron, status=204, also="404"),
     Operation("POST", "/runs/crons/{cron_id}/fire", fire_cron, None, "Run", also="400 404 409"),
-    Operation(
-        "POST", "/threads/{thread_id}/runs/crons", create_cron_for_thread, ThreadCronCreate, "Cron", also="400 404"
-    ),
+    Operation("POST", "/threads/{thread_id}/runs/crons", create_cron_for_thread, ThreadCronCreate, "Cron",
+        also="400 404"),
     Operation("POST", "/mcp/", call_mcp, JsonObject, "object", also="202 307 400=object 501"),
     Operation("GET", "/mcp/", get_mcp, status=405, also="307"),
     Operation("DELETE", "/mcp/", delete_mcp, status=404, also="307"),
     Operation("POST", "/a2a/{assistant_id}", call_agent, JsonObject, "object|stream", also="202 400=object 501"),
     Operation("GET", "/a2a/{assistant_id}", get_agent_card, None, "object", also="400=object 501"),
-    Operation(
-        "GET",
-        "/.well-known/agent-card.json",
-        find_agent_card,
-        None,
-        "object",
-        query="assistant_id!:uuid",
-        also="400=object 501",
-    ),
+    Operation("GET", "/.well-known/agent-card.json", find_agent_card, None, "object", query="assistant_id!:uuid",
+        also="400=object 501"),
     Operation("PUT", "/store/items", put_item, StorePutRequest, status=204, also="400 422=text|ErrorResponse"),
-    Operation(
-        "GET",
-        "/store/items",
-        get_item,
-        None,
-        "Item?",
-        query="namespace!:string key!:string refresh_ttl:flag",
-        also="400=object 422=text",
-    ),
+    Operation("GET", "/store/items", get_item, None, "Item?", query="namespace!:string key!:string refresh_ttl:flag",
+        also="400=object 422=text"),
     Operation("DELETE", "/store/items", delete_item, StoreDeleteRequest, status=204, also="422=text|ErrorResponse"),
-    Operation(
-        "POST",
-        "/store/items/search",
-        search_items,
-        StoreSearchRequest,
-        "SearchItemsResponse",
-        also="400 422=text|ErrorResponse",
-    ),
-    Operation(
-        "POST",
-        "/store/namespaces",
-        list_item_namespaces,
-        StoreListNamespacesRequest,
-        "ListNamespaceResponse",
-        also="422=text|ErrorResponse",
-    ),
+    Operation("POST", "/store/items/search", search_items, StoreSearchRequest, "SearchItemsResponse",
+        also="400 422=text|ErrorResponse"),
+    Operation("POST", "/store/namespaces", list_item_namespaces, StoreListNamespacesRequest, "ListNamespaceResponse",
+        also="422=text|ErrorResponse"),
 ]
+# fmt: on
 
 # What decides on each operation if the application has an Auth: see `admit`. What is not here is refused then.
 RULES: dict[str, list[Handler]] = {
@@ -10439,11 +10302,6 @@ async def start_server(settings: Settings, db: Db, max_concurrency: int, address
         await db.close()
         raise
     return Server(settings, db, saver, store, graphs, runner, app)
-
-
-async def stop_server(server: Server) -> None:
-    await server.runner.stop()
-    await server.db.close()
 
 
 async def reload_on_change(server: Server) -> None:

@@ -1271,6 +1271,8 @@ def test_studio_is_no_way_in_unless_it_is_asked_for(server: LiveServer) -> None:
         (OWN, {"encrypt": True}, "auth.encrypt is not served"),
         (OWN, {"disable_studio_auth": "perhaps"}, "must be true or false"),
         ("import nothing", {}, "cannot be imported: ModuleNotFoundError"),
+        ("raise SystemExit('no key')", {}, "cannot be imported: SystemExit: no key"),
+        ("other = None", {}, "there is no 'auth' in"),
         ("from langgraph_sdk import Auth\nauth = Auth()", {}, "no @auth.authenticate handler"),
         (OWN.replace("authorization: str | None", "authorization, secret"), {}, "asks for 'secret'; there is request"),
         (OWN.replace("authorization: str | None", "authorization, /"), {}, "asks for 'authorization'"),
@@ -1280,8 +1282,9 @@ def test_an_auth_that_cannot_be_used_is_refused(tmp_path: Path, text: str, auth:
     name = f"auth_{devserver.new_id().replace('-', '_')}"  # modules are imported once
     settings = {"path": f"./{name}.py:auth", **auth}
     write_project(tmp_path, {"steps": "./basic.py:steps"}, {f"{name}.py": text}, auth=settings)
+    path = tmp_path / "langgraph.json"
     with pytest.raises(devserver.StartError, match=re.escape(problem)):
-        devserver.load_auth(devserver.read_settings(tmp_path / "langgraph.json").auth or NO_AUTH, tmp_path)
+        devserver.load_auth(devserver.read_settings(path).auth or NO_AUTH, path)
 
 
 NO_AUTH = devserver.AuthSpec("./nowhere.py", "auth", False, {})

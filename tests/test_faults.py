@@ -172,10 +172,13 @@ HELD = """
 import os
 import devserver
 for owner, name in ((devserver, "finish_run"), (devserver.Threads, "set_state")):
-    def held(*given, real=getattr(owner, name)):
+    def held(*given, real=getattr(owner, name), ends=name == "finish_run"):
         if os.path.exists("held"):
             open("refused", "w").close()
             raise devserver.Unavailable("devserver.db: the disk is full")
+        if ends and os.path.exists("odd"):
+            os.unlink("odd")
+            raise RuntimeError("odd")
         return real(*given)
     setattr(owner, name, held)
 """
@@ -270,6 +273,23 @@ def test_a_changed_state_counts_though_its_thread_can_only_show_it_later(server:
         held.touch()
         http.post(f"/threads/{thread}/state", json={"values": {"trail": ["y"]}}).raise_for_status()
     check_whole(server)  # nor does the stop wait for it
+
+
+def test_a_run_whose_end_fails_to_be_stored_once_tells_that_it_failed(server: LiveServer) -> None:
+    server.stop()
+    server.command = [sys.executable, "-u", "-c", HELD + HURRIED]
+    error = {"error": "RuntimeError", "message": "odd"}
+    with server.start().http() as http:
+        for way in ("wait", "stream"):
+            (server.folder / "odd").touch()
+            thread = new_thread(http)
+            with http.stream("GET", f"/threads/{thread}/stream") as follows:
+                told = http.post(f"/threads/{thread}/runs/{way}", json=body()).text
+                shown = json.dumps(error, separators=(",", ":"))
+                assert told.endswith({"wait": f'{{"__error__":{shown}}}', "stream": f"data: {shown}\r\n\r\n"}[way])
+                assert any("run_done" in line for line in follows.iter_lines())
+            after = http.get(f"/threads/{thread}").json()
+            assert (after["status"], after["error"]) == ("error", error)
 
 
 @pytest.fixture
