@@ -989,7 +989,7 @@ class SharedScope:
         self.updates = updates  # outside a run: the thread whose state is updated, and since when
         self._at_exit = at_exit  # durability "exit": checkpoints are made when the graph ends
         self.floor = str(uuid6())  # checkpoints of this run have greater ids
-        self.failed = False  # a checkpoint could not be stored
+        self.failed: Exception | None = None  # why a checkpoint could not be stored
         self.latest: tuple[tuple[str, bytes], Any] | None = None  # checkpoint of the run's own graph, and its bytes
         self._sources = sources
         self._load = load
@@ -2954,7 +2954,7 @@ class Saver(BaseCheckpointSaver[str]):
                 and not all(self._has(conn, str(configurable["thread_id"]), *place) for place in above)
             ):
                 if scope and scope.failed:
-                    raise RunGone("a checkpoint that this one builds on could not be stored")
+                    raise scope.failed
                 return False
             conn.execute(
                 "INSERT OR REPLACE INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, "
@@ -3085,9 +3085,9 @@ def _noting_failure() -> Iterator[None]:
     """While a checkpoint is stored: checkpoints nested in it wait for that."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         if (scope := RUN_SCOPE.get()) is not None:
-            scope.failed = True
+            scope.failed = error if isinstance(error, Exception) else RunGone(f"run {scope.run_id} was cancelled")
         raise
 
 
@@ -6697,6 +6697,17 @@ async def allow_row(server: Server, action: str, row_id: str, asked: JsonObject 
         raise NotFound(f"{name.capitalize()} with ID {row_id} not found")
 
 
+async def find_allowed(server: Server, action: str, row_id: str) -> Assistant | Thread | Cron:
+    """The row that its user may use so; that of another takes the same as none at all. Raises NotFound."""
+    name, table = PATH_TABLES[action.partition(".")[0]]
+    row_id = to_uuid(row_id, name)
+    limits = await allow(server, action, {f"{name}_id": uuid.UUID(row_id), "metadata": {}})
+    found = server.db.look(lambda conn: table(conn).get(row_id))
+    if found is None or not passes(found.metadata, limits):
+        raise NotFound(f"{name.capitalize()} with ID {row_id} not found")
+    return found
+
+
 def limits_on(server: Server, action: str) -> JsonObject:
     """The filter of an action that was decided when the request was admitted."""
     return ACCESS.get().limits[action] if server.graphs.auth else {}
@@ -8973,9 +8984,9 @@ def _rpc_method(message: JsonObject) -> AgentMethod:
 async def find_agent(server: Server, assistant_id: str) -> Assistant:
     try:
         agent_id = to_uuid(assistant_id, "assistant")
-        if agent_id not in map(system_assistant_id, server.graphs.ids()):  # those are everybody's, as for runs
-            await allow_row(server, "assistants.read", agent_id)
-        return await find_assistant(server, agent_id)
+        if agent_id in map(system_assistant_id, server.graphs.ids()):  # those are everybody's, as for runs
+            return await find_assistant(server, agent_id)
+        return cast(Assistant, await find_allowed(server, "assistants.read", agent_id))
     except (Invalid, NotFound):
         raise RpcError(-32602, f"Assistant not found: '{assistant_id}'") from None
 
@@ -9211,11 +9222,10 @@ class Started(NamedTuple):
 async def find_task(call: AgentCall, name: str, context: str | None, where: str = "") -> tuple[Task, Thread]:
     """A task of the agent by `THREAD:RUN`, or by the run's id and its context. Raises RpcError."""
     thread_id, _, task_id = name.rpartition(":")
-    call.request.path_params["thread_id"] = thread_id or context or ""  # where find_thread looks for it
     task = None
     with contextlib.suppress(Invalid, NotFound):
-        await allow_row(call.server, "threads.read", call.request.path_params["thread_id"])
-        thread, task_id = await find_thread(call.server, call.request), to_uuid(task_id, "run")
+        thread = cast(Thread, await find_allowed(call.server, "threads.read", thread_id or context or ""))
+        task_id = to_uuid(task_id, "run")
         if not context or to_uuid(context, "thread") == thread.thread_id:
             task = call.server.db.look(lambda conn: Tasks(conn).get(thread.thread_id, task_id))
     if task is None or task.run.assistant_id != call.assistant.assistant_id:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
@@ -262,6 +264,7 @@ MATRIX: dict[str, list[Case]] = {
     ],
 }
 OPEN = {"GET /ok", "GET /info", "GET /metrics"}
+CHOSEN = {f"POST {T}/commands", f"POST {T}/stream/events"}
 ENDLESS = {f"GET {T}/stream", f"POST {T}/stream/events"}
 
 
@@ -276,14 +279,18 @@ def filled(value: Any, world: dict[str, str]) -> Any:
     return [filled(member, world) for member in value] if isinstance(value, list) else value
 
 
-def attempt(http: httpx.Client, operation: str, case: Case, world: dict[str, str], name: str | None) -> tuple[int, Any]:
-    """The status, and the body unless the stream is endless."""
+def request_of(operation: str, case: Case, world: dict[str, str], headers: dict[str, str]) -> dict[str, Any]:
     method, path = operation.split(" ")
     named = case.named(world)
     body = {} if case.json is None else {"json": filled(case.json, named)}
-    headers = {**as_user(name), "accept": "application/json, text/event-stream"}
-    path = filled(path, named).rstrip("/")
-    with http.stream(method, path, params=filled(case.params, named), headers=headers, **body) as answer:
+    accepted = {"accept": "application/json, text/event-stream"}
+    place = {"url": filled(path, named).rstrip("/"), "params": filled(case.params, named)}
+    return {"method": method, **place, "headers": {**headers, **accepted}, **body}
+
+
+def attempt(http: httpx.Client, operation: str, case: Case, world: dict[str, str], name: str | None) -> tuple[int, Any]:
+    """The status, and the body unless the stream is endless."""
+    with http.stream(**request_of(operation, case, world, as_user(name))) as answer:
         if operation in ENDLESS and answer.status_code == 200:
             return 200, None
         text = answer.read().decode()
@@ -383,6 +390,91 @@ def test_every_operation_is_in_the_matrix() -> None:
     assert {f"{route.method} {route.path}" for route in devserver.ROUTES} == MATRIX.keys() | OPEN
     assert [route.path for route in devserver.ROUTES if not devserver.rule_of(route.handler)] == []
     assert {f"{route.method} {route.path}" for route in devserver.ROUTES if route.handler in devserver.OPEN} == OPEN
+
+
+# What is another's, and what is nobody's: not even the time that an answer takes may tell, so the same is looked up
+
+TRACED = """
+import devserver
+connect = devserver.Db._connect
+
+def traced(db, writer):
+    conn = connect(db, writer)
+    conn.set_trace_callback(lambda statement: print(" ".join(statement.split()), file=trace, flush=True))
+    return conn
+
+with open("trace.txt", "w") as trace:
+    devserver.Db._connect = traced
+    devserver.main()
+"""
+NO_TOKEN: dict[str, str] = {}
+WRONG_TOKEN = {"authorization": "Basic YWxpY2U6"}
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("traced")
+    text = OWN.replace('authorization, "who', 'authorization and authorization.startswith("Bearer "), "who')
+    write_project(folder, SERVED, {**FILES, "auth.py": text}, auth={"path": "./auth.py:auth"})
+    live = LiveServer(folder, ["--no-reload"], command=[sys.executable, "-c", TRACED]).start()
+    yield live
+    assert live.stop() == 0, live.log
+
+
+@pytest.fixture(scope="module")
+def worlds(traced: LiveServer) -> list[dict[str, str]]:
+    """Alice's things, and what is no thing at all."""
+    with traced.http() as http:
+        alices = make_world(http, "alice")
+    return [alices, {key: re.sub("[0-9]", lambda digit: str(9 - int(digit[0])), it) for key, it in alices.items()}]
+
+
+def answer_and_trace(server: LiveServer, world: dict[str, str], request: dict[str, Any]) -> Any:
+    """Status, headers and body of an answer, and the statements about things of the world that it took; with the
+    things' names instead of their ids."""
+    with (server.folder / "trace.txt").open() as trace, server.http() as http:
+        trace.seek(0, os.SEEK_END)
+        answer = http.request(**request)
+        headers = sorted((name, it) for name, it in answer.headers.items() if name != "date")
+        text = json.dumps([answer.status_code, headers, answer.text, trace.read().splitlines()])
+    for name, it in world.items():
+        text = text.replace(it, f"{{{name}}}")
+    *told, statements = json.loads(text)
+    return *told, [each for each in statements if any(f"{{{name}}}" in each for name in world)]
+
+
+TASK = {"jsonrpc": "2.0", "id": 1, "method": "tasks/get", "params": {"id": "{thread_id}:{run_id}"}}
+REFUSED = [
+    (operation, case) for operation, cases in MATRIX.items() for case in cases if case.stranger == 404 or case.sees
+]
+# but where a thing may be made, or waited for, under an id of one's own choice: that it is taken has to be said
+REFUSED = [
+    *(each for each in REFUSED if "if_not_exists" not in (each[1].json or ()) and each[0] not in CHOSEN),
+    (f"POST /a2a/{devserver.system_assistant_id('steps')}", Case(TASK)),
+]
+
+
+@pytest.mark.parametrize(("operation", "case"), REFUSED)
+def test_what_is_anothers_cannot_be_told_from_what_is_not_there(
+    traced: LiveServer, worlds: list[dict[str, str]], operation: str, case: Case
+) -> None:
+    bob = as_user("bob")
+    others, nobodys = (answer_and_trace(traced, world, request_of(operation, case, world, bob)) for world in worlds)
+    assert others == nobodys
+
+
+@pytest.mark.parametrize(("operation", "case"), [(op, case) for op, cases in MATRIX.items() for case in cases])
+def test_a_wrong_credential_learns_no_more_than_none(
+    traced: LiveServer, worlds: list[dict[str, str]], operation: str, case: Case
+) -> None:
+    """Nothing is looked up for it."""
+    told = [
+        answer_and_trace(traced, world, request_of(operation, case, world, headers))
+        for world in worlds
+        for headers in (NO_TOKEN, WRONG_TOKEN)
+    ]
+    assert told == [told[0]] * 4
+    assert (told[0][0], told[0][-1]) == (401, [])
 
 
 # Tasks of agents

@@ -21,8 +21,15 @@ import httpx
 import pytest
 from conftest import GRAPHS, ROOT, LiveServer, mount, no_file_may_grow, unmount, write_project
 
-SERVED = {"gates": "./crash_gates.py:gates", "fails": "./crash_gates.py:fails"}
-FILES = {"crash_gates.py": (GRAPHS / "crash_gates.py").read_text()}
+SERVED = {"gates": "./crash_gates.py:gates", "fails": "./crash_gates.py:fails", "nested": "./nested.py:graph"}
+NESTED = """
+    from crash_gates import State, a, count_inside, Inner
+    from langgraph.graph import START, StateGraph
+
+    inner = StateGraph(Inner).add_node(count_inside).add_edge(START, "count_inside").compile()
+    graph = StateGraph(State).add_node(a).add_node("inner", inner).add_edge(START, "a").add_edge("a", "inner").compile()
+"""
+FILES = {"crash_gates.py": (GRAPHS / "crash_gates.py").read_text(), "nested.py": NESTED}
 # Waits less long for a file to be free again, and before it lets followers go.
 HURRIED = "import devserver as d; d.Db.PATIENCE_SECONDS = 0.4; d.RETRY_SECONDS = 0.05; d.Execution.TRIES = 4; d.main()"
 
@@ -182,6 +189,31 @@ for owner, name in ((devserver, "finish_run"), (devserver.Threads, "set_state"))
         return real(*given)
     setattr(owner, name, held)
 """
+
+
+HELD_PARENTS = """
+import os
+import devserver
+writer = devserver.Saver._checkpoint_writer
+def held(saver, config, *rest):
+    if os.path.exists("held") and not config["configurable"].get("checkpoint_ns"):
+        raise devserver.Unavailable("devserver.db: the disk is full")
+    return writer(saver, config, *rest)
+devserver.Saver._checkpoint_writer = held
+"""
+
+
+def test_a_subgraph_whose_parent_could_not_be_stored_fails_with_the_same_message(server: LiveServer) -> None:
+    server.stop()
+    server.command = [sys.executable, "-u", "-c", HELD_PARENTS + HURRIED]
+    with server.start().http() as http:
+        thread, run = at_gate(server, http, "a", assistant_id="nested")
+        (server.folder / "held").touch()
+        (server.folder / "go.a").touch()
+        assert over(http, thread, run) == "error"
+        error = {"error": "Unavailable", "message": "devserver.db: the disk is full"}
+        assert http.get(f"/threads/{thread}").json()["error"] == error
+    check_whole(server)
 
 
 def test_who_follows_a_run_whose_end_cannot_be_stored_is_let_go_with_a_message(server: LiveServer) -> None:

@@ -443,9 +443,9 @@ async def test_a_client_that_stays_to_the_end_cancels_nothing(client: LangGraphC
 async def test_a_run_that_takes_the_place_of_a_waiting_stateless_run_is_done(
     client: LangGraphClient, strategy: Any
 ) -> None:
-    waiting = await client.runs.create(None, "steps", input={"trail": ["old"]}, after_seconds=60)
-    done: Any = await client.runs.wait(
-        waiting["thread_id"], "steps", input={"trail": ["new"]}, multitask_strategy=strategy
-    )
+    old: Any = {"trail": ["old"]}
+    new: Any = {"trail": ["new"]}
+    waiting = await client.runs.create(None, "steps", input=old, after_seconds=60)
+    done: Any = await client.runs.wait(waiting["thread_id"], "steps", input=new, multitask_strategy=strategy)
     assert done["trail"][0] == "new"
     assert (await thread(client, waiting["thread_id"]))["status"] == "idle"

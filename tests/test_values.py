@@ -174,16 +174,17 @@ def test_this_machine_is_known_by_its_names(host: str, is_here: bool) -> None:
     assert devserver.is_loopback(host) is is_here
 
 
+CALL: Any = {"name": "f", "args": '{"a"', "id": "c", "index": 0, "type": "tool_call_chunk"}
+
+
 @pytest.mark.parametrize(
     "message",
     [
-        AIMessageChunk("a"),
-        AIMessageChunk("a", id="1", chunk_position="last") + AIMessageChunk(" b"),
-        AIMessageChunk([{"type": "text", "text": "a"}], response_metadata={"n": {1: 2}}, more=Colour.RED),
-        AIMessageChunk(
-            "", tool_call_chunks=[{"name": "f", "args": '{"a"', "id": "c", "index": 0, "type": "tool_call_chunk"}]
-        ),
-        AIMessageChunk("", usage_metadata={"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}),
+        AIMessageChunk(content="a"),
+        AIMessageChunk(content="a", id="1", chunk_position="last") + AIMessageChunk(content=" b"),
+        AIMessageChunk.model_validate({"content": [{"type": "text", "text": "a"}], "more": Colour.RED}),
+        AIMessageChunk(content="", response_metadata={"n": {1: 2}}, tool_call_chunks=[CALL]),
+        AIMessageChunk(content="", usage_metadata={"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}),
     ],
 )
 def test_a_token_is_shown_as_pydantic_does(message: AIMessageChunk) -> None:
