@@ -5785,7 +5785,7 @@ class Execution:
         While the database takes nothing there are further tries, as long as `patient` says so (else it raises
         Unavailable); after some of them those who follow need not wait any more.
         """
-        failure = self._event("error", outcome.error) if outcome.status == "error" else None
+        failure = self._event("error", outcome.error) if outcome.status == "error" and outcome.error else None
         for tries in itertools.count(1):
             try:
                 await self._keeper.flush()
@@ -5798,8 +5798,8 @@ class Execution:
                     log.error("run %s has ended, which is stored as soon as it can be: %s", self._run.run_id, error)
                     self._logs.fail_run(self._run, outcome.error or exception_value(error), failure)
             await asyncio.sleep(RETRY_SECONDS)
-        if ended and ended.status == "error":
-            self._run_log.error = to_json(ended.error)
+        if failure in last:
+            self._run_log.error = to_json(outcome.error)
         self._keeper.end(last)
         self._logs.end_run(self._run)
         return ended
@@ -6048,7 +6048,7 @@ def log_end(run: Run, outcome: Outcome, seconds: float) -> None:
     failed = outcome.error if outcome.status == "error" else None
     status = "rolled back" if outcome.status == "rollback" else outcome.status
     error = f" {failed['error']}: {failed['message']}" if failed else ""
-    level = logging.WARNING if failed else logging.INFO
+    level = logging.WARNING if outcome.status == "error" else logging.INFO
     log.log(
         level, "run %s thread %s graph %s %s %.3f s%s", run.run_id, run.thread_id, run.graph_id, status, seconds, error
     )
