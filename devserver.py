@@ -4631,9 +4631,6 @@ class RunLog:
         """The number after the last event that may be shown."""
         return self._kept if self.resumable else self._first + len(self._events)
 
-    def shows_all(self) -> bool:
-        return self._end() == self._first + len(self._events)
-
     def ready(self, follower: Follower) -> bool:
         return self.closed or self._followers.get(follower, 0) < self._end()
 
@@ -5712,7 +5709,7 @@ class Execution:
     def _let_go(self, error: Unavailable) -> None:
         """Those who follow the run: its end can't be stored, and that may last."""
         log.error("run %s has ended, which is stored as soon as it can be: %s", self._run.run_id, error)
-        if self._run_log.error is None or not self._run_log.shows_all():
+        if self._run_log.error is None or self._run_log.resumable:  # who may come back has to know of it
             self._run_log.error = self._run_log.error or to_json(exception_value(error))
             self._run_log.farewell = Event(self._logs.ids.next(), "error", self._run_log.error)
         self._run_log.close()  # it stays, for who comes now

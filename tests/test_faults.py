@@ -20,7 +20,7 @@ import httpx
 import pytest
 from conftest import GRAPHS, ROOT, LiveServer, mount, no_file_may_grow, unmount, write_project
 
-SERVED = {"gates": "./crash_gates.py:gates", "nested": "./nested.py:graph"}
+SERVED = {"gates": "./crash_gates.py:gates", "fails": "./crash_gates.py:fails", "nested": "./nested.py:graph"}
 NESTED = """
     from crash_gates import State, a, count_inside, Inner
     from langgraph.graph import START, StateGraph
@@ -241,6 +241,19 @@ def test_who_follows_a_run_whose_end_cannot_be_stored_is_let_go_with_a_message(s
         until(lambda: http.get(f"/threads/{thread}").json()["status"] == "idle")
         assert http.get(f"/threads/{thread}").json()["values"]["trail"] == ["in", "a", "b", "c"] * 2
     check_whole(server)
+
+
+def test_who_may_come_back_is_told_so_after_the_error_of_a_run_whose_end_cannot_be_stored(server: LiveServer) -> None:
+    """It is not over: after a crash it would go on, and may yet succeed."""
+    server.stop()
+    server.command = [sys.executable, "-u", "-c", HELD + HURRIED]
+    with server.start().http() as http:
+        (server.folder / "held").touch()
+        sent = body(assistant_id="fails", stream_mode="custom", stream_resumable=True)
+        kept, farewell = http.post("/runs/stream", json=sent).text.split("event: error\r\n")[1:]
+        assert "it went wrong" in kept
+        assert ["\nid: " in frame for frame in (kept, farewell)] == [True, False]
+    assert server.stop() == 0
 
 
 def test_a_changed_state_counts_though_its_thread_can_only_show_it_later(server: LiveServer) -> None:
