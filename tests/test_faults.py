@@ -288,6 +288,19 @@ def test_a_cancel_that_comes_while_the_end_is_written_is_what_all_are_told(
         assert http.get(f"/threads/{thread}").json()["error"]["error"] == name
 
 
+def test_the_error_of_a_run_whose_end_cannot_be_stored_is_no_event_to_come_back_to(server: LiveServer) -> None:
+    """It is not over: after a crash it would go on, and may yet succeed."""
+    server.stop()
+    server.command = [sys.executable, "-u", "-c", HELD + HURRIED]
+    with server.start().http() as http:
+        (server.folder / "held").touch()
+        sent = body(assistant_id="fails", stream_mode="custom", stream_resumable=True)
+        (farewell,) = http.post("/runs/stream", json=sent).text.split("event: error\r\n")[1:]
+        assert "it went wrong" in farewell
+        assert "\nid: " not in farewell  # no event to come back to
+    assert server.stop() == 0
+
+
 def test_a_changed_state_counts_though_its_thread_can_only_show_it_later(server: LiveServer) -> None:
     server.stop()
     server.command = [sys.executable, "-u", "-c", HELD + HURRIED]
