@@ -79,7 +79,7 @@ def picture(rows: Sequence[Row], medians: Mapping[str, Mapping[str, float]]) -> 
     shown = [row for row in rows if sum(row.key in medians[who] for who in SIDES) > 1]
     parts, y = [], 46
     for number_of_side, who in enumerate(SIDES):
-        x = 330 + 150 * number_of_side
+        x = 290 + 160 * number_of_side
         parts.append(f'<rect x="{x}" y="12" width="12" height="12" fill="{COLORS[who]}"/>')
         parts.append(f'<text x="{x + 18}" y="22">{NAMES[who]}</text>')
     for row in shown:
