@@ -404,7 +404,8 @@ def check_trail(actor: Actor, trail: list[str], found: Findings) -> None:
             found.other.append(f"{actor.name}: {op} was rolled back but left {left[start : start + size]}")
         del left[start : start + size]
     if left:
-        found.other.append(f"{actor.name}: nobody asked for {left[:5]}")
+        of = [op for op in actor.ops if any(entry.endswith(f":{op.tag}") for entry in left)]
+        found.other.append(f"{actor.name}: nobody asked for {left[:5]}, of {of}, in {trail[-20:]}")
 
 
 def all_runs(actor: Actor, http: httpx.Client) -> Iterator[dict[str, Any]]:
