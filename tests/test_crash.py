@@ -385,7 +385,8 @@ class Findings:
 
 
 def check_trail(actor: Actor, trail: list[str], found: Findings) -> None:
-    """The trail is what the ops added, in their order; of those not acknowledged, all or nothing."""
+    """The trail is what the ops added, in their order; of those not acknowledged, all or nothing. Of a run that stopped
+    in mid-superstep, as the thread's last one, LangGraph's state also shows the nodes that had ended."""
     left = list(trail)
     for entry in sorted({entry for entry in trail if trail.count(entry) > 1}):
         found.doubled.append(f"{actor.name}: {entry} {trail.count(entry)} times")
@@ -394,6 +395,8 @@ def check_trail(actor: Actor, trail: list[str], found: Findings) -> None:
         start = left.index(wanted[0]) if wanted[0] in left else 0
         same = [pair[0] == pair[1] for pair in zip(wanted, left[start:], strict=False)]
         size = [*same, False].index(False)
+        if (op.cancel or op.failed) and left[start + size :] == [f"two_b:{op.tag}"]:
+            size += 1
         if start and not any(other.cancel for other in actor.ops):
             found.other.append(f"{actor.name}: {op} came after {left[:start]}")
         if op.refused and size:
@@ -603,6 +606,7 @@ def crash(server: LiveServer, cast: list[Actor], chance: random.Random, disk: Di
     return load
 
 
+@pytest.mark.timeout(300 + 60 * ROUNDS)
 def test_kill_at_random_moments_loses_nothing_and_does_nothing_twice(
     make_server: Callable[..., LiveServer], disk: Disk, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -264,6 +264,7 @@ def machine() -> Iterator[type[Server]]:
         assert "could not be ended" not in live.log
 
 
+@pytest.mark.timeout(300 + EXAMPLES * STEPS)
 def test_any_sequence_of_requests_does_what_the_model_says(machine: type[Server]) -> None:
     checks = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
     bounds = settings(

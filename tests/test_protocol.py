@@ -917,14 +917,18 @@ async def test_extensions_are_custom_events(client: LangGraphClient, transport: 
 
 @both_transports
 async def test_questions_are_answered(client: LangGraphClient, transport: Transport) -> None:
+    """Its iterators wait for ever if the pause or the end came before them, so they are there first."""
     async with client.threads.stream(assistant_id="question", transport=transport) as thread:
+        reading = asyncio.create_task(collect(thread.values))
         await thread.run.start(input={"topic": "x"})
-        await collect(thread.values)
+        await reading
         assert thread.interrupted
         (question,) = thread.interrupts
         assert question["value"] == {"question": "publish?", "draft": "about x"}
+        reading = asyncio.create_task(collect(thread.values))
+        await asyncio.sleep(0)
         await thread.run.respond("no")
-        assert (await collect(thread.values))[-1]["trail"] == ["draft", "review", "shelve"]
+        assert (await reading)[-1]["trail"] == ["draft", "review", "shelve"]
         assert (await thread.output)["decision"] == "no"
 
 
@@ -992,13 +996,18 @@ async def test_a_failed_run_fails_the_output(client: LangGraphClient, transport:
 
 @both_transports
 def test_the_synchronous_client(server: LiveServer, transport: Transport, tmp_path: Path) -> None:
+    """Its iterators wait for ever if the pause or the end came before them, so a gate keeps the end from that."""
+    gate = tmp_path / "publish"
     with server.sync_client() as client:
         with client.threads.stream(assistant_id="question", transport=transport) as thread:
-            thread.run.start(input={"topic": "x"})
-            assert list(thread.values)
+            thread.run.start(input={"topic": "x", "gate": str(gate)})
+            asyncio.run(eventually(lambda: thread.interrupts))
             assert [each["value"]["question"] for each in thread.interrupts] == ["publish?"]
             thread.run.respond("yes")
-            assert list(thread.values)[-1]["trail"] == ["draft", "review", "publish"]
+            values = iter(thread.values)
+            assert next(values)
+            gate.touch()
+            assert list(values)[-1]["trail"] == ["draft", "review", "publish"]
             assert thread.output["decision"] == "yes"
         with client.threads.stream(assistant_id="chat", transport=transport) as thread:
             thread.run.start(input=HI)
