@@ -53,6 +53,11 @@ def reached(server: LiveServer, gate: str) -> None:
     until((server.folder / f"at.{gate}").exists)
 
 
+def kept(server: LiveServer, thread: str, checkpoints: int) -> None:
+    """A node begins while the checkpoint before it is still on its way to the disk, unless durability is sync."""
+    until(lambda: rows_of(server, "SELECT count(*) FROM checkpoints WHERE thread_id = ?", thread)[0][0] == checkpoints)
+
+
 def open_gate(server: LiveServer, *gates: str) -> None:
     for gate in gates:
         (server.folder / f"go.{gate}").touch()
@@ -204,6 +209,7 @@ def test_runs_that_crash_in_mid_superstep_go_on_from_their_last_checkpoint(make:
     threads = {tag: new_thread(server) for tag in called}
     runs = {tag: start(server, threads[tag], body("gates", "b", tag=tag, user=tag, durability=tag)) for tag in called}
     until(lambda: all(calls(server, tag).count("b") == 1 for tag in called))
+    kept(server, threads["async"], 3)
     restart(server)
     until(lambda: all(calls(server, tag).count("b") == 2 for tag in called))
     restart(server, "b")
@@ -542,6 +548,7 @@ def test_a_resumable_stream_is_joined_again_after_a_crash(make: Make) -> None:
             if frame[0] == "values" and frame[1]["trail"] == ["in", "a"]:
                 break
     reached(server, "b")
+    kept(server, thread, 3)
     time.sleep(0.2)  # events reach the file a moment after they reach the client
     restart(server, "b")
     rest = joined(server, thread, run, seen[1][2])
@@ -561,6 +568,7 @@ def test_a_stateless_run_is_finished_after_a_crash_and_vanishes(make: Make) -> N
     with server.http() as http:
         thread = http.post("/runs", json=body("gates", "b")).raise_for_status().json()["thread_id"]
     reached(server, "b")
+    kept(server, thread, 3)
     restart(server, "b")
 
     def gone() -> bool:
