@@ -395,7 +395,7 @@ def check_trail(actor: Actor, trail: list[str], found: Findings) -> None:
         start = left.index(wanted[0]) if wanted[0] in left else 0
         same = [pair[0] == pair[1] for pair in zip(wanted, left[start:], strict=False)]
         size = [*same, False].index(False)
-        if (op.cancel or op.failed) and left[start + size :] == [f"two_b:{op.tag}"]:
+        if size == 2 and (op.cancel or op.failed) and left[start + size :] == [f"two_b:{op.tag}"]:
             size += 1
         if start and not any(other.cancel for other in actor.ops):
             found.other.append(f"{actor.name}: {op} came after {left[:start]}")

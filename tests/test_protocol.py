@@ -917,7 +917,7 @@ async def test_extensions_are_custom_events(client: LangGraphClient, transport: 
 
 @both_transports
 async def test_questions_are_answered(client: LangGraphClient, transport: Transport) -> None:
-    """Its iterators wait for ever if the pause or the end came before them, so they are there first."""
+    """The client's iterators wait for ever if the pause or the end came before them, so they are there first."""
     async with client.threads.stream(assistant_id="question", transport=transport) as thread:
         reading = asyncio.create_task(collect(thread.values))
         await thread.run.start(input={"topic": "x"})
@@ -996,7 +996,7 @@ async def test_a_failed_run_fails_the_output(client: LangGraphClient, transport:
 
 @both_transports
 def test_the_synchronous_client(server: LiveServer, transport: Transport, tmp_path: Path) -> None:
-    """Its iterators wait for ever if the pause or the end came before them, so a gate keeps the end from that."""
+    """The client's iterators wait for ever if the pause or the end came before them: a gate keeps the end from that."""
     gate = tmp_path / "publish"
     with server.sync_client() as client:
         with client.threads.stream(assistant_id="question", transport=transport) as thread:
