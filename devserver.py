@@ -5929,7 +5929,8 @@ class WebhookSender:
 
     async def send_due(self) -> None:
         """Start to deliver every webhook that is not on its way."""
-        for number, url, payload in await self._db.read(lambda conn: Webhooks(conn).due()):
+        # no await between the look and the tasks: one delivered meanwhile would be taken for due, and sent twice
+        for number, url, payload in self._db.look(lambda conn: Webhooks(conn).due()):
             if number not in self._tasks:
                 self._tasks[number] = asyncio.ensure_future(self._deliver(number, url, payload))
 
