@@ -57,6 +57,7 @@ import contextvars
 import copy
 import dataclasses
 import datetime
+import decimal
 import enum
 import fnmatch
 import functools
@@ -148,6 +149,7 @@ from langgraph.store.base import (
 )
 from langgraph.store.sqlite.base import SqliteStore
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticSerializationError
 from starlette import types as asgi
 from starlette.applications import Starlette
 from starlette.datastructures import URLPath
@@ -662,8 +664,6 @@ def _jsonable(value: Any) -> Any:  # noqa: C901  one branch per type
         return exception_value(value)
     if type(value) is AIMessageChunk:  # a token: its fields, which are JSON or come here again, take less time
         return {**vars(value), **(value.__pydantic_extra__ or {})}
-    if isinstance(value, BaseModel):
-        return value.model_dump()
     if isinstance(value, langgraph_types.Send):
         return {"node": value.node, "args": value.arg}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
@@ -674,59 +674,128 @@ def _jsonable(value: Any) -> Any:  # noqa: C901  one branch per type
         return base64.b64encode(value).decode()
     if isinstance(value, datetime.timedelta):
         return value.total_seconds()
+    if isinstance(value, decimal.Decimal):
+        return _number(value)
+    if isinstance(value, float):  # of a class of its own
+        return float(value)
     if isinstance(value, Mapping):
         return dict(value)
-    for dump in ("model_dump", "dict"):
+    for dump in ("model_dump", "dict", "isoformat"):
         with contextlib.suppress(Exception):
             if not isinstance(value, type):
                 return getattr(value, dump)()
-    return str(value) if isinstance(value, os.PathLike | ipaddress._BaseAddress) else None
+    return _text(value)
 
 
+def _text(value: Any) -> str:
+    """A readable text for any object."""
+    for show in (str, repr):
+        with contextlib.suppress(Exception):
+            return show(value)
+    return f"<{type(value).__qualname__}>"
+
+
+def _number(value: decimal.Decimal) -> int | float | str:
+    """A decimal as the nearest JSON number; NaN, infinities and what a float can't hold as text."""
+    if not value.is_finite():
+        return str(value)
+    exponent = value.as_tuple().exponent
+    whole = isinstance(exponent, int) and exponent >= 0 and abs(value) < 2**63
+    number = int(value) if whole else float(value)
+    return number if math.isfinite(number) else str(value)
+
+
+def _keepable(value: Any) -> Any:
+    """The same for values that are kept as JSON: only of types whose JSON says all there is. Raises TypeError."""
+    if isinstance(value, BaseModel):
+        with contextlib.suppress(PydanticSerializationError):
+            value.model_dump_json(warnings=False)  # all of its fields are of types that have JSON
+            return orjson.Fragment(to_json(value))
+    if isinstance(value, _KEPT):
+        return _jsonable(value)
+    raise TypeError(f"is a {type(value).__qualname__}")
+
+
+_SCALARS = (decimal.Decimal, float, uuid.UUID, datetime.date, datetime.time)  # with the subclasses that orjson refuses
+_KEPT = (BaseModel, tuple, set, frozenset, Mapping, *_SCALARS)
 _ESCAPED_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 _JSON_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
 
 def to_json(value: Any) -> bytes:
-    """Compact UTF-8 JSON of anything a graph may hold. A NUL becomes U+FFFD, what JSON can't say null."""
+    """Compact UTF-8 JSON of anything a graph may hold. A NUL becomes U+FFFD, NaN null, what JSON can't say text."""
+    return _json(value, _jsonable)
+
+
+def kept_json(value: Any, namespace: Sequence[str], key: str) -> bytes:
+    """The JSON of a store item's value, as to_json writes it. Raises TypeError for what could not be read back."""
     try:
-        text = orjson.dumps(value, default=_jsonable, option=orjson.OPT_SERIALIZE_NUMPY)
+        return _json(value, _keepable)
+    except TypeError as error:
+        where = f"Item {key!r} of namespace {tuple(namespace)} can't be kept as JSON"
+        raise TypeError(f"{where}: {error}. Keep what it says as text, numbers, lists and dicts.") from None
+
+
+def _json(value: Any, default: Callable[[Any], Any]) -> bytes:
+    try:
+        text = orjson.dumps(value, default=default, option=orjson.OPT_SERIALIZE_NUMPY)
     except (TypeError, RecursionError):
-        text = _odd_json(value)
+        text = _odd_json(value, default)
     return _ESCAPED_NUL.sub(rb"\1\\ufffd", text) if b"\\u0000" in text else text
 
 
-def _odd_json(value: Any) -> bytes:
+def _odd_json(value: Any, default: Callable[[Any], Any]) -> bytes:
     """JSON of what has keys that are no text, which takes orjson twice the time, or worse things in it."""
     try:
-        return orjson.dumps(value, default=_jsonable, option=_JSON_OPTIONS)
+        return orjson.dumps(value, default=default, option=_JSON_OPTIONS)
     except (TypeError, RecursionError):
-        return orjson.dumps(_mend(value), default=_jsonable, option=_JSON_OPTIONS)
+        return orjson.dumps(_mend(value, default), default=default, option=_JSON_OPTIONS)
 
 
-def _mend(value: Any, above: frozenset[int] = frozenset()) -> Any:
-    """A copy that orjson can write: lone surrogates, huge integers, odd keys, endless nesting, cycles."""
+def _mend(value: Any, default: Callable[[Any], Any], path: str = "", above: frozenset[int] = frozenset()) -> Any:
+    """A copy that orjson can write: lone surrogates, huge integers, odd keys, endless nesting, cycles. Raises
+    TypeError, naming the path, for what `default` refuses."""
     if isinstance(value, enum.Enum):
         value = value.value
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, bool | float | datetime.datetime | datetime.date | uuid.UUID) or value is None:
-        return value
-    if isinstance(value, int):
-        return value if -(2**63) <= value < 2**64 else float(value) if abs(value) < 1e308 else None
+        return unicode_text(value)
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return float(value) if abs(value) < 1e308 else _text(value)
     if id(value) in above or len(above) > 200:
+        if default is _keepable:
+            raise TypeError(f"{path.lstrip('.')} contains itself, or is nested too deeply")
         return None
     above |= {id(value)}
     if isinstance(value, Mapping):
-        return {_mend(str(k)): _mend(v, above) for k, v in value.items()}
+        return {_mended_key(k, default, path): _mend(v, default, f"{path}.{_text(k)}", above) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset) and not hasattr(value, "_asdict"):
-        return [_mend(v, above) for v in value]
+        return [_mend(v, default, f"{path}[{n}]", above) for n, v in enumerate(value)]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         shown = [field.name for field in dataclasses.fields(value) if not field.name.startswith("_")]
-        return {name: _mend(getattr(value, name), above) for name in shown}
+        return {name: _mend(getattr(value, name), default, f"{path}.{name}", above) for name in shown}
     with contextlib.suppress(TypeError):  # arrays, times
         return orjson.loads(orjson.dumps(value, option=_JSON_OPTIONS))
-    return _mend(_jsonable(value), above)
+    try:
+        known = default(value)
+    except TypeError as error:
+        raise TypeError(f"{path.lstrip('.') or 'it'} {error}") from None
+    return known if isinstance(known, orjson.Fragment) else _mend(known, default, path, above)
+
+
+def _mended_key(key: Any, default: Callable[[Any], Any], path: str) -> str:
+    """The text that orjson writes for a key, or would if it knew its type."""
+    key = key.value if isinstance(key, enum.Enum) else key
+    with contextlib.suppress(TypeError):
+        (text,) = orjson.loads(orjson.dumps({key: None}, option=_JSON_OPTIONS))
+        return str(text)
+    if default is _keepable and not isinstance(key, (str, *_SCALARS)):
+        raise TypeError(f"{path.lstrip('.') or 'it'} has the key {_text(key)}, which is a {type(key).__qualname__}")
+    return unicode_text(_text(_jsonable(key) if isinstance(key, _SCALARS) else key))
+
+
+def unicode_text(text: str) -> str:
+    """The text with '?' for each lone surrogate, as no encoding has them."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def from_json(text: bytes | str) -> Any:
@@ -917,20 +986,12 @@ class SharedValue(BaseChannel[Any, Any, Any]):
                     raise InvalidUpdateError(
                         f"At shared key '{self.key}': item {key!r} must be a dict, or None to delete it, got {item!r}"
                     )
-                puts[key] = None if item is None else self._text(key, item)
+                puts[key] = None if item is None else kept_json(item, (self.prefix or self.key).split("."), key)
         return puts
 
     def differing(self, items: Mapping[str, Any]) -> JsonObject:
         """Those of these items that are not here already. Raises InvalidUpdateError."""
         return {key: items[key] for key, text in self.puts([items]).items() if self.items.get(key) != text}
-
-    def _text(self, key: str, item: Mapping[str, Any]) -> bytes:
-        try:
-            return orjson.dumps(item if isinstance(item, dict) else dict(item))
-        except TypeError as error:
-            raise InvalidUpdateError(
-                f"At shared key '{self.key}': item {key!r} cannot be written as JSON: {error}"
-            ) from None
 
 
 def _apply_puts(items: dict[str, bytes], puts: Mapping[str, bytes | None]) -> None:
@@ -2866,6 +2927,35 @@ class DataTypes:
         )
 
 
+class Serializer(JsonPlusSerializer):
+    """LangGraph's serializer. A lone surrogate becomes '?' in the keys of dicts too, not in values alone."""
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        try:
+            return super().dumps_typed(obj)
+        except TypeError:
+            return super().dumps_typed(_with_unicode_keys(obj))
+
+
+def _with_unicode_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {unicode_text(k) if isinstance(k, str) else k: _with_unicode_keys(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_with_unicode_keys(member) for member in value]
+    if isinstance(value, tuple):
+        members = map(_with_unicode_keys, value)
+        return type(value)._make(members) if hasattr(value, "_make") else tuple(members)
+    if isinstance(value, langgraph_types.Send):
+        return langgraph_types.Send(value.node, _with_unicode_keys(value.arg))
+    if isinstance(value, BaseModel) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
+        names = [*vars(value)] if isinstance(value, BaseModel) else [each.name for each in dataclasses.fields(value)]
+        changed = copy.copy(value)
+        for name in names:
+            object.__setattr__(changed, name, _with_unicode_keys(getattr(value, name)))
+        return changed
+    return value
+
+
 class Saver(BaseCheckpointSaver[str]):
     """LangGraph's checkpointer on the server's file, in the official tables and format.
 
@@ -3147,7 +3237,7 @@ class Index:
         """(field, text); fields with several texts are numbered, as AsyncSqliteStore does."""
         if not self.concerns(op):
             return
-        value = orjson.loads(to_json(op.value))
+        value = orjson.loads(kept_json(op.value, op.namespace, op.key))
         for name in self._fields if op.index is None else op.index or ():
             texts = get_text_at_path(value, name)
             yield from ((f"{name}.{n}" if len(texts) > 1 else name, text) for n, text in enumerate(texts))
@@ -3243,7 +3333,8 @@ class Store(BaseStore):
             return
         # What is shared between threads goes only if asked for: a node writes it back without a time to live.
         by_default = op.namespace[0] == "scoped" and op.ttl == (self.ttl_config or {}).get("default_ttl")
-        items.put(prefix, op.key, to_json(op.value), None if by_default else op.ttl, vectors)
+        text = kept_json(op.value, op.namespace, op.key)
+        items.put(prefix, op.key, text, None if by_default else op.ttl, vectors)
 
     @staticmethod
     def _fields(row: sqlite3.Row) -> JsonObject:
@@ -3601,7 +3692,7 @@ class CheckpointerSerde(SettingsPart):
             allowed[key] = [tuple(names) for names in modules] if isinstance(modules, list) else modules
         if "allowed_msgpack_modules" not in allowed and not STRICT_MSGPACK_ENABLED:
             allowed["__unpack_ext_hook__"] = _create_msgpack_ext_hook(cast(Any, DataTypes()))
-        return JsonPlusSerializer(**allowed)
+        return Serializer(**allowed)
 
 
 class CheckpointerSettings(SettingsPart):
