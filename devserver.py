@@ -905,6 +905,8 @@ class User(dict[str, Any]):
 # 3  Shared values
 ########################################################################################################
 
+SHARED_ROOT = "scoped"  # begins the namespaces of shared values in the store
+
 
 class SharedValue(BaseChannel[Any, Any, Any]):
     """A state key shared by all threads whose config names the same scope value.
@@ -1066,7 +1068,7 @@ class SharedScope:
         for source in self._sources:
             value = source.get(scope)
             if isinstance(value, str | int | float | uuid.UUID) and value != "":
-                return ".".join(map(_label, ("scoped", scope, key, str(value))))
+                return ".".join(map(_label, (SHARED_ROOT, scope, key, str(value))))
         raise MissingScope(f"Scope {scope} for shared state key '{key}' not in config.configurable")
 
     def preload(self, keys: Iterable[tuple[str, str]]) -> None:
@@ -2772,7 +2774,11 @@ class Webhooks(Table):
 
 class Items(Table):
     """The store's items, in LangGraph's own tables: `prefix` is the namespace, joined with dots. An item's
-    vectors go with it."""
+    vectors go with it. Without `shared`, searches and listings leave out shared values."""
+
+    def __init__(self, conn: sqlite3.Connection, shared: bool = True) -> None:
+        super().__init__(conn)
+        self._shared = shared
 
     def get(self, namespace: Sequence[str], key: str) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self.conn.execute(
@@ -2836,6 +2842,8 @@ class Items(Table):
         if prefix:
             text = ".".join(prefix)  # '/' is the character after '.', so this is every longer namespace
             where.add("prefix >= ? AND prefix < ? AND (prefix = ? OR prefix > ?)", text, text + "/", text, text + ".")
+        if not self._shared:
+            where.add("prefix || '.' NOT GLOB ?", f"{SHARED_ROOT}.*")
         if condition:
             where.add("matches_filter(value, ?)", _json_text(condition))
         if vector is None:
@@ -2857,7 +2865,8 @@ class Items(Table):
             "SELECT name FROM each WHERE EXISTS "
             "(SELECT 1 FROM store WHERE prefix = name AND (expires_at IS NULL OR expires_at > ?))"
         )
-        return [tuple(row[0].split(".")) for row in self.conn.execute(query, (self._now(),))]
+        found = [tuple(row[0].split(".")) for row in self.conn.execute(query, (self._now(),))]
+        return [namespace for namespace in found if self._shared or namespace[0] != SHARED_ROOT]
 
     def refresh(self, found: Iterable[tuple[str, str]]) -> None:
         """Let the time to live of these (prefix, key) begin anew."""
@@ -3257,6 +3266,7 @@ class Store(BaseStore):
     """
 
     supports_ttl = True
+    shared = True  # whether searches and listings show shared values
     index: Index | None = None
 
     def __init__(self, db: Db, ttl: TTLConfig | None = None) -> None:
@@ -3264,6 +3274,12 @@ class Store(BaseStore):
         self.ttl_config = ttl
         self.spawn: Callable[[Coroutine[Any, Any, T]], concurrent.futures.Future[T]]  # onto the run loop
         self.on_ttl: Callable[[], None] = lambda: None  # there is a new item that expires
+
+    def without_shared(self) -> Store:
+        """Return the same store for users who may not see each other's shared values."""
+        view = copy.copy(self)
+        view.shared = False
+        return view
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         ops = list(ops)
@@ -3303,7 +3319,8 @@ class Store(BaseStore):
     ) -> tuple[list[Result], list[tuple[str, str]]]:
         """The results, and (prefix, key) of items whose time to live begins anew as they were read."""
         read: list[tuple[str, str]] = []
-        return [self._one(Items(conn), op, vectors.get(n, []), read) for n, op in enumerate(ops)], read
+        items = Items(conn, self.shared)
+        return [self._one(items, op, vectors.get(n, []), read) for n, op in enumerate(ops)], read
 
     def _one(self, items: Items, op: Op, vectors: list[tuple[str, bytes]], read: list[tuple[str, str]]) -> Result:
         if isinstance(op, GetOp):
@@ -3332,7 +3349,7 @@ class Store(BaseStore):
             items.delete(prefix, op.key)
             return
         # What is shared between threads goes only if asked for: a node writes it back without a time to live.
-        by_default = op.namespace[0] == "scoped" and op.ttl == (self.ttl_config or {}).get("default_ttl")
+        by_default = op.namespace[0] == SHARED_ROOT and op.ttl == (self.ttl_config or {}).get("default_ttl")
         text = kept_json(op.value, op.namespace, op.key)
         items.put(prefix, op.key, text, None if by_default else op.ttl, vectors)
 
@@ -3972,7 +3989,13 @@ def load_auth(spec: AuthSpec, path: Path) -> AppAuth:
 
 
 def to_user(made: Any) -> User:
-    """What an authenticate handler returned, as a user. Raises TypeError for what can't be one."""
+    """Return what an authenticate handler gave, a user or (permissions, user), as a user. Raises TypeError for what
+    can't be one."""
+    apart: JsonObject = {}
+    if isinstance(made, tuple) and len(made) == 2 and not hasattr(made, "identity"):
+        apart, made = {"permissions": made[0]}, made[1]
+        if not isinstance(apart["permissions"], list | tuple | set | frozenset) or isinstance(made, tuple):
+            raise TypeError("a pair must be (permissions, user), with a list of texts first")
     if isinstance(made, str):
         fields: JsonObject = {"identity": made}
     elif isinstance(made, Mapping):
@@ -3981,6 +4004,7 @@ def to_user(made: Any) -> User:
         dumped = made.model_dump() if isinstance(made, BaseModel) else getattr(made, "__dict__", {})
         standard = {name: getattr(made, name) for name in User.SHOWN if hasattr(made, name)}
         fields = {**{name: value for name, value in dumped.items() if not name.startswith("_")}, **standard}
+    fields |= apart
     identity, permissions = fields.get("identity"), fields.get("permissions") or []
     if not isinstance(identity, str) or not identity:
         raise TypeError(f"a user needs an identity, a text, not {identity!r}")
@@ -4020,7 +4044,8 @@ def _limits(said: Any) -> JsonObject:
 
 
 def _refusal(error: Exception, status: int, what: str) -> Refused:
-    """The answer to a request that the application's code refused, or failed on; only what it means to say shows."""
+    """The answer to a request that the application's code refused, or failed on. Only what is meant to be said shows:
+    the text of an assertion about a known user, and the `detail` of an exception."""
     from langgraph_sdk.auth import exceptions
 
     if isinstance(error, Refused):
@@ -4029,9 +4054,10 @@ def _refusal(error: Exception, status: int, what: str) -> Refused:
         return Refused(error.status_code, error.detail, error.headers)
     if isinstance(error, AssertionError):  # a documented way to refuse
         log.debug("%s refused: %s", what, error)
-    else:
-        log.error("%s failed, so the request is refused", what, exc_info=error)
-    return Refused(status)
+        return Refused(status, str(error) if status == 403 else None)
+    log.error("%s failed, so the request is refused", what, exc_info=error)
+    detail = getattr(error, "detail", None)
+    return Refused(status, detail if status == 403 and isinstance(detail, str) else None)
 
 
 @dataclass
@@ -6872,13 +6898,21 @@ def _run_value(thread_id: str | None, body: RunCreate, run_id: str) -> JsonObjec
 
 
 async def allow_item(server: Server, verb: str, value: JsonObject) -> JsonObject:
-    """Have the application decide on an operation of the store. Gives the operation as it leaves it. Raises Refused."""
+    """Have the application decide on an operation of the store. Gives the operation as it leaves it. Raises Refused,
+    also for shared values: they are of many users, and a user may be called as their namespaces begin."""
     before = value.copy()
     await allow(server, f"store.{verb}", value)
     after = {**before, **value}  # a part that a handler took away stays as it was
     if after["namespace"] is not None and not isinstance(after["namespace"], tuple | list):
         raise Refused(403)
+    if server.graphs.auth and after["namespace"] and after["namespace"][0] == SHARED_ROOT:
+        raise Refused(403, f"Namespaces that begin with '{SHARED_ROOT}' hold shared values, which only graphs may use.")
     return after
+
+
+def user_store(server: Server) -> Store:
+    """Return the store as its routes show it: with an Auth, without shared values."""
+    return server.store.without_shared() if server.graphs.auth else server.store
 
 
 # -- system --
@@ -8271,7 +8305,7 @@ async def search_items(server: Server, request: Request) -> Response:
     }
     asked = await allow_item(server, "search", asked)
     options = {name: asked[name] for name in ("filter", "limit", "offset", "query")}
-    found = await server.store.asearch(labels(asked["namespace"]), refresh_ttl=body.refresh_ttl, **options)
+    found = await user_store(server).asearch(labels(asked["namespace"]), refresh_ttl=body.refresh_ttl, **options)
     return reply({"items": [{**item_value(item), "score": item.score} for item in found]})
 
 
@@ -8294,7 +8328,7 @@ async def list_item_namespaces(server: Server, request: Request) -> Response:
         if path
     ]
     op = ListNamespacesOp(tuple(conditions), asked["max_depth"], asked["limit"], asked["offset"])
-    [found] = await server.store.abatch([op])
+    [found] = await user_store(server).abatch([op])
     return reply({"namespaces": found})
 
 

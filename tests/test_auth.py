@@ -740,6 +740,9 @@ from langgraph_sdk import Auth
 
 auth = Auth()
 
+class Detailed(Exception):
+    detail = "not on Sundays"
+
 @auth.authenticate
 async def who(headers):
     return json.loads(headers.get(b"authorization"))
@@ -754,7 +757,9 @@ async def say(ctx, value):
     if said == "fails":
         raise RuntimeError("secret")
     if said == "asserts":
-        assert False, "secret"
+        assert False, "not at night"
+    if said == "detailed":
+        raise Detailed("secret")
     if said == "teapot":
         raise Auth.exceptions.HTTPException(418, "short and stout", {"x-kind": "tea"})
     for key, new in ctx.user.get("sets", {}).get(action, {}).items():
@@ -800,16 +805,26 @@ def told_world(told: LiveServer) -> dict[str, str]:
         return make_world(http, "")
 
 
-def test_a_denial_is_a_403_everywhere(told: LiveServer, told_http: httpx.Client, told_world: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("says", "detail"), [(False, "Forbidden"), ("asserts", "not at night"), ("detailed", "not on Sundays")]
+)
+def test_a_denial_is_a_403_everywhere(
+    told: LiveServer, told_http: httpx.Client, told_world: dict[str, str], says: Any, detail: str
+) -> None:
     told_http.headers.update(token("anybody"))
     before = view(told_http, told_world, "")
-    told_http.headers.update(token("denied", says=False))
+    told_http.headers.update(token("denied", says=says))
     for operation, cases in MATRIX.items():
         status, shown = attempt(told_http, operation, cases[0], told_world, None)
         if operation.endswith("/commands"):
-            assert shown == {"type": "error", "id": 1, "error": "unknown_error", "message": "403: Forbidden"}
+            assert shown == {"type": "error", "id": 1, "error": "unknown_error", "message": f"403: {detail}"}
         elif operation.split()[0] == "POST" or "/mcp" not in operation:
-            assert (status, shown) == (403, {"detail": "Forbidden"}), operation
+            assert (status, shown) == (403, {"detail": detail}), operation
+    url = f"{told.url.replace('http', 'ws')}/threads/{told_world['thread_id']}/stream/events"
+    with pytest.raises(InvalidStatus) as caught:
+        ws.connect(url, additional_headers=token("denied", says=says), proxy=None)
+    assert caught.value.response.status_code == 403
+    assert json.loads(caught.value.response.body or b"") == {"detail": detail}
     told_http.headers.update(token("anybody"))
     assert view(told_http, told_world, "") == before
 
@@ -825,7 +840,8 @@ FORBIDDEN = (403, {"detail": "Forbidden"})
         ({}, 200, None),
         (False, *FORBIDDEN),
         ("fails", *FORBIDDEN),
-        ("asserts", *FORBIDDEN),
+        ("asserts", 403, {"detail": "not at night"}),
+        ("detailed", 403, {"detail": "not on Sundays"}),
         ("teapot", 418, {"detail": "short and stout"}),
         (7, *FORBIDDEN),
         ("nonsense", *FORBIDDEN),
@@ -1174,6 +1190,7 @@ def test_an_unknown_thread_is_no_different_from_anothers(told_http: httpx.Client
 
 WAYS = """
 import dataclasses
+from typing import NamedTuple
 from langgraph_sdk import Auth
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
@@ -1193,6 +1210,10 @@ class Model(BaseModel):
 class Bare:
     identity = "bare"
 
+class Named(NamedTuple):
+    identity: str
+    permissions: list
+
 def error(error): raise error
 
 WAYS = {
@@ -1209,7 +1230,19 @@ WAYS = {
     "not authenticated": lambda: {"identity": "ann", "is_authenticated": False},
     "text as permissions": lambda: {"identity": "ann", "permissions": "all"},
     "numbers as permissions": lambda: {"identity": "ann", "permissions": [1]},
-    "tuple": lambda: (["a"], "ann"),
+    "pair": lambda: (["a"], "ann"),
+    "pair with a dict": lambda: (("a", "b"), {"identity": "ann", "permissions": ["c"], "colour": "red"}),
+    "pair with an object": lambda: ([], Person("ann", ["a"])),
+    "pair of two texts": lambda: ("a", "ann"),
+    "pair the wrong way round": lambda: ("ann", ["a"]),
+    "pair with an object first": lambda: ({"a": 1}, "ann"),
+    "pair with numbers": lambda: ([1], "ann"),
+    "pair without a user": lambda: (["a"], None),
+    "pair of pairs": lambda: (["a"], (["b"], "ann")),
+    "pair of nobody": lambda: (["a"], {"identity": "ann", "is_authenticated": False}),
+    "triple": lambda: (["a"], "ann", "more"),
+    "single": lambda: ("ann",),
+    "named tuple": lambda: Named("ann", ["a"]),
     "fails": lambda: error(RuntimeError("secret")),
     "asserts": lambda: error(AssertionError("secret")),
     "default": lambda: error(Auth.exceptions.HTTPException()),
@@ -1260,7 +1293,19 @@ def ways(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         ("not authenticated", *UNKNOWN),
         ("text as permissions", *UNKNOWN),
         ("numbers as permissions", *UNKNOWN),
-        ("tuple", *UNKNOWN),
+        ("pair", 200, {**ANN, "permissions": ["a"]}),
+        ("pair with a dict", 200, {**ANN, "permissions": ["a", "b"], "colour": "red"}),
+        ("pair with an object", 200, {**ANN, "colour": "red"}),
+        ("pair of two texts", *UNKNOWN),
+        ("pair the wrong way round", *UNKNOWN),
+        ("pair with an object first", *UNKNOWN),
+        ("pair with numbers", *UNKNOWN),
+        ("pair without a user", *UNKNOWN),
+        ("pair of pairs", *UNKNOWN),
+        ("pair of nobody", *UNKNOWN),
+        ("triple", *UNKNOWN),
+        ("single", *UNKNOWN),
+        ("named tuple", 200, {**ANN, "permissions": ["a"]}),
         ("fails", *UNKNOWN),
         ("asserts", *UNKNOWN),
         ("unheard of", *UNKNOWN),
