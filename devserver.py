@@ -1871,9 +1871,9 @@ class Where:
 Row = TypeVar("Row", bound="Assistant | Thread | Cron")
 
 
-def within(row: Row | None, limits: JsonObject) -> Row | None:
-    """The row, if there is one and it passes an authorization filter."""
-    return row if row is not None and passes(row.metadata, limits) else None
+def within(row: Row | None, *limits: JsonObject) -> Row | None:
+    """Return the row if there is one and it passes all of these authorization filters."""
+    return row if row is not None and all(passes(row.metadata, each) for each in limits) else None
 
 
 @dataclass(frozen=True)
@@ -1898,17 +1898,17 @@ class Assistant:
 class Assistants(Table):
     """The assistants and all their versions; the newest patch has the highest version number."""
 
-    def get(self, assistant_id: str) -> Assistant | None:
+    def get(self, assistant_id: str, *limits: JsonObject) -> Assistant | None:
         row = self.conn.execute("SELECT * FROM assistants WHERE assistant_id = ?", (assistant_id,)).fetchone()
-        return self._row(row) if row else None
+        return within(self._row(row), *limits) if row else None
 
     def insert(self, new: Assistant) -> None:
         _insert(self.conn, "assistants", vars(new))
         self._keep_version(new.assistant_id)
 
-    def update(self, assistant_id: str, changes: JsonObject) -> Assistant:
+    def update(self, assistant_id: str, changes: JsonObject, *limits: JsonObject) -> Assistant:
         """Apply `changes` (column: value) as a new version. Raises NotFound."""
-        old = self.get(assistant_id)
+        old = self.get(assistant_id, *limits)
         if old is None:
             raise NotFound(f"Assistant {assistant_id} not found")
         highest = self.conn.execute(
@@ -1918,9 +1918,9 @@ class Assistants(Table):
         self._keep_version(assistant_id)
         return cast(Assistant, self.get(assistant_id))
 
-    def set_version(self, assistant_id: str, version: int | None) -> Assistant:
+    def set_version(self, assistant_id: str, version: int | None, *limits: JsonObject) -> Assistant:
         """Go back (or forth) to a version, whole. Raises NotFound."""
-        if self.get(assistant_id) is None:
+        if self.get(assistant_id, *limits) is None:
             raise NotFound(f"Assistant {assistant_id} not found")
         row = self.conn.execute(
             "SELECT * FROM assistant_versions WHERE assistant_id = ? AND version = ?", (assistant_id, version)
@@ -1932,7 +1932,11 @@ class Assistants(Table):
         self._set(assistant_id, {key: values[key] for key in kept})
         return cast(Assistant, self.get(assistant_id))
 
-    def versions(self, assistant_id: str, metadata: JsonObject, limit: int, offset: int) -> list[JsonObject]:
+    def versions(
+        self, assistant_id: str, metadata: JsonObject, limit: int, offset: int, *limits: JsonObject
+    ) -> list[JsonObject]:
+        if self.get(assistant_id, *limits) is None:
+            return []
         where = Where()
         where.add("assistant_id = ?", assistant_id)
         where.contains("metadata", metadata)
@@ -1942,11 +1946,13 @@ class Assistants(Table):
         )
         return [_parsed(row, "config", "context", "metadata") for row in rows]
 
-    def delete(self, assistant_id: str) -> bool:
+    def delete(self, assistant_id: str, *limits: JsonObject) -> bool:
         """The assistant with its versions and crons."""
-        self.conn.execute("DELETE FROM crons WHERE assistant_id = ?", (assistant_id,))
-        self.conn.execute("DELETE FROM assistant_versions WHERE assistant_id = ?", (assistant_id,))
-        return self.conn.execute("DELETE FROM assistants WHERE assistant_id = ?", (assistant_id,)).rowcount > 0
+        if self.get(assistant_id, *limits) is None:
+            return False
+        for table in ("crons", "assistant_versions", "assistants"):
+            self.conn.execute(f"DELETE FROM {table} WHERE assistant_id = ?", (assistant_id,))
+        return True
 
     def search(self, body: AssistantSearchRequest, limits: JsonObject) -> Page:
         by = "casefold(name)" if body.sort_by == "name" else body.sort_by
@@ -2043,12 +2049,12 @@ _THREAD = (
 class Threads(Table):
     """The threads. A thread is busy while it has a pending or running run: derived, never stored."""
 
-    def get(self, thread_id: str) -> Thread | None:
+    def get(self, thread_id: str, *limits: JsonObject) -> Thread | None:
         row = self.conn.execute(f"{_THREAD} WHERE thread_id = ?", (thread_id,)).fetchone()
-        return self._row(row) if row else None
+        return within(self._row(row), *limits) if row else None
 
-    def require(self, thread_id: str) -> Thread:
-        thread = self.get(thread_id)
+    def require(self, thread_id: str, *limits: JsonObject) -> Thread:
+        thread = self.get(thread_id, *limits)
         if thread is None:
             raise NotFound(f"Thread with ID {thread_id} not found")
         return thread
@@ -2713,9 +2719,9 @@ class Crons(Table):
     def has_assistant(self, assistant_id: str) -> bool:
         return self._exists("SELECT 1 FROM crons WHERE assistant_id = ?", assistant_id)
 
-    def get(self, cron_id: str) -> Cron | None:
+    def get(self, cron_id: str, *limits: JsonObject) -> Cron | None:
         row = self.conn.execute("SELECT * FROM crons WHERE cron_id = ?", (cron_id,)).fetchone()
-        return self._row(row) if row else None
+        return within(self._row(row), *limits) if row else None
 
     def insert(self, cron: Cron) -> None:
         _insert(self.conn, "crons", vars(cron))
@@ -2724,7 +2730,9 @@ class Crons(Table):
         columns = ", ".join(f"{key} = ?" for key in vars(cron))
         self.conn.execute(f"UPDATE crons SET {columns} WHERE cron_id = ?", (*_columns(vars(cron)), cron.cron_id))
 
-    def delete(self, cron_id: str) -> bool:
+    def delete(self, cron_id: str, *limits: JsonObject) -> bool:
+        if self.get(cron_id, *limits) is None:
+            return False
         return self.conn.execute("DELETE FROM crons WHERE cron_id = ?", (cron_id,)).rowcount > 0
 
     def next_due(self) -> str | None:
@@ -4062,11 +4070,13 @@ def _refusal(error: Exception, status: int, what: str) -> Refused:
 
 @dataclass
 class Access:
-    """A request under the application's Auth: its user, and the filters of the actions decided on so far."""
+    """A request under the application's Auth: its user, the filters of the actions decided on so far, and those that
+    the row in the request's path has to pass."""
 
     auth: AppAuth
     user: User
     limits: dict[str, JsonObject] = field(default_factory=dict)
+    path: list[JsonObject] = field(default_factory=list)
 
     async def decide(self, action: str, value: JsonObject) -> JsonObject:
         self.limits[action] = limits = await self.auth.decide(self.user, action, value)
@@ -4672,9 +4682,10 @@ def parse_event_id(text: str) -> tuple[int, int] | None:
 
 
 class Follower:
-    """Somebody who reads a log, on an event loop of their own."""
+    """Somebody who reads a log, on an event loop of their own. `quiet_since` is when they were last sent anything."""
 
     def __init__(self) -> None:
+        self.quiet_since = time.monotonic()
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
         self._armed = False
@@ -4852,7 +4863,8 @@ class RunLog:
         return first_part(self._events[index] for index in range(number - self._first, len(self._events)))
 
     async def follow(self, follower: Follower, heartbeat: float = HEARTBEAT_SECONDS) -> AsyncIterator[list[Event]]:
-        """Batches of events until the log closes; an empty one after each silent `heartbeat` seconds. Raises Overtaken.
+        """Batches of events until the log closes; an empty one when the follower was sent nothing for `heartbeat`
+        seconds, whatever was kept from them meanwhile. Raises Overtaken.
 
         An event after a pause goes at once; a burst goes in batches, the more apart the larger they are.
         """
@@ -4871,8 +4883,11 @@ class RunLog:
                     yield fresh
                 elif closed:
                     return
-                elif not await follower.sleep(lambda: self.ready(follower), heartbeat):
-                    yield []
+                else:
+                    left = follower.quiet_since + heartbeat - time.monotonic()
+                    if not await follower.sleep(lambda: self.ready(follower), left + 0.001):  # timers may be early
+                        yield []
+                        follower.quiet_since = time.monotonic()
         finally:
             self._waiters.discard(closing)
             self.leave(follower)
@@ -6713,7 +6728,7 @@ def _json_or_none(body: bytes) -> Any:
 async def admit(server: Server, auth: AppAuth, request: Request, rule: str, model: Any) -> Request:
     """Let a request in, by the rule of its route: `open`; `inside`, if what its handler calls decides; or actions
     such as `threads.read`, on which the application decides here. Gives the request as its authorization handlers
-    leave it. Raises Refused, and NotFound for the rows of others."""
+    leave it; the filters that they give, its handler applies to the row in its path. Raises Refused."""
     if rule == "open":
         return request
     if "body" in auth.parameters:
@@ -6729,10 +6744,9 @@ async def admit(server: Server, auth: AppAuth, request: Request, rule: str, mode
             request = await _decide_body(server, action, ids, request, model, access)
         else:
             await access.decide(action, {**ids, "metadata": {}})
-        check_path_row(server, action, ids, access)
     if query_flag(request, "cancel_on_disconnect"):
         await access.decide("threads.update", {**ids, "metadata": {}, "action": "interrupt"})
-        check_path_row(server, "threads.update", ids, access)
+    access.path = list(filter(None, access.limits.values()))
     return request
 
 
@@ -6789,18 +6803,16 @@ PATH_TABLES: dict[str, tuple[str, Callable[[sqlite3.Connection], Assistants | Th
 }
 
 
-def check_path_row(server: Server, action: str, ids: JsonObject, access: Access) -> None:
-    """Raises NotFound if the row that a path names is not there, or does not pass the filter of the action."""
-    name, table = PATH_TABLES[action.partition(".")[0]]
-    row_id, limits = ids.get(f"{name}_id"), access.limits[action]
-    if limits and row_id and within(server.db.look(lambda conn: table(conn).get(str(row_id))), limits) is None:
-        raise NotFound(f"{name.capitalize()} with ID {row_id} not found")
-
-
 async def allow(server: Server, action: str, value: JsonObject) -> JsonObject:
     """Have the application decide on an action within a request. Gives the filter that rows have to pass; without
     an Auth an empty one, which all do. Raises Refused."""
     return await ACCESS.get().decide(action, value) if server.graphs.auth else {}
+
+
+async def allow_thread(server: Server, thread_id: str) -> None:
+    """Have the application decide on following a thread, which may be made later. What of it is its user's to see,
+    `still_shown` tells. Raises Refused."""
+    await allow(server, "threads.read", {"thread_id": uuid.UUID(to_uuid(thread_id, "thread")), "metadata": {}})
 
 
 async def allow_row(server: Server, action: str, row_id: str, asked: JsonObject | None = None) -> None:
@@ -6824,6 +6836,11 @@ async def find_allowed(server: Server, action: str, row_id: str) -> Assistant | 
     if found is None or not passes(found.metadata, limits):
         raise NotFound(f"{name.capitalize()} with ID {row_id} not found")
     return found
+
+
+def path_limits(server: Server) -> list[JsonObject]:
+    """Return the filters that the row in the request's path has to pass: to all who may not use it, it is not there."""
+    return ACCESS.get().path if server.graphs.auth else []
 
 
 def limits_on(server: Server, action: str) -> JsonObject:
@@ -7045,7 +7062,7 @@ async def get_assistant(server: Server, request: Request) -> Response:
 
 
 async def find_assistant(server: Server, assistant_id: str) -> Assistant:
-    assistant = server.db.look(lambda conn: Assistants(conn).get(assistant_id))
+    assistant = server.db.look(lambda conn: Assistants(conn).get(assistant_id, *path_limits(server)))
     if assistant is None:
         raise NotFound()
     return assistant
@@ -7060,15 +7077,15 @@ async def update_assistant(server: Server, request: Request) -> Response:
     changes: JsonObject = {
         key: value for key, value in body.given().items() if key in ("graph_id", "name", "description") and value
     }
-    both = config_and_context(body)
+    both, limits = config_and_context(body), path_limits(server)
     if both["config"] or both["context"]:
         changes |= both
 
     def patch(conn: sqlite3.Connection) -> Assistant:
-        old = Assistants(conn).get(assistant_id)
+        old = Assistants(conn).get(assistant_id, *limits)
         if old is not None and body.metadata:
             changes["metadata"] = {**old.metadata, **without_reserved(body.metadata, RESERVED_METADATA)}
-        return Assistants(conn).update(assistant_id, changes)
+        return Assistants(conn).update(assistant_id, changes, *limits)
 
     return reply((await server.db.write(patch)).to_dict())
 
@@ -7077,10 +7094,11 @@ async def delete_assistant(server: Server, request: Request) -> Response:
     """Remove an assistant with its versions, and with its threads if `delete_threads` is set."""
     assistant_id = path_id(request, "assistant")
     with_threads = query_flag(request, "delete_threads")
+    path = path_limits(server)
     limits = await allow(server, "threads.delete", {"metadata": {}}) if with_threads else {}
 
     def delete(conn: sqlite3.Connection) -> list[Run]:
-        if not Assistants(conn).delete(assistant_id):
+        if not Assistants(conn).delete(assistant_id, *path):
             raise NotFound(f"Assistant with ID {assistant_id} not found")
         threads = Threads(conn).of_assistant(assistant_id, limits) if with_threads else []
         return [run for thread_id in threads for run in delete_thread_rows(conn, thread_id)]
@@ -7113,8 +7131,9 @@ async def list_assistant_versions(server: Server, request: Request) -> Response:
     """An assistant's versions, newest first."""
     assistant_id = path_id(request, "assistant")
     body = await parse(request, AssistantVersionsSearchRequest)
+    limits = path_limits(server)
     versions = await server.db.read(
-        lambda conn: Assistants(conn).versions(assistant_id, body.metadata, body.limit, body.offset)
+        lambda conn: Assistants(conn).versions(assistant_id, body.metadata, body.limit, body.offset, *limits)
     )
     if not versions:
         raise NotFound(f"Assistant {assistant_id} not found")
@@ -7125,7 +7144,8 @@ async def set_latest_assistant(server: Server, request: Request) -> Response:
     """Make a version the latest."""
     assistant_id = path_id(request, "assistant")
     body = await parse(request, AssistantVersionChange)
-    changed = await server.db.write(lambda conn: Assistants(conn).set_version(assistant_id, body.version))
+    limits = path_limits(server)
+    changed = await server.db.write(lambda conn: Assistants(conn).set_version(assistant_id, body.version, *limits))
     return reply(changed.to_dict())
 
 
@@ -7219,7 +7239,7 @@ class MissingGraph(BadRequest):
 
 async def find_thread(server: Server, request: Request) -> Thread:
     thread_id = path_id(request, "thread")
-    return server.db.look(lambda conn: Threads(conn).require(thread_id))
+    return server.db.look(lambda conn: Threads(conn).require(thread_id, *path_limits(server)))
 
 
 async def get_thread(server: Server, request: Request) -> Response:
@@ -7245,10 +7265,10 @@ async def patch_state(server: Server, request: Request) -> Response:
 
 async def patch_thread(server: Server, request: Request) -> Thread:
     thread_id = path_id(request, "thread")
-    body = await parse(request, ThreadPatch)
+    body, limits = await parse(request, ThreadPatch), path_limits(server)
 
     def patch(conn: sqlite3.Connection) -> Thread:
-        thread = Threads(conn).get(thread_id)
+        thread = Threads(conn).get(thread_id, *limits)
         if thread is None:
             raise NotFound()
         changes: JsonObject = {"metadata": {**thread.metadata, **without_reserved(body.metadata, RESERVED_METADATA)}}
@@ -7262,18 +7282,18 @@ async def patch_thread(server: Server, request: Request) -> Thread:
     return thread
 
 
-def delete_thread_rows(conn: sqlite3.Connection, thread_id: str) -> list[Run]:
+def delete_thread_rows(conn: sqlite3.Connection, thread_id: str, *limits: JsonObject) -> list[Run]:
     """Delete a thread with all that is its own; gives the runs whose graphs are to be stopped."""
+    Threads(conn).require(thread_id, *limits)
     live = Runs(conn).live(thread_id)
-    if not Threads(conn).delete(thread_id):
-        raise NotFound(f"Thread with ID {thread_id} not found")
+    Threads(conn).delete(thread_id)
     return live
 
 
 async def delete_thread(server: Server, request: Request) -> Response:
     """Remove a thread with its runs and its state."""
     thread_id = path_id(request, "thread")
-    server.runner.end(await server.db.write(delete_thread_rows, thread_id), deleted=True)
+    server.runner.end(await server.db.write(delete_thread_rows, thread_id, *path_limits(server)), deleted=True)
     return empty()
 
 
@@ -7338,13 +7358,13 @@ async def count_threads(server: Server, request: Request) -> Response:
 
 async def copy_thread(server: Server, request: Request) -> Response:
     """A new thread with the same metadata, state and history."""
-    thread_id, copy_id = path_id(request, "thread"), str(uuid.uuid4())
-    original = server.db.look(lambda conn: Threads(conn).get(thread_id))
+    thread_id, copy_id, limits = path_id(request, "thread"), str(uuid.uuid4()), path_limits(server)
+    original = server.db.look(lambda conn: Threads(conn).get(thread_id, *limits))
     made = {"thread_id": uuid.UUID(copy_id), "metadata": dict(original.metadata) if original else {}}
     await allow(server, "threads.create", made)
 
     def copy_rows(conn: sqlite3.Connection) -> Thread:
-        if original is None or Threads(conn).get(thread_id) is None:
+        if original is None or Threads(conn).get(thread_id, *limits) is None:
             raise Conflict()
         Threads(conn).copy(thread_id, copy_id)
         if made["metadata"] != original.metadata:
@@ -7697,21 +7717,19 @@ async def run_frames(
 ) -> AsyncIterator[bytes]:
     """A live run's events as server-sent events, those of some stream modes only if any are named."""
     batches = run_log.follow(follower)
-    async for part in with_heartbeats(
-        run_frame_texts(batch, modes, after, run_log.resumable) async for batch in batches
-    ):
+    frames = (run_frame_texts(batch, modes, after, run_log.resumable) async for batch in batches)
+    async for part in with_heartbeats(frames, follower):
         yield part
     if run_log.farewell:
         yield sse_frame(run_log.farewell, False)  # no event to come back to: those before it may be stored later
 
 
-async def with_heartbeats(batches: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
+async def with_heartbeats(batches: AsyncIterator[list[bytes]], follower: Follower) -> AsyncIterator[bytes]:
     """The frames, or a heartbeat if there were none for some seconds: what is filtered out is silence, too."""
-    sent = time.monotonic()
     async for frames in batches:
-        if frames or time.monotonic() - sent >= HEARTBEAT_SECONDS:
+        if frames or time.monotonic() - follower.quiet_since >= HEARTBEAT_SECONDS:
             yield b"".join(frames) or SSE_HEARTBEAT
-            sent = time.monotonic()
+            follower.quiet_since = time.monotonic()
 
 
 def run_frame_texts(
@@ -7838,8 +7856,13 @@ async def list_runs(server: Server, request: Request) -> Response:
 
 
 async def find_run(server: Server, request: Request) -> Run | None:
-    thread_id, run_id = path_id(request, "thread"), path_id(request, "run")
-    return server.db.look(lambda conn: Runs(conn).get(thread_id, run_id))
+    thread_id, run_id, limits = path_id(request, "thread"), path_id(request, "run"), path_limits(server)
+
+    def look(conn: sqlite3.Connection) -> Run | None:
+        hidden = limits and Threads(conn).get(thread_id, *limits) is None
+        return None if hidden else Runs(conn).get(thread_id, run_id)
+
+    return server.db.look(look)
 
 
 async def get_run(server: Server, request: Request) -> Response:
@@ -7978,7 +8001,8 @@ async def join_thread_stream(server: Server, request: Request) -> Response:
     follower = Follower()
     joined = server.runner.logs.follow_thread(thread_id, follower)
     after = parse_event_id(last) if last is not None else None
-    frames = thread_frames(thread_tape(server, thread_id, joined, follower, after), modes)
+    tape = thread_tape(server, thread_id, joined, follower, after)
+    frames = with_heartbeats(thread_frames(tape, modes), follower)
     return event_stream(server, None, frames, {}, False)
 
 
@@ -7997,16 +8021,14 @@ async def thread_tape(
         server.runner.logs.leave_thread(thread_id, follower)
 
 
-async def thread_frames(tape: AsyncIterator[list[Event]], modes: list[str]) -> AsyncIterator[bytes]:
+async def thread_frames(tape: AsyncIterator[list[Event]], modes: list[str]) -> AsyncIterator[list[bytes]]:
     def wanted(event: Event) -> bool:
         if event.name == "state_update":
             return "state_update" in modes
         return "run_modes" in modes or ("lifecycle" in modes and event.name == "metadata")
 
-    async for part in with_heartbeats(
-        run_frame_texts(filter(wanted, batch), (), (0, -1), True) async for batch in tape
-    ):
-        yield part
+    async for batch in tape:
+        yield run_frame_texts(filter(wanted, batch), (), (0, -1), True)
 
 
 async def cancel_run(server: Server, request: Request) -> Response:
@@ -8152,7 +8174,7 @@ def cron_payload(payload: JsonObject, cron_id: str) -> JsonObject:
 async def get_cron(server: Server, request: Request) -> Response:
     """One cron."""
     cron_id = path_id(request, "cron")
-    cron = server.db.look(lambda conn: Crons(conn).get(cron_id))
+    cron = server.db.look(lambda conn: Crons(conn).get(cron_id, *path_limits(server)))
     if cron is None:
         raise NotFound()
     return reply(cron.to_dict())
@@ -8160,7 +8182,7 @@ async def get_cron(server: Server, request: Request) -> Response:
 
 async def update_cron(server: Server, request: Request) -> Response:
     """Change a cron; what is given is laid over its payload as well."""
-    cron_id = path_id(request, "cron")
+    cron_id, limits = path_id(request, "cron"), path_limits(server)
     raw = await read_json(request)
     body = validate(CronPatch, raw)
     if not raw:
@@ -8182,10 +8204,10 @@ async def update_cron(server: Server, request: Request) -> Response:
             raise Invalid(_validation_detail(error, payload)) from None
         return changed
 
-    allowed = await allow_cron(server, laid_over(server.db.look(lambda conn: Crons(conn).get(cron_id))))
+    allowed = await allow_cron(server, laid_over(server.db.look(lambda conn: Crons(conn).get(cron_id, *limits))))
 
     def patch(conn: sqlite3.Connection) -> Cron:
-        changed = laid_over(Crons(conn).get(cron_id))
+        changed = laid_over(Crons(conn).get(cron_id, *limits))
         if allowed.access:
             changed = replace(changed, payload=allowed.payload, access=allowed.access)
         Crons(conn).update(changed)
@@ -8199,8 +8221,8 @@ async def update_cron(server: Server, request: Request) -> Response:
 
 async def delete_cron(server: Server, request: Request) -> Response:
     """Remove a cron."""
-    cron_id = path_id(request, "cron")
-    if not await server.db.write(lambda conn: Crons(conn).delete(cron_id)):
+    cron_id, limits = path_id(request, "cron"), path_limits(server)
+    if not await server.db.write(lambda conn: Crons(conn).delete(cron_id, *limits)):
         raise NotFound()
     server.runner.threads.notice()
     return empty()
@@ -8209,7 +8231,7 @@ async def delete_cron(server: Server, request: Request) -> Response:
 async def fire_cron(server: Server, request: Request) -> Response:
     """Make the run of a cron now, even if the cron is disabled; its next date stays as it is."""
     cron_id = path_id(request, "cron")
-    cron = server.db.look(lambda conn: Crons(conn).get(cron_id))
+    cron = server.db.look(lambda conn: Crons(conn).get(cron_id, *path_limits(server)))
     if cron is None:
         raise NotFound(f"Cron '{cron_id}' not found")
     new = replace(cron_run(cron, server.graphs.shared()), thread_ttl=server.runner.thread_ttl)
@@ -8435,11 +8457,10 @@ def envelopes(event: Event) -> Iterator[JsonObject]:
 
 
 async def protocol_tape(
-    server: Server, thread_id: str, pick: Callable[[list[Event]], list[JsonObject]]
+    server: Server, thread_id: str, pick: Callable[[list[Event]], list[JsonObject]], follower: Follower
 ) -> AsyncIterator[list[JsonObject]]:
     """What a client picks of a thread's events, in their envelopes: of those that are kept, then of those that come.
     Raises Unfinished if the server stops, Overtaken if the client is so far behind that it had better come again."""
-    follower = Follower()
     joined = server.runner.logs.follow_thread(thread_id, follower)
     async for events in thread_tape(server, thread_id, joined, follower, (0, -1)):
         yield pick(events)
@@ -8457,9 +8478,10 @@ async def stream_events(server: Server, request: Request) -> Response:
     given = validate(ProtocolEventStreamRequest, raw)
     wanted = EventFilter(given.channels, given.namespaces, given.depth)
     pick = functools.partial(wanted.envelopes, since=given.since or 0)
-    tape = protocol_tape(server, path_id(request, "thread"), pick)
-    frames = with_heartbeats([protocol_frame(envelope) for envelope in batch] async for batch in tape)
-    return CutResponse(frames, headers=STREAM_HEADERS)
+    follower = Follower()
+    tape = protocol_tape(server, path_id(request, "thread"), pick, follower)
+    frames = ([protocol_frame(envelope) for envelope in batch] async for batch in tape)
+    return CutResponse(with_heartbeats(frames, follower), headers=STREAM_HEADERS)
 
 
 def protocol_frame(envelope: JsonObject) -> bytes:
@@ -8502,12 +8524,12 @@ async def answer_command(server: Server, thread: str, command: JsonObject, sessi
     what was before the command: clients tell a run's own events from older ones by it."""
     params = command.get("params")
     params = params if isinstance(params, dict) else {}
-    seq = server.db.look(lambda conn: Events(conn).last_seq(thread))
     try:
         handler = COMMANDS.get(command["method"])
         if handler is None:
             raise CommandError("unknown_command", f"Unknown protocol command: {command['method']}")
-        await allow_row(server, "threads.read", thread)
+        await allow_thread(server, thread)
+        seq = server.db.look(lambda conn: Events(conn).last_seq(thread)) if still_shown(server, thread)() else 0
         result = await handler(server, thread, params, session)
     except CommandError as error:
         return command_failure(command["id"], error)
@@ -8557,6 +8579,8 @@ async def start_protocol_run(server: Server, thread_id: str, body: JsonObject) -
 async def pending_questions(server: Server, thread_id: str) -> list[str]:
     """The ids of the interrupts that a thread waits for an answer to. A run that has asked is about to
     end, and its client may be faster: wait for it."""
+    if not (shown := still_shown(server, thread_id))():
+        return []
     for run in server.db.look(lambda conn: Runs(conn).live(thread_id)):
         joined = await live_log(server, run, None, None) if run.status == "running" else None
         if joined and joined.interrupts:
@@ -8565,7 +8589,7 @@ async def pending_questions(server: Server, thread_id: str) -> list[str]:
                     async for _ in joined.wait_closed():
                         pass
     thread = server.db.look(lambda conn: Threads(conn).get(thread_id))
-    if thread is None or thread.status != "interrupted":
+    if thread is None or thread.status != "interrupted" or not shown():
         return []
     return [asked["id"] for questions in (thread.interrupts or {}).values() for asked in questions]
 
@@ -8649,7 +8673,7 @@ async def resubscribe(server: Server, thread: str, params: JsonObject, session: 
 
 async def get_tree(server: Server, thread: str, params: JsonObject, session: Session | None) -> JsonObject:
     """agent.getTree: the graphs of the thread's latest run, and how far they are."""
-    tree = await server.db.read(run_tree, thread) if session else None
+    tree = await server.db.read(run_tree, thread) if session and still_shown(server, thread)() else None
     if tree is None:
         raise CommandError("no_such_run", NO_ACTIVE_RUN)
     return {"tree": tree}
@@ -8740,7 +8764,7 @@ class Session:
 
     async def _play(self) -> None:
         try:
-            async for batch in protocol_tape(self._server, self._thread, self._pick):
+            async for batch in protocol_tape(self._server, self._thread, self._pick, Follower()):
                 for envelope in batch:
                     await self._send(envelope)
                     for own in self._subscriptions.values():
@@ -8753,21 +8777,19 @@ class Session:
 async def protocol_socket(socket: WebSocket) -> None:
     """The event streaming protocol over a WebSocket. Close codes are 4000 plus an HTTP status."""
     server: Server = socket.app.state.server
-    if server.graphs.auth:
-        try:
-            if "access" not in socket.scope:
-                await enter(server, server.graphs.auth, socket)
-            await allow_row(server, "threads.read", socket.path_params["thread_id"])
-        except ApiError as error:
-            await socket.send_denial_response(reply({"detail": error.detail}, error.status, error.headers))
-            return
-    await socket.accept()
     try:
+        if server.graphs.auth and "access" not in socket.scope:
+            await enter(server, server.graphs.auth, socket)
         thread_id = to_uuid(socket.path_params["thread_id"], "thread")
+        await allow_thread(server, thread_id)
     except Invalid as error:
+        await socket.accept()
         await socket.close(4422, error.detail)
-        return
-    await Session(server, socket, thread_id).run()
+    except ApiError as error:
+        await socket.send_denial_response(reply({"detail": error.detail}, error.status, error.headers))
+    else:
+        await socket.accept()
+        await Session(server, socket, thread_id).run()
 
 
 # -- the Model Context Protocol: every assistant is a tool --
@@ -9442,7 +9464,7 @@ async def resubscribe_task(call: AgentCall) -> Response:
 
 
 def task_stream(call: AgentCall, first: Any, started: Started, follower: Follower) -> Response:
-    frames = with_heartbeats(task_frames(call, first, started, follower))
+    frames = with_heartbeats(task_frames(call, first, started, follower), follower)
     return event_stream(call.server, None, frames, {"content-type": "text/event-stream"}, cancel=False)
 
 

@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,12 +143,15 @@ def command(method: str, **params: Any) -> dict[str, Any]:
     return {"id": 1, "method": method, "params": params}
 
 
-def refused(status: int, thread: str = "{thread_id}") -> dict[str, Any]:
+def refused(code: str, message: str) -> dict[str, Any]:
     """What a command of the event streaming protocol answers."""
-    message = f"{status}: Thread with ID {thread} not found"
-    return {"type": "error", "id": 1, "error": "unknown_error", "message": message}
+    return {"type": "error", "id": 1, "error": code, "message": message}
 
 
+NOT_FOUND = "404: Thread or assistant not found."
+NO_RUN = Case(stranger=200, sees={"__error__": devserver.RUN_NOT_FOUND})
+NO_RUN_TEXT = f"event: error\r\ndata: {json.dumps(devserver.RUN_NOT_FOUND, separators=(',', ':'))}\r\n\r\n"
+NO_RUN_STREAM = Case(stranger=200, sees=NO_RUN_TEXT)
 PARTS = [{"kind": "data", "data": {"text": "x"}}]
 SEND: dict[str, Any] = {
     "jsonrpc": "2.0",
@@ -191,9 +194,9 @@ MATRIX: dict[str, list[Case]] = {
     f"GET {T}": [Case()],
     f"PATCH {T}": [Case({"metadata": {"owner": "bob"}})],
     f"DELETE {T}": [Case(owner=204)],
-    f"POST {T}/copy": [Case()],
+    f"POST {T}/copy": [Case(stranger=409)],
     f"GET {T}/storage": [Case()],
-    f"GET {T}/stream": [Case(), Case(on=BUSY)],
+    f"GET {T}/stream": [Case(stranger=200), Case(stranger=200, on=BUSY)],
     f"GET {T}/state": [Case()],
     f"POST {T}/state": [Case({"values": {"text": "taken"}})],
     f"PATCH {T}/state": [Case({"metadata": {"owner": "bob"}}, owner=204)],
@@ -212,19 +215,19 @@ MATRIX: dict[str, list[Case]] = {
     f"POST {T}/runs/wait": [Case(RUN)],
     f"GET {R}": [Case()],
     f"DELETE {R}": [Case(owner=204)],
-    f"GET {R}/join": [Case(), Case(params={"cancel_on_disconnect": "true"})],
-    f"GET {R}/stream": [Case(), Case(params={"stream_mode": "values"})],
+    f"GET {R}/join": [NO_RUN, replace(NO_RUN, params={"cancel_on_disconnect": "true"})],
+    f"GET {R}/stream": [NO_RUN_STREAM, replace(NO_RUN_STREAM, params={"stream_mode": "values"})],
     f"POST {R}/cancel": [Case(owner=202, on=BUSY), Case(params={"action": "rollback", "wait": "true"}, on=BUSY)],
     f"POST {T}/commands": [
-        Case(command("run.start", **RUN), stranger=200, sees=refused(404)),
+        Case(command("run.start", **RUN), stranger=200, sees=refused("unknown_error", NOT_FOUND)),
         Case(
             command("input.respond", **ANSWER),
             stranger=200,
-            sees=refused(404, "{asking_thread}"),
+            sees=refused("no_such_run", "No interrupted run is bound to this thread."),
             on={"thread_id": "asking_thread"},
         ),
     ],
-    f"POST {T}/stream/events": [Case({"channels": ["values"]})],
+    f"POST {T}/stream/events": [Case({"channels": ["values"]}, stranger=200)],
     "POST /runs": [Case(OWN_RUN)],
     "POST /runs/stream": [Case(OWN_RUN)],
     "POST /runs/wait": [Case(OWN_RUN)],
@@ -606,10 +609,14 @@ def ask(socket: ws.ClientConnection, method: str, number: int = 1, **params: Any
 def test_a_socket_is_for_the_owner_only(server: LiveServer, http: httpx.Client) -> None:
     clear(http, "alice")
     world = make_world(http, "alice")
-    for name, status in ((None, 401), ("bob", 404)):
-        with pytest.raises(InvalidStatus) as caught:
-            socket_of(server, world["thread_id"], name)
-        assert caught.value.response.status_code == status
+    with pytest.raises(InvalidStatus) as caught:
+        socket_of(server, world["thread_id"], None)
+    assert caught.value.response.status_code == 401
+    with socket_of(server, world["thread_id"], "bob") as socket:  # as if the thread were not there
+        assert ask(socket, "run.start", **RUN) == [refused("unknown_error", NOT_FOUND)]
+        assert ask(socket, "subscription.subscribe", channels=["values", "lifecycle"])[0]["type"] == "success"
+        with pytest.raises(TimeoutError):
+            socket.recv(timeout=0.3)
     with socket_of(server, world["thread_id"], "alice") as socket:
         assert ask(socket, "run.start", **RUN)[-1]["type"] == "success"
     clear(http, "alice")
@@ -626,8 +633,8 @@ def test_a_socket_that_was_there_first_sees_nothing_of_another_users_thread(
         made("POST", "/threads", json={"thread_id": thread})
         made("POST", f"/threads/{thread}/commands", json=command("run.start", **RUN))
         made("GET", f"/threads/{thread}/runs/{made('GET', f'/threads/{thread}/runs')[0]['run_id']}/join")
-        for number, asked in enumerate((command("run.start", **RUN), command("subscription.subscribe", **subscribed))):
-            assert ask(socket, asked["method"], number, **asked["params"]) == [{**refused(404, thread), "id": number}]
+        assert ask(socket, "run.start", **RUN) == [refused("unknown_error", NOT_FOUND)]
+        assert len(ask(socket, "subscription.subscribe", **subscribed)) == 1
     with socket_of(server, thread, "alice") as socket:
         ask(socket, "subscription.subscribe", **subscribed)
         assert json.loads(socket.recv(timeout=10))["method"] == "lifecycle"
@@ -1180,7 +1187,7 @@ def test_tools_are_those_that_the_filter_lets_through(told_http: httpx.Client) -
 def test_an_unknown_thread_is_no_different_from_anothers(told_http: httpx.Client) -> None:
     told_http.headers.update(token("reader", says=MINE))
     thread, run = devserver.new_id(), devserver.new_id()
-    for path in ("", "/state", "/runs", "/stream", f"/runs/{run}", f"/runs/{run}/join", f"/runs/{run}/stream"):
+    for path in ("", "/state", "/runs", f"/runs/{run}"):
         answer = told_http.get(f"/threads/{thread}{path}")
         assert (answer.status_code, answer.json()) == (404, {"detail": f"Thread with ID {thread} not found"})
     assert told_http.get("/threads/nonsense").status_code == 422

@@ -3,14 +3,43 @@ the store's routes keep out of shared values."""
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
+import json
+import re
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 from conftest import LiveServer, write_project
-from test_auth import FILES, ITEM, OWN
+from langgraph_sdk import get_client
+from test_auth import (
+    BUSY,
+    ENDLESS,
+    FILES,
+    ITEM,
+    MATRIX,
+    OWN,
+    SEND,
+    Case,
+    R,
+    T,
+    as_user,
+    ask,
+    command,
+    make_world,
+    new_user,
+    request_of,
+    socket_of,
+)
 from test_auth import SERVED as ALL_SERVED
+from websockets.exceptions import ConnectionClosed
+
+import devserver
 
 SERVED = {**ALL_SERVED, "look": "./look.py:graph"}
 
@@ -157,3 +186,253 @@ def test_searches_and_listings_leave_out_shared_values(store_http: httpx.Client,
     assert ask("namespaces", suffix=["scoped"]) == names[:3]
     assert ask("namespaces", suffix=["node"]) == names[3:]
     assert [ask("namespaces", limit=2, offset=n) for n in (0, 2)] == [names[:2], names[2:]]
+
+
+# Ids that are another's, or nobody's: both are answered as without an Auth
+
+
+AGENT, MESSAGE = devserver.system_assistant_id("steps"), SEND["params"]["message"]
+
+
+def names_a_thing(operation: str, case: Case) -> bool:
+    """Whether a request names things that have to be there: not one that it searches for, or may make by its id."""
+    named = json.dumps([operation, case.json, case.params])
+    makes = "if_not_exists" in named or "run.start" in named or operation in ("POST /assistants", "POST /threads")
+    return "{" in named.replace('{"', "").replace("{}", "") and not makes and "/search" not in operation
+
+
+NAMING = [(operation, case) for operation, cases in MATRIX.items() for case in cases if names_a_thing(operation, case)]
+NAMING += [
+    (f"GET {T}/stream", Case(params={"stream_modes": "lifecycle"})),
+    (f"GET {R}/join", Case(on=BUSY)),
+    (f"GET {R}/stream", Case(params={"cancel_on_disconnect": "1"}, on=BUSY)),
+    (f"POST {T}/commands", Case(command("input.respond", interrupt_id="i", response=1))),
+    (f"POST {T}/commands", Case(command("agent.getTree"))),
+    (f"POST {T}/commands", Case(command("nonsense"))),
+    *((f"POST /a2a/{AGENT}", Case({**SEND, "method": method, "params": {"id": "{thread_id}:{run_id}"}}))
+      for method in ("tasks/get", "tasks/cancel", "tasks/resubscribe")),
+    (f"POST /a2a/{AGENT}", Case({**SEND, "params": {"message": {**MESSAGE, "taskId": "{thread_id}:{run_id}"}}})),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def owned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("owned")
+    write_project(folder, SERVED, {**FILES, "auth.py": OWN, "look.py": LOOK}, auth={"path": "./auth.py:auth"})
+    server = LiveServer(folder, ["--no-reload"]).start()
+    yield server
+    assert server.stop() == 0, server.log
+
+
+@pytest.fixture(scope="module")
+def worlds(owned: LiveServer) -> tuple[dict[str, str], dict[str, str]]:
+    """Alice's things, and things that are not there."""
+    with owned.http() as http:
+        alices = make_world(http, "alice")
+    return alices, {name: re.sub("[0-9]", lambda digit: str(9 - int(digit[0])), it) for name, it in alices.items()}
+
+
+def told(http: httpx.Client, operation: str, case: Case, world: dict[str, str]) -> tuple[int, Any, str]:
+    """Status, headers and body of an answer, of an endless one its beginning; with names in place of ids."""
+    request = request_of(operation, case, world, {})
+    if "resubscribe" in json.dumps(case.json):
+        request["headers"]["accept"] = "text/event-stream"
+    with http.stream(**request) as answer:
+        headers = sorted((name, it) for name, it in answer.headers.items() if name not in ("date", "content-length"))
+        body = "" if operation in ENDLESS and answer.status_code == 200 else answer.read().decode()
+    text = json.dumps([answer.status_code, headers, body])
+    for name, it in world.items():
+        text = text.replace(it, f"{{{name}}}")
+    status, headers, body = json.loads(text)
+    return status, headers, body
+
+
+@pytest.mark.parametrize("store_http", ["no auth"], indirect=True)
+@pytest.mark.parametrize(("operation", "case"), NAMING, ids=[operation for operation, _ in NAMING])
+def test_an_id_of_another_is_answered_as_one_of_nobody_and_as_without_an_auth(
+    store_http: httpx.Client, owned: LiveServer, worlds: tuple[dict[str, str], ...], operation: str, case: Case
+) -> None:
+    alices, nobodys = worlds
+    store_http.headers.pop("authorization", None)
+    plain = told(store_http, operation, case, nobodys)
+    with owned.http(headers=as_user("bob")) as bob:
+        assert told(bob, operation, case, nobodys) == plain
+        assert told(bob, operation, case, alices) == plain
+
+
+async def test_the_sdk_reads_that_a_run_is_not_there(owned: LiveServer, worlds: tuple[dict[str, str], ...]) -> None:
+    client = get_client(url=owned.url, api_key=None, headers=as_user("bob"))
+    for world in worlds:
+        parts = [part async for part in client.runs.join_stream(world["thread_id"], world["run_id"])]
+        assert [(part.event, part.data["message"]) for part in parts] == [("error", "404: Run not found")]
+        joined: Any = await client.runs.join(world["thread_id"], world["run_id"])
+        assert joined == {"__error__": {"error": "HTTPException", "message": "404: Run not found"}}
+    await client.aclose()
+
+
+def test_the_commands_of_a_socket_tell_nothing_of_anothers_thread(
+    owned: LiveServer, worlds: tuple[dict[str, str], ...]
+) -> None:
+    commands: list[tuple[str, dict[str, Any]]] = [
+        ("agent.getTree", {}),
+        ("input.respond", {"interrupt_id": "i", "response": 1}),
+        ("subscription.subscribe", {"channels": ["values", "lifecycle"]}),
+        ("subscription.reconnect", {"channels": ["values", "lifecycle"], "since": 0}),
+        ("subscription.unsubscribe", {"subscription_id": "x"}),
+    ]
+    with owned.http() as http:  # its kept events have numbers, and a tree
+        thread = new_user(http, "alice")("POST", "/threads", json={})["thread_id"]
+        start = command("run.start", assistant_id="question", input={})
+        run = new_user(http, "alice")("POST", f"/threads/{thread}/commands", json=start)["result"]["run_id"]
+        new_user(http, "alice")("GET", f"/threads/{thread}/runs/{run}/join")
+    answers = []
+    for place in (thread, worlds[1]["thread_id"]):
+        with socket_of(owned, place, "bob") as connection:
+            said = [ask(connection, method, number, **params) for number, (method, params) in enumerate(commands)]
+        answers.append(re.sub('"subscription_id": "[^"]*"', '"subscription_id": ""', json.dumps(said)))
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("bad", ["nonsense", "1-2-3"])
+def test_a_socket_for_a_thread_that_cannot_be_is_closed_as_without_an_auth(owned: LiveServer, bad: str) -> None:
+    with socket_of(owned, bad, "bob") as connection, pytest.raises(ConnectionClosed) as caught:
+        connection.recv(timeout=10)
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.code == 4422
+
+
+# Following a thread that is not there yet
+
+CHANNELS = ["values", "lifecycle", "updates", "tasks", "checkpoints"]
+
+
+def follow_events(server: LiveServer, thread: str, name: str, got: list[Any], stop: threading.Event) -> None:
+    read_stream(server, f"POST /threads/{thread}/stream/events", name, got, stop, json.dumps({"channels": CHANNELS}))
+
+
+def follow_thread(server: LiveServer, thread: str, name: str, got: list[Any], stop: threading.Event) -> None:
+    path = f"/threads/{thread}/stream?stream_modes=run_modes,lifecycle,state_update"
+    read_stream(server, f"GET {path}", name, got, stop)
+
+
+def follow_kept(server: LiveServer, thread: str, name: str, got: list[Any], stop: threading.Event) -> None:
+    read_stream(server, f"GET /threads/{thread}/stream", name, got, stop, last="0")
+
+
+def read_stream(
+    server: LiveServer, route: str, name: str, got: list[Any], stop: threading.Event, body: str = "", last: str = ""
+) -> None:
+    """Note the status, and then each part of the stream with the seconds that it took to come."""
+    given = {
+        **as_user(name),
+        "host": "localhost",
+        "content-length": len(body),
+        **({"last-event-id": last} if last else {}),
+    }
+    head = f"{route} HTTP/1.1\r\n" + "".join(f"{key}: {it}\r\n" for key, it in given.items())
+    place = httpx.URL(server.url)
+    with socket.create_connection((place.host, place.port)) as connection:
+        connection.sendall(f"{head}\r\n{body}".encode())
+        connection.settimeout(0.2)
+        read, begun = b"", time.monotonic()
+        while b"\r\n\r\n" not in read:
+            read += connection.recv(2**16)
+        head, _, part = read.decode().partition("\r\n\r\n")
+        got.append(int(head.split()[1]))
+        while not stop.is_set():
+            if part:
+                got.append((time.monotonic() - begun, part))
+            with contextlib.suppress(TimeoutError):
+                part = ""
+                part = connection.recv(2**16).decode()
+
+
+def follow_socket(server: LiveServer, thread: str, name: str, got: list[Any], stop: threading.Event) -> None:
+    with socket_of(server, thread, name) as connection:
+        got += ask(connection, "subscription.subscribe", channels=CHANNELS)[:-1]
+        got.insert(0, 200)
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                got.append(connection.recv(timeout=0.2))
+
+
+FOLLOWING = [follow_thread, follow_kept, follow_events, follow_socket]
+
+
+@contextlib.contextmanager
+def following(server: LiveServer, thread: str, name: str) -> Iterator[dict[str, list[Any]]]:
+    """Follow a thread through every door; gives what has come through each."""
+    stop, got = threading.Event(), {each.__name__: list[Any]() for each in FOLLOWING}
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        futures = [pool.submit(each, server, thread, name, got[each.__name__], stop) for each in FOLLOWING]
+        try:
+            deadline = time.monotonic() + 10
+            while not all(got.values()):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            yield got
+        finally:
+            stop.set()
+        for future in futures:
+            future.result()
+
+
+def use_thread(http: httpx.Client, name: str, thread: str, how: str) -> None:
+    """Make a thread, if it is not there, with a run whose events are kept, and a change of its state."""
+    made = new_user(http, name)
+    run = {"assistant_id": "steps", "input": {}, "stream_resumable": True, "if_not_exists": "create"}
+    if how == "a run makes it":
+        made("POST", f"/threads/{thread}/runs/wait", json=run)
+    elif how == "a command makes it":
+        start = command("run.start", assistant_id="steps", input={})
+        run_id = made("POST", f"/threads/{thread}/commands", json=start)["result"]["run_id"]
+        made("GET", f"/threads/{thread}/runs/{run_id}/join")
+    else:
+        made("POST", "/threads", json={"thread_id": thread, "if_exists": "do_nothing"})
+        made("POST", f"/threads/{thread}/runs/wait", json=run)
+    made("POST", f"/threads/{thread}/state", json={"values": {"text": "changed"}})
+
+
+HOWS = ["it is made", "a run makes it", "a command makes it"]
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_who_follows_a_thread_that_comes_to_be_anothers_hears_nothing(owned: LiveServer, how: str, when: str) -> None:
+    thread = devserver.new_id()
+    with owned.http() as http:
+        if when == "after":
+            use_thread(http, "alice", thread, how)
+        with following(owned, thread, "bob") as got:
+            use_thread(http, "alice", thread, how)
+            http.delete(f"/threads/{thread}", headers=as_user("alice")).raise_for_status()
+            time.sleep(0.4)
+        assert got == {name: [200] for name in got}
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_who_follows_a_thread_that_comes_to_be_their_own_hears_all(owned: LiveServer, how: str) -> None:
+    thread = devserver.new_id()
+    last = {"follow_thread": "state_update", "follow_kept": "run_done"}
+    with owned.http() as http, following(owned, thread, "bob") as got:
+        use_thread(http, "bob", thread, how)
+        for door, parts in got.items():
+            deadline = time.monotonic() + 10
+            while last.get(door, '"completed"') not in str(parts):
+                assert time.monotonic() < deadline, (door, parts)
+                time.sleep(0.02)
+
+
+def test_heartbeats_do_not_tell_what_goes_on_in_anothers_thread(owned: LiveServer) -> None:
+    thread = devserver.new_id()
+    with owned.http() as http:
+        use_thread(http, "alice", thread, "it is made")
+        with following(owned, thread, "bob") as got:
+            for seconds in (1.0, 1.0, 1.0, 1.0, 2.5):  # none when 5 s are over
+                time.sleep(seconds)
+                body = {"values": {"text": "again"}}
+                http.post(f"/threads/{thread}/state", json=body, headers=as_user("alice")).raise_for_status()
+        for door in ("follow_thread", "follow_kept", "follow_events"):
+            _, (seconds, text) = got[door]
+            assert ": heartbeat" in text
+            assert 4.9 < seconds < 6.2
