@@ -21,12 +21,15 @@ from typing import Any
 
 import httpx
 import pytest
+from forked import Forked
 from langgraph_sdk import get_client, get_sync_client
 from langgraph_sdk.client import LangGraphClient, SyncLangGraphClient
 
 ROOT = Path(__file__).resolve().parent.parent
 GRAPHS = Path(__file__).resolve().parent / "graphs"
 PROBE = ROOT.parent / "shared" / "probe"
+DEVSERVER = [sys.executable, "-u", "-m", "devserver"]
+MEASURED = "COVERAGE_PROCESS_CONFIG" in os.environ
 
 
 @dataclass
@@ -36,23 +39,28 @@ class LiveServer:
     folder: Path
     options: list[str] = field(default_factory=list)
     url: str = ""
-    process: subprocess.Popen[str] | None = None
+    process: subprocess.Popen[str] | Forked | None = None
     lines: list[str] = field(default_factory=list)
     reader: threading.Thread | None = None
-    command: list[str] = field(default_factory=lambda: [sys.executable, "-u", "-m", "devserver"])
+    command: list[str] = field(default_factory=list)  # other than `python -m devserver`
 
     def start(self, wait: float = 30) -> LiveServer:
         """Start it (again, on the same files and on another port), and wait until it answers."""
         self.lines.clear()
-        self.process = subprocess.Popen(
-            [*self.command, "up", "--port", "0", *self.options],
-            cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
+        arguments = ["up", "--port", "0", *self.options]
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        if self.command or MEASURED:
+            self.process = subprocess.Popen(
+                [*(self.command or DEVSERVER), *arguments],
+                cwd=self.folder,
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+            )
+        else:
+            self.process = Forked(arguments, self.folder, env)
         self.reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)
         self.reader.start()
         deadline = time.monotonic() + wait
@@ -68,7 +76,7 @@ class LiveServer:
             time.sleep(0.02)
         raise AssertionError(f"the server did not start:\n{self.log}")
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
+    def _read(self, process: subprocess.Popen[str] | Forked) -> None:
         assert process.stdout
         with process.stdout as output:
             for line in output:
@@ -123,6 +131,13 @@ def mount(folder: Path, size: int, *options: str) -> bool:
 
 def unmount(folder: Path) -> None:
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One worker more than cores, as tests wait for servers; one file is run by pytest itself."""
+    files = [Path(name.partition("::")[0]) for name in config.args]
+    alone = len(set(files)) == 1 and files[0].is_file()
+    return 0 if alone else (os.cpu_count() or 1) + 1
 
 
 def write_project(folder: Path, graphs: dict[str, Any], files: dict[str, str], **settings: Any) -> None:

@@ -606,6 +606,7 @@ def crash(server: LiveServer, cast: list[Actor], chance: random.Random, disk: Di
     return load
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300 + 60 * ROUNDS)
 def test_kill_at_random_moments_loses_nothing_and_does_nothing_twice(
     make_server: Callable[..., LiveServer], disk: Disk, capsys: pytest.CaptureFixture[str]

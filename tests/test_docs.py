@@ -91,6 +91,7 @@ def test_python_walk_through(example: LiveServer, tmp_path: Path) -> None:
     check_walk_through(printed_events(output(sys.executable, "walk.py", cwd=tmp_path)))
 
 
+@pytest.mark.long
 @NETWORK
 @pytest.mark.skipif(not shutil.which("npm"), reason="npm is absent")
 @pytest.mark.parametrize("version", ["1.15", "2.0"])
@@ -141,10 +142,15 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def clean_environment() -> dict[str, str]:
     """Nothing of this Python's: `python3` is the one that is installed, and finds no packages of ours."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COV", "VIRTUAL_ENV"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "PYTEST", "COV", "VIRTUAL_ENV"))
+    }
     return kept | {"PATH": f"{sys.base_prefix}/bin:{os.environ['PATH']}"}
 
 
+@pytest.mark.long
 @NETWORK
 def test_the_line_that_runs_the_server(checkout: Path) -> None:
     with subprocess.Popen(
@@ -171,6 +177,7 @@ def test_the_line_that_runs_the_server(checkout: Path) -> None:
     assert (checkout / "devserver.db").exists()
 
 
+@pytest.mark.long
 @NETWORK
 def test_the_line_that_runs_the_tests(checkout: Path) -> None:
     """Up to pytest, which here collects the tests only."""
@@ -179,7 +186,7 @@ def test_the_line_that_runs_the_tests(checkout: Path) -> None:
         ["bash", "-c", TEST], cwd=checkout, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "tests/test_docs.py::test_the_line_that_runs_the_tests" in done.stdout
+    assert "tests/test_docs.py::test_options_are_named" in done.stdout
 
 
 def test_options_are_named() -> None:

@@ -82,6 +82,7 @@ def until_idle(server: LiveServer, thread: str) -> None:
             time.sleep(0.02)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("resumable", [False, True])
 def test_a_client_that_stops_reading_costs_no_memory_and_loses_nothing(server: LiveServer, resumable: bool) -> None:
     count, size = 40_000, 8_000  # 320 MB
@@ -144,6 +145,7 @@ def test_a_hopelessly_slow_reader_is_cut_off_where_the_disk_takes_no_more(server
         assert run["status"] == "success"
 
 
+@pytest.mark.long
 async def test_five_hundred_open_streams_hold_up_nobody(server: LiveServer, tmp_path: Path) -> None:
     gate, limits = tmp_path / "gate", httpx.Limits(max_connections=None)
     given = {"assistant_id": "gated", "input": {"gate": str(gate)}, "stream_mode": "updates"}

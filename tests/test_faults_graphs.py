@@ -340,6 +340,7 @@ def test_a_blocked_run_loop_holds_up_runs_but_no_reader(server: LiveServer) -> N
     check_alive(server)
 
 
+@pytest.mark.long
 def test_three_hundred_thousand_events_cost_no_memory(server: LiveServer) -> None:
     assert server.process
     status = Path(f"/proc/{server.process.pid}/status")

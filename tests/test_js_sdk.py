@@ -1,5 +1,6 @@
 """Both lines of the JavaScript SDK, 1.15 and 2.0, against real servers. npm puts them into tests/js/node_modules."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -25,16 +26,18 @@ def node(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def installed() -> None:
-    """The SDKs, unless they are there since package.json was last changed."""
+    """The SDKs, unless they are there since package.json was last changed. One process installs them for all."""
     done = JS / "node_modules" / ".package-lock.json"
-    if done.exists() and done.stat().st_mtime > (JS / "package.json").stat().st_mtime:
-        return
-    if os.environ.get("DEVSERVER_OFFLINE"):
-        pytest.skip("DEVSERVER_OFFLINE is set")
-    options = ["--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund"]
-    result = subprocess.run(["npm", "install", *options], cwd=JS, capture_output=True, text=True, timeout=600)
-    assert result.returncode == 0, result.stderr
-    os.utime(done)
+    with (JS / "package.json").open() as package:
+        fcntl.flock(package, fcntl.LOCK_EX)
+        if done.exists() and done.stat().st_mtime > (JS / "package.json").stat().st_mtime:
+            return
+        if os.environ.get("DEVSERVER_OFFLINE"):
+            pytest.skip("DEVSERVER_OFFLINE is set")
+        options = ["--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund"]
+        result = subprocess.run(["npm", "install", *options], cwd=JS, capture_output=True, text=True, timeout=600)
+        assert result.returncode == 0, result.stderr
+        os.utime(done)
 
 
 @pytest.fixture(scope="module")

@@ -361,7 +361,9 @@ def test_an_embedding_that_cannot_be_is_refused(
 def test_a_refused_index_stops_the_start(make_server: Make) -> None:
     with pytest.raises(AssertionError) as refused:
         make_server(SERVED, {"meaning.py": MEANING}, "--no-reload", **index("./none.py:f"))
-    assert re.search(r"langgraph.json: store.index.embed .* FileNotFoundError: .*none.py does not exist", str(refused))
+    assert re.search(
+        r"langgraph.json: store.index.embed .* FileNotFoundError: .*none.py does not exist", str(refused.value)
+    )
     assert "Traceback" not in str(refused.value)
 
 

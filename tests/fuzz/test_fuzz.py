@@ -200,6 +200,7 @@ def fuzz(server: LiveServer) -> Iterator[Fuzz]:
         yield Fuzz(server.url, http, schemathesis.checks.CHECKS.get_by_names(PROMISES))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(0)  # as many requests as are asked for
 def test_every_answer_is_one_that_the_document_promises(fuzz: Fuzz) -> None:
     document = closed(fuzz.http.get("/openapi.json").json())

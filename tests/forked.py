@@ -1,0 +1,145 @@
+"""Starts servers by forking a process that has imported devserver already, which takes longer than all else at a start.
+
+The tests hold one end of a socket that is this process's standard input. For each server they send two descriptors
+over it: a socket for the order (a line of JSON) and the answers (the process id, then the exit code), and a pipe for
+the server's output.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+NUMBER = struct.Struct("i")
+MODULES = (  # that every server has when it is up
+    "devserver",
+    "langchain_core.language_models",
+    "uvicorn.protocols.http.httptools_impl",
+    "uvicorn.protocols.websockets.websockets_sansio_impl",
+    "watchfiles",
+)
+
+
+class Forked:
+    """A process like one of `python -m devserver ARGUMENTS`, with the methods of subprocess.Popen that tests use."""
+
+    def __init__(self, arguments: list[str], cwd: Path, env: dict[str, str]) -> None:
+        self._line, theirs = socket.socketpair()
+        read, write = os.pipe()
+        socket.send_fds(_parent(), [b"."], [theirs.fileno(), write])
+        theirs.close()
+        os.close(write)
+        self._line.sendall(json.dumps([arguments, str(cwd), env]).encode() + b"\n")
+        self.pid = self._number()
+        self.stdout = os.fdopen(read, errors="replace")
+        self.returncode: int | None = None
+
+    def _number(self) -> int:
+        (number,) = NUMBER.unpack(self._line.recv(NUMBER.size, socket.MSG_WAITALL))
+        return int(number)
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            if not select.select([self._line], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired("devserver", timeout or 0)
+            self.returncode = self._number()
+            self._line.close()
+        return self.returncode
+
+    def poll(self) -> int | None:
+        try:
+            return self.wait(0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def send_signal(self, sig: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, sig)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+@functools.cache
+def _parent() -> socket.socket:
+    """The socket to the process that forks. It ends with this one."""
+    ours, theirs = socket.socketpair()
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen([sys.executable, __file__], stdin=theirs.fileno(), env=env)
+    theirs.close()
+
+    def end() -> None:
+        ours.close()
+        process.wait()
+
+    atexit.register(end)
+    return ours
+
+
+def serve_orders(orders: socket.socket) -> None:
+    """Fork for every order; what returns is a server's process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while True:
+        _, descriptors, _, _ = socket.recv_fds(orders, 1, 2)
+        if not descriptors:
+            with contextlib.suppress(ChildProcessError):
+                while True:  # so that the time of servers is counted as the tests'
+                    os.wait()
+            sys.exit()
+        if os.fork() == 0:
+            orders.close()
+            return become_server(*descriptors)
+        for each in descriptors:
+            os.close(each)
+
+
+def kill_orphan(line: socket.socket, process_id: int) -> None:
+    """Wait for the end of the tests that asked for this process."""
+    line.recv(1)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process_id, signal.SIGKILL)
+
+
+def become_server(line: int, output: int) -> None:
+    """Read the order, fork once more, and report on that process, which is the one that returns."""
+    with socket.socket(fileno=line) as answers:
+        with answers.makefile() as lines:
+            arguments, cwd, env = json.loads(lines.readline())
+        if process_id := os.fork():
+            os.close(output)
+            answers.sendall(NUMBER.pack(process_id))
+            threading.Thread(target=kill_orphan, args=(answers, process_id), daemon=True).start()
+            _, status = os.waitpid(process_id, 0)
+            with contextlib.suppress(BrokenPipeError):
+                answers.sendall(NUMBER.pack(os.waitstatus_to_exitcode(status)))
+            os._exit(0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.path[0] = cwd
+    sys.argv = ["devserver", *arguments]
+
+
+if __name__ == "__main__":
+    for module in MODULES:
+        importlib.import_module(module)
+    serve_orders(socket.socket(fileno=os.dup(0)))
+    sys.modules["devserver"].main()
