@@ -481,14 +481,12 @@ class ThreadCronCreate(CronCreate):
     pass
 
 
-class CronPatch(Body):
+class CronPatch(CronCreate):
+    """Any of the fields that a cron is made of."""
+
+    assistant_id: str = ""
     schedule: str = ""
-    timezone: str | None = None
-    end_time: str | None = None
-    enabled: bool = True
-    on_run_completed: OnCompletion | None = None
     metadata: JsonObject = Field(default_factory=dict)
-    config: JsonObject = Field(default_factory=dict)
 
 
 class CronCountRequest(Body):
@@ -6048,6 +6046,101 @@ class Execution:
         return replace(run, kwargs={**run.kwargs, "command": {**command, "resume": {asked[0]: None}}})
 
 
+def check_webhook(url: str, allowed: WebhookUrls) -> None:
+    """Refuse webhooks that can't be meant, or may not be. One that is only a path leads to this server."""
+    import httpx
+
+    if len(url) > allowed.max_url_length:
+        raise Invalid("Webhook URL too long")
+    if url.startswith("/") and not url.startswith("//"):
+        if allowed.disable_loopback:
+            raise Invalid("Webhook host blocked: webhooks.url.disable_loopback forbids relative URLs")
+        return
+    try:
+        parts = httpx.URL(url)  # which sends it, too: nobody reads it in another way
+    except httpx.InvalidURL as error:
+        raise Invalid(f"Invalid webhook URL: {error}") from None
+    if parts.scheme not in ("http", "https") or (allowed.require_https and parts.scheme != "https"):
+        raise Invalid(f"Webhook host blocked: scheme '{parts.scheme}' not allowed")
+    _check_webhook_host(parts.raw_host.decode(), parts.port or (443 if parts.scheme == "https" else 80), allowed)
+
+
+def _check_webhook_host(host: str, port: int, allowed: WebhookUrls) -> None:
+    if not host:
+        raise Invalid("Invalid webhook hostname ''")
+    if allowed.allowed_domains and not any(_is_in_domain(host, domain.lower()) for domain in allowed.allowed_domains):
+        raise Invalid("Webhook domain not allowed")
+    if allowed.allowed_ports and port not in allowed.allowed_ports:
+        raise Invalid(f"Webhook port {port} not allowed")
+    if port > 65535:
+        raise Invalid(f"Invalid webhook URL: there is no port {port}")
+    try:
+        addresses = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError):
+        raise Invalid(f"Webhook host blocked: DNS resolution failed for '{host}'") from None
+    for address in addresses:
+        check_webhook_address(address, allowed)
+
+
+def _is_in_domain(host: str, domain: str) -> bool:
+    """`*.example.com` is every subdomain, without example.com itself."""
+    return host.endswith(domain[1:]) if domain.startswith("*.") else host == domain
+
+
+_CLOUD_SECRETS = ipaddress.ip_network("fd00:ec2::/32")  # of Amazon's machines, beside 169.254.169.254
+
+
+def check_webhook_address(text: str, allowed: WebhookUrls) -> None:
+    """Refuse an IP address where clouds keep their secrets, or this machine's if it is forbidden. Raises Invalid."""
+    for address in _addresses_in(text):
+        if address.is_link_local or address in _CLOUD_SECRETS:
+            raise Invalid("Webhook host blocked: blocked IP range")
+        if allowed.disable_loopback and (address.is_loopback or address.is_unspecified):
+            raise Invalid("Webhook host blocked: loopback IP range")
+
+
+def _addresses_in(text: str) -> Iterator[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """An address, and the IPv4 addresses in it if it is one of IPv6 that leads to them."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    yield address
+    if isinstance(address, ipaddress.IPv4Address):
+        return
+    if address.ipv4_mapped:
+        yield address.ipv4_mapped
+    n = int(address)
+    short = n >> 64 << 56 | n & 2**56 - 1  # without the octet that RFC 6052 leaves zero
+    held = {
+        "::/96": [n],  # IPv4-compatible
+        "64:ff9b::/96": [n],  # NAT64
+        "64:ff9b:1::/48": [n, short >> 24, short >> 32, short >> 40],  # NAT64 of a network's own
+        "2002::/16": [n >> 80],  # 6to4
+        "2001::/32": [n >> 64, ~n],  # Teredo: its server, and its client inverted
+    }
+    for network, numbers in held.items():
+        if address in ipaddress.ip_network(network):
+            yield from (ipaddress.IPv4Address(low) for number in numbers if (low := number & 2**32 - 1))
+
+
+def _address_judge(host: str, allowed: WebhookUrls) -> Callable[[str, JsonObject], Coroutine[Any, Any, None]]:
+    """Watches httpx connect to a host, and refuses the address that it got before anything is sent: a name may lead
+    elsewhere by now. A proxy looks names up by itself."""
+    is_proxy = False
+
+    async def watch(event: str, about: JsonObject) -> None:
+        nonlocal is_proxy
+        if event == "connection.connect_tcp.started":
+            is_proxy = about["host"] != host
+        elif event == "connection.connect_tcp.complete" and not is_proxy:
+            connection = about["return_value"]
+            try:
+                check_webhook_address(connection.get_extra_info("server_addr")[0], allowed)
+            except Invalid:
+                await connection.aclose()
+                raise
+
+    return watch
+
+
 class WebhookSender:
     """Posts what runs left for their webhooks; what a stop cuts short is sent after the next start."""
 
@@ -6055,6 +6148,7 @@ class WebhookSender:
         """Raises StartError if the headers of langgraph.json can't be filled in."""
         self._db = db
         self._disabled = settings.http.disable_webhooks
+        self._allowed = settings.webhooks.url
         self._headers = {**settings.webhooks.filled_headers(os.environ), "content-type": "application/json"}
         self._address = address  # where URLs that are only a path lead: to this server
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -6073,7 +6167,7 @@ class WebhookSender:
     async def _deliver(self, number: int, url: str, payload: bytes) -> None:
         try:
             if not self._disabled:
-                await self._post(f"{self._address}{url}" if url.startswith("/") else url, payload)
+                await self._post(url, payload)
             await self._db.write(lambda conn: Webhooks(conn).delete(number))
         finally:
             del self._tasks[number]
@@ -6082,12 +6176,16 @@ class WebhookSender:
         """POST a webhook, with four tries over some seconds. No proxy leads to this machine."""
         import httpx
 
-        host = httpx.URL(url).host
+        whole = f"{self._address}{url}" if url.startswith("/") else url
+        target = httpx.URL(whole)
+        host, watch = target.host, _address_judge(target.raw_host.decode(), self._allowed)
         direct = {f"all://{f'[{host}]' if ':' in host else host}": None} if is_loopback(host) else None
         async with httpx.AsyncClient(timeout=10, headers=self._headers, mounts=direct) as client:
             for pause in (0.5, 1, 2, 0):
                 try:
-                    async with asyncio.timeout(30), client.stream("POST", url, content=payload) as said:
+                    await asyncio.to_thread(check_webhook, url, self._allowed)
+                    sent = client.stream("POST", whole, content=payload, extensions={"trace": watch})
+                    async with asyncio.timeout(30), sent as said:
                         if said.status_code < 500 and said.status_code != 429:
                             return
                         problem = f"answered {said.status_code}"
@@ -7145,8 +7243,13 @@ async def set_latest_assistant(server: Server, request: Request) -> Response:
     assistant_id = path_id(request, "assistant")
     body = await parse(request, AssistantVersionChange)
     limits = path_limits(server)
-    changed = await server.db.write(lambda conn: Assistants(conn).set_version(assistant_id, body.version, *limits))
-    return reply(changed.to_dict())
+
+    def change(conn: sqlite3.Connection) -> Assistant:
+        changed = Assistants(conn).set_version(assistant_id, body.version, *limits)
+        check_graph(server, changed.graph_id)
+        return changed
+
+    return reply((await server.db.write(change)).to_dict())
 
 
 def to_xray(text: str | None) -> int | bool:
@@ -7600,60 +7703,23 @@ async def new_run(server: Server, thread_id: str | None, body: RunCreate, **more
 
 
 async def check_run_body(server: Server, body: RunCreate) -> None:
-    """Raises Invalid for what only shows once all fields are known."""
-    checkpoint_id = body.checkpoint_id or (body.checkpoint and body.checkpoint.checkpoint_id)
-    if checkpoint_id:
-        try:
-            uuid.UUID(checkpoint_id)
-        except ValueError:
-            raise Invalid("Invalid checkpoint ID") from None
+    """Refuse a run that can't be meant, or may not be. Raises Invalid or BadRequest."""
+    check_run_fields(body)
     if body.webhook:
         await asyncio.to_thread(check_webhook, body.webhook, server.settings.webhooks.url)
 
 
-def check_webhook(url: str, allowed: WebhookUrls) -> None:
-    """Refuse webhooks that can't be meant, or may not be. One that is only a path leads to this server."""
-    from urllib.parse import urlsplit
-
-    if len(url) > allowed.max_url_length:
-        raise Invalid("Webhook URL too long")
-    if url.startswith("/") and not url.startswith("//"):
-        if allowed.disable_loopback:
-            raise Invalid("Webhook host blocked: webhooks.url.disable_loopback forbids relative URLs")
-        return
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError as error:
-        raise Invalid(f"Invalid webhook URL: {error}") from None
-    if parts.scheme not in ("http", "https") or (allowed.require_https and parts.scheme != "https"):
-        raise Invalid(f"Webhook host blocked: scheme '{parts.scheme}' not allowed")
-    if not host:
-        raise Invalid("Invalid webhook hostname ''")
-    if allowed.allowed_domains and not any(_is_in_domain(host, domain.lower()) for domain in allowed.allowed_domains):
-        raise Invalid("Webhook domain not allowed")
-    if allowed.allowed_ports and port not in allowed.allowed_ports:
-        raise Invalid(f"Webhook port {port} not allowed")
-    _check_webhook_address(host, allowed.disable_loopback)
-
-
-def _is_in_domain(host: str, domain: str) -> bool:
-    """`*.example.com` is every subdomain, without example.com itself."""
-    return host.endswith(domain[1:]) if domain.startswith("*.") else host == domain
-
-
-def _check_webhook_address(host: str, disable_loopback: bool) -> None:
-    try:
-        addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}
-    except (OSError, UnicodeError):
-        raise Invalid(f"Webhook host blocked: DNS resolution failed for '{host}'") from None
-    for text in addresses:
-        address = ipaddress.ip_address(str(text).partition("%")[0])
-        address = getattr(address, "ipv4_mapped", None) or address
-        if address.is_link_local:
-            raise Invalid("Webhook host blocked: blocked IP range")
-        if disable_loopback and (address.is_loopback or address.is_unspecified):
-            raise Invalid("Webhook host blocked: loopback IP range")
+def check_run_fields(body: RunCreate) -> None:
+    """Refuse a run for what only shows once all fields are known. Raises Invalid or BadRequest."""
+    configurable = without_reserved(body.config.configurable if body.config else {}, RESERVED_CONFIGURABLE)
+    if configurable and without_reserved(body.context, RESERVED_CONFIGURABLE):
+        raise BadRequest(NOT_TWICE)
+    asked = (body.checkpoint_id, body.checkpoint and body.checkpoint.checkpoint_id, configurable.get("checkpoint_id"))
+    for checkpoint_id in filter(None, asked):
+        try:
+            uuid.UUID(str(checkpoint_id))
+        except ValueError:
+            raise Invalid("Invalid checkpoint ID") from None
 
 
 def run_headers(run: Run, location: str | None, stateless: bool = False) -> dict[str, str]:
@@ -8104,7 +8170,6 @@ async def make_cron(server: Server, raw: JsonObject, thread_id: str | None) -> R
     if body.end_time is not None:
         parse_moment(body.end_time)
     at, cron_id = now(), new_id()
-    on_run_completed = None if thread_id else body.on_run_completed or "delete"
     cron = Cron(
         cron_id=cron_id,
         assistant_id=assistant_id,
@@ -8115,32 +8180,37 @@ async def make_cron(server: Server, raw: JsonObject, thread_id: str | None) -> R
         payload=cron_payload({**raw, "assistant_id": assistant_id}, cron_id),
         next_run_date=next_run_date(body.schedule, body.timezone),
         metadata=body.metadata or {},
-        on_run_completed=on_run_completed,
+        on_run_completed=None if thread_id else body.on_run_completed or "delete",
         enabled=body.enabled,
         created_at=at,
         updated_at=at,
     )
     cron = await allow_cron(server, cron)
-    new = cron_run(cron, server.graphs.shared())
-    await check_run_body(server, new.body)
+    await check_run_body(server, cron_run(cron, {}).body)
 
     def insert(conn: sqlite3.Connection) -> None:
-        assistant = within(Assistants(conn).get(assistant_id), new.access.assistants)
-        if assistant is None:
-            raise NotFound(f"Assistant '{body.assistant_id}' not found")
-        thread = within(Threads(conn).get(thread_id), new.access.threads) if thread_id else None
-        if thread_id and thread is None:
-            raise NotFound(
-                f"Thread with ID '{thread_id}' not found. Please verify the ID is correct and the thread hasn't been "
-                "deleted or expired."
-            )
-        run = _new_run(new, thread_id or new_id(), assistant, thread, new.config(), new.context())
-        check_scopes(run.kwargs, new.shared.get(assistant.graph_id, ()))
+        check_cron_run(conn, cron_run(cron, server.graphs.shared()))
         Crons(conn).insert(cron)
 
     await server.db.write(insert)
     server.runner.crons.notice()
     return reply(cron.to_dict())
+
+
+def check_cron_run(conn: sqlite3.Connection, new: NewRun) -> None:
+    """Refuse a cron whose run could not be made now. Raises NotFound, Invalid or BadRequest."""
+    check_run_fields(new.body)
+    assistant = within(Assistants(conn).get(new.body.assistant_id), new.access.assistants)
+    if assistant is None:
+        raise NotFound(f"Assistant '{new.body.assistant_id}' not found")
+    thread = within(Threads(conn).get(new.thread_id), new.access.threads) if new.thread_id else None
+    if new.thread_id and thread is None:
+        raise NotFound(
+            f"Thread with ID '{new.thread_id}' not found. Please verify the ID is correct and the thread hasn't been "
+            "deleted or expired."
+        )
+    run = _new_run(new, new.thread_id or new_id(), assistant, thread, new.config(), new.context())
+    check_scopes(run.kwargs, new.shared.get(assistant.graph_id, ()))
 
 
 async def allow_cron(server: Server, cron: Cron) -> Cron:
@@ -8189,7 +8259,12 @@ async def update_cron(server: Server, request: Request) -> Response:
         raise BadRequest("Request body cannot be empty")
     if body.end_time is not None:
         parse_moment(body.end_time)
-    fields = {key: value for key, value in body.given().items() if key not in ("metadata", "config")}
+    given = body.given()
+    fields = {
+        key: given[key] for key in ("schedule", "timezone", "end_time", "enabled", "on_run_completed") if key in given
+    }
+    # a cron whose runs can't be made any more can still be disabled
+    changes_runs = not given.keys() <= {*fields, "metadata"}
 
     def laid_over(old: Cron | None) -> Cron:
         if old is None:
@@ -8198,18 +8273,18 @@ async def update_cron(server: Server, request: Request) -> Response:
         changed = replace(old, **fields, payload=payload, metadata={**old.metadata, **body.metadata}, updated_at=now())
         if "schedule" in fields or "timezone" in fields:
             changed = replace(changed, next_run_date=next_run_date(changed.schedule, changed.timezone))
-        try:
-            cron_run(changed, {})
-        except ValidationError as error:
-            raise Invalid(_validation_detail(error, payload)) from None
-        return changed
+        return replace(changed, on_run_completed=None) if old.thread_id else changed
 
     allowed = await allow_cron(server, laid_over(server.db.look(lambda conn: Crons(conn).get(cron_id, *limits))))
+    if changes_runs:
+        await check_run_body(server, cron_run(allowed, {}).body)
 
     def patch(conn: sqlite3.Connection) -> Cron:
         changed = laid_over(Crons(conn).get(cron_id, *limits))
         if allowed.access:
             changed = replace(changed, payload=allowed.payload, access=allowed.access)
+        if changes_runs:
+            check_cron_run(conn, cron_run(changed, server.graphs.shared()))
         Crons(conn).update(changed)
         return changed
 
@@ -9804,6 +9879,13 @@ RULES: dict[str, list[Handler]] = {
     "crons.search": [search_crons, count_crons],
 }
 
+# The GETs that may change something: the flag in their query that makes them do so, and whether it is set by default.
+CHANGED_BY: dict[Handler, tuple[str, bool]] = {
+    join_run: ("cancel_on_disconnect", False),
+    join_run_stream: ("cancel_on_disconnect", False),
+    get_item: ("refresh_ttl", True),  # the item may live longer then
+}
+
 ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 # What operations give, for the OpenAPI document: fields with their types; "?" after a name for those that may be
@@ -10105,8 +10187,13 @@ def rule_of(handler: Handler) -> str:
 def _endpoint(handler: Handler, body: Any = None) -> Callable[[Request], Coroutine[Any, Any, Response]]:
     rule = rule_of(handler)
 
+    flag, default = CHANGED_BY.get(handler, ("", False))
+
     async def endpoint(request: Request) -> Response:
         server: Server = request.app.state.server
+        changes = query_flag(request, flag) if flag in request.query_params else default
+        if changes and request.scope.get("foreign"):
+            raise Refused(403, request.scope["foreign"])
         if server.graphs.auth is not None:
             request = await admit(server, server.graphs.auth, request, rule, body)
         return await handler(server, request)
@@ -10187,7 +10274,9 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        if problem := next(filter(None, (self._problem(scope, *header) for header in scope["headers"])), None):
+        scope["foreign"] = foreign = self._foreign(scope)  # for operations that change something, though they are GETs
+        reads = scope["type"] == "http" and scope["method"] in ("GET", "HEAD", "OPTIONS")
+        if problem := self._host_problem(scope) or (None if reads else foreign):
             if scope["type"] == "websocket":  # closed before it is accepted: the client sees a 403
                 await send({"type": "websocket.close", "code": 4403, "reason": problem[:120]})
             else:
@@ -10204,14 +10293,19 @@ class Guard:
 
         await self.app(scope, receive, send_varying)
 
-    def _problem(self, scope: asgi.Scope, name: bytes, value: bytes) -> str | None:
-        """What is wrong with a header; of a host or origin that comes twice, each has to be right."""
-        text = value.decode("latin-1")
-        if name == b"host" and not self._knows_host(text):
-            return f"Host '{text}' is not this server's. Allow it in langgraph.json with http.allowed_hosts."
-        reads = scope.get("method") in ("GET", "HEAD", "OPTIONS") and scope["type"] == "http"
-        if name == b"origin" and not reads and not self._knows_origin(text):
-            return f"Origin '{text}' may not change anything here. Allow it in langgraph.json with http.cors."
+    def _host_problem(self, scope: asgi.Scope) -> str | None:
+        """Each Host has to be right, if there are several."""
+        for host in _values(scope, b"host"):
+            if not self._knows_host(host):
+                return f"Host '{host}' is not this server's. Allow it in langgraph.json with http.allowed_hosts."
+        return None
+
+    def _foreign(self, scope: asgi.Scope) -> str | None:
+        """Why the page that sent a request may change nothing. Pictures and links of a page have no Origin."""
+        origins = _values(scope, b"origin") or _values(scope, b"sec-fetch-site")
+        for origin in origins:
+            if origin not in ("same-origin", "same-site", "none") and not self._knows_origin(origin):
+                return f"Origin '{origin}' may not change anything here. Allow it in langgraph.json with http.cors."
         return None
 
     def _knows_host(self, host: str) -> bool:
@@ -10228,6 +10322,10 @@ class Guard:
 
     def _knows_origin(self, origin: str) -> bool:
         return "*" in self._origins or origin in self._origins or bool(self._origin_pattern.fullmatch(origin))
+
+
+def _values(scope: asgi.Scope, name: bytes) -> list[str]:
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
 
 
 def cors_settings(settings: Settings, studio: bool) -> JsonObject:
