@@ -89,7 +89,7 @@ import uuid
 import warnings
 import weakref
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
@@ -148,7 +148,18 @@ from langgraph.store.base import (
     get_text_at_path,
 )
 from langgraph.store.sqlite.base import SqliteStore
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticSerializationError
 from starlette import types as asgi
 from starlette.applications import Starlette
@@ -1380,7 +1391,11 @@ MIGRATIONS = [
     CREATE INDEX crons_thread ON crons (thread_id);
     -- Webhooks not delivered yet.
     CREATE TABLE webhooks (number INTEGER PRIMARY KEY, url TEXT NOT NULL, payload BLOB NOT NULL);
+    """,
     """
+    -- The keys of the state that a run's result shows; null for all.
+    ALTER TABLE threads ADD output_keys TEXT;
+    """,
 ]
 
 
@@ -2002,10 +2017,17 @@ class Assistants(Table):
         return Assistant(**_parsed(row, "config", "context", "metadata"))
 
 
+def output_of(values: Any, keys: Sequence[str] | None) -> Any:
+    """The part of a graph's values that its output schema has."""
+    if keys is None or not isinstance(values, dict):
+        return values
+    return {key: value for key, value in values.items() if key in keys}
+
+
 @dataclass(frozen=True)
 class Thread:
-    """A conversation. `values` (`state` is their JSON), `interrupts` and `error` are those after its latest run
-    or update."""
+    """A conversation. `values` (`state` is their JSON), `interrupts`, `output_keys` and `error` are those after its
+    latest run or update."""
 
     thread_id: str
     created_at: str
@@ -2017,11 +2039,12 @@ class Thread:
     state: str | None
     interrupts: dict[str, list[JsonObject]] | None
     error: JsonObject | None
+    output_keys: list[str] | None = None
 
     def to_dict(self) -> JsonObject:
         """`error` and `interrupts` appear once a state was written."""
         thread = {**vars(self), "values": self.state and orjson.Fragment(self.state)}
-        del thread["state"]
+        del thread["state"], thread["output_keys"]
         if self.interrupts is None:
             del thread["interrupts"], thread["error"]
         return thread
@@ -2029,6 +2052,11 @@ class Thread:
     @property
     def values(self) -> Any:
         return orjson.loads(self.state) if self.state else None
+
+    @property
+    def output(self) -> Any:
+        """The values as a run's result shows them."""
+        return output_of(self.values, self.output_keys)
 
 
 _LIVE = "(SELECT 1 FROM runs WHERE runs.thread_id = threads.thread_id AND runs.status IN ('pending', 'running'))"
@@ -2040,7 +2068,7 @@ _MAY_EXPIRE = (
 _THREAD_STATUS = f"CASE WHEN EXISTS {_LIVE} THEN 'busy' ELSE rest END"
 _THREAD = (
     "SELECT thread_id, created_at, updated_at, state_updated_at, metadata, config, state, interrupts, "
-    f"error, {_THREAD_STATUS} AS status FROM threads"
+    f"error, output_keys, {_THREAD_STATUS} AS status FROM threads"
 )
 
 
@@ -2074,12 +2102,22 @@ class Threads(Table):
             (*_columns(columns), now(), thread_id),
         )
 
-    def set_state(self, thread_id: str, rest: str, values: Any, interrupts: JsonObject, error: Any) -> None:
+    def set_state(
+        self,
+        thread_id: str,
+        rest: str,
+        values: Any,
+        interrupts: JsonObject,
+        error: Any,
+        output_keys: Sequence[str] | None = None,
+    ) -> None:
         at = now()
+        shown = (_json_text(values), _json_text(interrupts), _json_text(error) if error else None)
+        keys = None if output_keys is None else _json_text(output_keys)
         self.conn.execute(
-            "UPDATE threads SET rest = ?, state = ?, interrupts = ?, error = ?, unshown = 0, updated_at = ?, "
-            "state_updated_at = ? WHERE thread_id = ?",
-            (rest, _json_text(values), _json_text(interrupts), _json_text(error) if error else None, at, at, thread_id),
+            "UPDATE threads SET rest = ?, state = ?, interrupts = ?, error = ?, output_keys = ?, unshown = 0, "
+            "updated_at = ?, state_updated_at = ? WHERE thread_id = ?",
+            (rest, *shown, keys, at, at, thread_id),
         )
 
     def set_outcome(self, thread_id: str, rest: str | None, error: Any) -> None:
@@ -2112,8 +2150,8 @@ class Threads(Table):
         at = now()
         self.conn.execute(
             "INSERT INTO threads (thread_id, created_at, updated_at, state_updated_at, config, metadata, rest, state, "
-            "interrupts, ttl, unshown) SELECT ?, ?, ?, ?, '{}', metadata, rest, state, interrupts, ttl, unshown "
-            "FROM threads WHERE thread_id = ?",
+            "interrupts, output_keys, ttl, unshown) SELECT ?, ?, ?, ?, '{}', metadata, rest, state, interrupts, "
+            "output_keys, ttl, unshown FROM threads WHERE thread_id = ?",
             (copy_id, at, at, at, thread_id),
         )
         self.conn.execute(
@@ -2203,7 +2241,7 @@ class Threads(Table):
 
     @staticmethod
     def _row(row: sqlite3.Row) -> Thread:
-        return Thread(**_parsed(row, "metadata", "config", "interrupts", "error"))
+        return Thread(**_parsed(row, "metadata", "config", "interrupts", "error", "output_keys"))
 
 
 @dataclass(frozen=True)
@@ -2971,6 +3009,21 @@ def _with_unicode_keys(value: Any) -> Any:
     return value
 
 
+# Of a subgraph's checkpoint: by which task of its parent it was called, and where it stands.
+CALLER_METADATA = (
+    *("langgraph_node", "langgraph_step", "langgraph_path", "langgraph_triggers"),
+    *("checkpoint_ns", "checkpoint_map"),
+)
+
+
+def _kept_metadata(config: RunnableConfig, metadata: CheckpointMetadata) -> JsonObject:
+    kept = cast(JsonObject, get_checkpoint_metadata(config, metadata))
+    if config["configurable"].get("checkpoint_ns"):
+        known = {**config.get("metadata", {}), **config["configurable"]}
+        kept |= {key: known[key] for key in CALLER_METADATA if key in known}
+    return kept
+
+
 class Saver(BaseCheckpointSaver[str]):
     """LangGraph's checkpointer on the server's file, in the official tables and format.
 
@@ -3044,7 +3097,7 @@ class Saver(BaseCheckpointSaver[str]):
             checkpoint["id"],
             configurable.get("checkpoint_id"),
             *typed,
-            to_json(get_checkpoint_metadata(config, metadata)),
+            to_json(_kept_metadata(config, metadata)),
         )
         scope = RUN_SCOPE.get()
         if scope and not configurable.get("checkpoint_ns"):
@@ -4465,40 +4518,71 @@ def _without(graph: Graph, channels: str | Sequence[str], shared: Mapping[str, A
 # -- what a graph looks like --
 
 
+class LenientJsonSchema(GenerateJsonSchema):
+    """Describes types that JSON schema knows nothing of, such as functions, as anything."""
+
+    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> JsonObject:
+        return {}
+
+
 def graph_schemas(graph: Graph) -> JsonObject:
     """JSON schemas of a graph's input, output, state, config and context."""
+    context = _schema(graph, "context") if graph.context_schema else None
     return {
-        "input_schema": _schema(graph.get_input_jsonschema),
-        "output_schema": _hide(_schema(graph.get_output_jsonschema), graph),
-        "state_schema": _schema(lambda: _state_schema(graph)),
-        "config_schema": _schema(graph.get_config_jsonschema) if graph.context_schema else {},
-        "context_schema": _schema(graph.get_context_jsonschema) if graph.context_schema else None,
+        "input_schema": _schema(graph, "input"),
+        "output_schema": _hide(_schema(graph, "output"), graph),
+        "state_schema": _state_schema(graph),
+        "config_schema": {**context, "title": "Configurable"} if context else {},
+        "context_schema": context,
     }
 
 
-def _schema(make: Callable[[], JsonObject | None]) -> JsonObject | None:
-    try:
-        return make()
-    except Exception as error:  # types that have no JSON schema
-        log.debug("no JSON schema: %s", error)
-        return None
+def _schema(graph: Graph, kind: str) -> JsonObject | None:
+    """The JSON schema of a graph's input, output or context. What has none of its own is described field by field."""
+    declared: Any = getattr(getattr(graph, "builder", graph), f"{kind}_schema", None)
+    makers: list[Callable[[], JsonObject | None]] = [
+        getattr(graph, f"get_{kind}_jsonschema"),
+        lambda: TypeAdapter(declared).json_schema(schema_generator=LenientJsonSchema),
+        lambda: _fields_schema(declared.__name__, typing.get_type_hints(declared), declared.__required_keys__),
+    ]
+    for make in makers:
+        try:
+            return make()
+        except Exception as error:  # types that have no JSON schema
+            log.debug("no JSON schema: %s", error)
+    return None
+
+
+def _fields_schema(title: str, types_: Mapping[str, Any], required: Container[str] = ()) -> JsonObject:
+    """The JSON schema of an object with these fields; a field whose type has none may hold anything."""
+    options = ConfigDict(arbitrary_types_allowed=True)
+
+    def schema(fields: JsonObject) -> JsonObject:
+        model = create_model(title, __config__=options, **fields)
+        return model.model_json_schema(schema_generator=LenientJsonSchema)
+
+    definitions: JsonObject = {}
+    for number, (key, typ) in enumerate(types_.items()):
+        default = Field(alias=key) if key in required else Field(default=None, alias=key)
+        try:
+            schema({"field": (typ, default)})
+        except Exception as error:
+            log.debug("no JSON schema for %s of %s: %s", key, title, error)
+            typ = Any
+        definitions[f"field_{number}"] = (typ, default)
+    return schema(definitions)
 
 
 def _state_schema(graph: Graph) -> JsonObject:
-    from pydantic import create_model
-
     shared = [key for key, c in graph.channels.items() if isinstance(c, SharedValue)]
     channels = graph.stream_channels_asis
     keys = [channels] if isinstance(channels, str) else [*channels, *shared]
-    definitions: JsonObject = {
-        f"field_{number}": (channel.UpdateType, Field(default=None, alias=key))
-        for number, key in enumerate(keys)
+    updates = {
+        key: channel.UpdateType
+        for key in keys
         if isinstance(channel := graph.channels.get(key), BaseChannel) and key != "__nothing__"
     }
-    model = create_model(
-        f"{graph.get_name()}_state", __config__=ConfigDict(arbitrary_types_allowed=True), **definitions
-    )
-    return model.model_json_schema(by_alias=True)
+    return _fields_schema(f"{graph.get_name()}_state", updates)
 
 
 def _hide(schema: JsonObject | None, graph: Graph) -> JsonObject | None:
@@ -4546,8 +4630,15 @@ def checkpoint_value(config: RunnableConfig | None) -> JsonObject | None:
     return {key: configurable[key] for key in _CHECKPOINT_KEYS if configurable.get(key) is not None}
 
 
+def _subgraph_place(config: Mapping[str, Any]) -> JsonObject:
+    """Where a task's subgraph keeps its checkpoints."""
+    return {key: value for key, value in config.get("configurable", {}).items() if key in _CHECKPOINT_KEYS}
+
+
 def interrupt_value(interrupt: langgraph_types.Interrupt) -> JsonObject:
-    return {"id": interrupt.id, "value": interrupt.value}
+    """A question as it is kept: all its fields, but those that are optional and not given."""
+    fields = {each.name: getattr(interrupt, each.name) for each in dataclasses.fields(interrupt)}
+    return {key: value for key, value in fields.items() if key in ("id", "value") or value is not None}
 
 
 def state_value(snapshot: langgraph_types.StateSnapshot) -> JsonObject:
@@ -4576,8 +4667,7 @@ def _task_value(task: langgraph_types.PregelTask) -> JsonObject:
     if isinstance(task.state, langgraph_types.StateSnapshot):
         state = state_value(task.state)
     elif task.state:
-        configurable = task.state.get("configurable", {})
-        checkpoint = {key: configurable[key] for key in _CHECKPOINT_KEYS if key in configurable}
+        checkpoint = _subgraph_place(task.state)
     return {
         "id": task.id,
         "name": task.name,
@@ -4591,18 +4681,26 @@ def _task_value(task: langgraph_types.PregelTask) -> JsonObject:
 
 
 class Rest(NamedTuple):
-    """What a thread shows of its state while no run is going on."""
+    """What a thread shows of its state while no run is going on, and the keys of it that its runs' results show."""
 
     status: str
     values: Any
     interrupts: dict[str, list[JsonObject]]
+    output_keys: Sequence[str] | None = None
 
     @classmethod
-    def of(cls, snapshot: langgraph_types.StateSnapshot) -> Rest:
+    def of(cls, graph: Graph, snapshot: langgraph_types.StateSnapshot) -> Rest:
         interrupts = {
             task.id: [interrupt_value(i) for i in task.interrupts] for task in snapshot.tasks if task.interrupts
         }
-        return cls("interrupted" if snapshot.next else "idle", snapshot.values, interrupts)
+        status = "interrupted" if snapshot.next else "idle"
+        return cls(status, snapshot.values, interrupts, output_keys(graph))
+
+
+def output_keys(graph: Graph) -> Sequence[str] | None:
+    """The keys of a graph's output schema, None if its output is its state."""
+    keys = graph.output_channels
+    return None if isinstance(keys, str) or set(keys) >= set(graph.stream_channels_asis) else keys
 
 
 async def snapshot(graph: Graph, config: RunnableConfig, subgraphs: bool = False) -> langgraph_types.StateSnapshot:
@@ -4623,27 +4721,38 @@ async def read_history(
         return [state_value(found) async for found in history]
 
 
-def state_updates(body: ThreadSuperstepUpdate) -> list[langgraph_types.StateUpdate]:
-    """The changes of one superstep, as the graph library takes them."""
+def state_updates(body: ThreadSuperstepUpdate, graph: Graph) -> list[langgraph_types.StateUpdate]:
+    """The changes of one superstep, as the graph library takes them. Raises InvalidUpdateError."""
     update: Any = langgraph_types.StateUpdate  # it takes commands as well, its annotation does not say so
     return [
-        update(to_command(entry.command.given()) if entry.command else entry.values, entry.as_node, None)
+        update(to_command(entry.command.given(), graph) if entry.command else entry.values, entry.as_node, None)
         for entry in body.updates
     ]
 
 
-def to_command(command: JsonObject) -> langgraph_types.Command[Any]:
-    """A client's command as LangGraph's own."""
+def to_command(command: JsonObject, graph: Graph) -> langgraph_types.Command[Any]:
+    """A client's command as LangGraph's own. Raises InvalidUpdateError."""
     goto = command.get("goto") or ()
     targets = goto if isinstance(goto, list | tuple) else [goto]
     return langgraph_types.Command(
-        update=command.get("update"),
+        update=_command_update(command.get("update"), graph),
         resume=command.get("resume"),
         goto=[
             langgraph_types.Send(target["node"], target.get("input")) if isinstance(target, dict) else target
             for target in targets
         ],
     )
+
+
+def _command_update(update: Any, graph: Graph) -> Any:
+    """An update as a Command takes it: pairs of a key and a value are tuples there, which JSON lacks. A graph whose
+    state is no dict takes any list. Raises InvalidUpdateError for another list, which LangGraph would drop."""
+    if not isinstance(update, list) or "__root__" in graph.channels:
+        return update
+    pairs = [(pair[0], pair[1]) for pair in update if isinstance(pair, list) and len(pair) == 2]
+    if len(pairs) < len(update) or not all(isinstance(key, str) for key, _ in pairs):
+        raise InvalidUpdateError(f"Expected command.update to be an object or a list of [key, value], got {update}")
+    return pairs
 
 
 ########################################################################################################
@@ -5031,8 +5140,18 @@ def _debug_value(payload: JsonObject) -> JsonObject:
     spelled = {
         "checkpoint": checkpoint_value(inner.get("config")),
         "parent_checkpoint": checkpoint_value(inner.get("parent_config")),
+        "tasks": [_debug_task(task) for task in inner["tasks"]],
     }
     return {**payload, "payload": {**_checkpoint_event(inner), **spelled}}
+
+
+def _debug_task(task: JsonObject) -> JsonObject:
+    """A task with the place of its subgraph, if it has one, as in states."""
+    if not task.get("state"):
+        return task
+    shown = {**task, "checkpoint": _subgraph_place(task["state"])}
+    del shown["state"]
+    return shown
 
 
 def _checkpoint_event(payload: JsonObject) -> JsonObject:
@@ -5066,17 +5185,18 @@ async def graph_events(graph: Graph, run: Run, control: RunControl) -> AsyncIter
             yield mode + suffix, chunk
 
 
-def _graph_input(run: Run) -> Any:
+def _graph_input(run: Run, graph: Graph) -> Any:
     """What the graph is given: on later attempts nothing, if the input was applied already."""
     command = run.kwargs["command"]
-    return to_command(command) if command else run.kwargs["input"]
+    return to_command(command, graph) if command else run.kwargs["input"]
 
 
-def _stream_options(run: Run, control: RunControl) -> JsonObject:
+def _stream_options(graph: Graph, run: Run, control: RunControl) -> JsonObject:
     kwargs = run.kwargs
     wanted = {"messages" if mode == "messages-tuple" else mode for mode in kwargs["stream_mode"]}
     return {
         "stream_mode": sorted(wanted - {"events"}) or ["values"],
+        "output_keys": None if "events" in kwargs["stream_mode"] else graph.output_channels,
         "subgraphs": kwargs["subgraphs"],
         "interrupt_before": kwargs["interrupt_before"],
         "interrupt_after": kwargs["interrupt_after"],
@@ -5107,11 +5227,11 @@ async def protocol_events(graph: Graph, run: Run, control: RunControl) -> AsyncI
             return True
 
     own = [CheckpointsTransformer, CustomTransformer, UpdatesTransformer]
-    options = _stream_options(run, control)
+    options = _stream_options(graph, run, control)
     del options["stream_mode"], options["subgraphs"]
     calls: Any = graph
     stream = await calls.astream_events(
-        _graph_input(run),
+        _graph_input(run, graph),
         run.config(),
         version="v3",
         context=_known_context(graph, run.kwargs["context"]),
@@ -5178,7 +5298,7 @@ class ProtocolConverter:
         return {**payload, "id": self._message_ids.get(model_run), "run_id": model_run}
 
     def _question(self, interrupt: Any, params: JsonObject) -> tuple[str, JsonObject]:
-        data = {"interrupt_id": interrupt.id, "payload": interrupt.value, "value": interrupt.value}
+        data = asked_question(interrupt_value(interrupt))
         event_id = f"synth:{self._run.run_id}:input||{interrupt.id}"
         return "input.requested", {**params, "data": data, "event_id": event_id}
 
@@ -5192,6 +5312,12 @@ class ProtocolConverter:
         shown["graph_name"] = self._names.get(namespace, "")
         event_id = f"synth:{self._run.run_id}:lc|{chr(0).join(namespace)}|{data['event']}"
         return {**params, "namespace": list(namespace), "data": shown, "event_id": event_id}
+
+
+def asked_question(interrupt: JsonObject) -> JsonObject:
+    """An interrupt in the words of the event streaming protocol."""
+    more = {key: value for key, value in interrupt.items() if key != "id" and value is not None}
+    return {"interrupt_id": interrupt["id"], "payload": interrupt["value"], "value": interrupt["value"], **more}
 
 
 def _checkpoint_head(payload: JsonObject) -> JsonObject:
@@ -5224,8 +5350,8 @@ async def _graph_stream(graph: Graph, run: Run, control: RunControl) -> AsyncIte
     config = cast(RunnableConfig, run.config())
     context = _known_context(graph, run.kwargs["context"])
     calls: Any = graph  # the overloads of its methods leave out what both versions take
-    options = _stream_options(run, control)
-    given = _graph_input(run)
+    options = _stream_options(graph, run, control)
+    given = _graph_input(run, graph)
     if "events" not in run.kwargs["stream_mode"]:
         async for chunk in calls.astream(given, config, context=context, **options):
             yield _split_chunk(chunk, options["subgraphs"])
@@ -5233,12 +5359,27 @@ async def _graph_stream(graph: Graph, run: Run, control: RunControl) -> AsyncIte
     async for event in calls.astream_events(given, config, version="v2", context=context, **options):
         if event["event"] == "on_chain_stream" and event["run_id"] == run.run_id:
             namespace, mode, chunk = _split_chunk(event["data"]["chunk"], options["subgraphs"])
+            if not namespace and mode in ("values", "updates"):
+                chunk = _output_chunk(mode, chunk, output_keys(graph))
             if mode in run.kwargs["stream_mode"] or (
                 mode == "messages" and "messages-tuple" in run.kwargs["stream_mode"]
             ):
                 yield namespace, mode, chunk
         else:
             yield (), "events", event
+
+
+def _output_chunk(mode: str, chunk: Any, keys: Sequence[str] | None) -> Any:
+    """Values or updates without what is not in the output schema, where mode `events` is to have it all."""
+    if keys is None or not isinstance(chunk, dict):
+        return chunk
+    if mode == "values":
+        return output_of(chunk, [*keys, "__interrupt__"])
+    shown = {}
+    for node, update in chunk.items():
+        parts = [part for each in (update if isinstance(update, list) else [update]) if (part := output_of(each, keys))]
+        shown[node] = update if node.startswith("__") else parts[0] if len(parts) == 1 else parts or None
+    return shown
 
 
 def _split_chunk(chunk: Any, subgraphs: bool) -> tuple[tuple[str, ...], str, Any]:
@@ -5595,7 +5736,8 @@ def _finish_thread(conn: sqlite3.Connection, thread_id: str, outcome: Outcome) -
     if rest is None:
         Threads(conn).set_outcome(thread_id, "error" if failed else None, error)
     else:
-        Threads(conn).set_state(thread_id, "error" if failed else rest.status, rest.values, rest.interrupts, error)
+        status = "error" if failed else rest.status
+        Threads(conn).set_state(thread_id, status, rest.values, rest.interrupts, error, rest.output_keys)
 
 
 def _webhook_payload(run: Run, outcome: Outcome) -> bytes:
@@ -5957,7 +6099,7 @@ class Execution:
         try:
             async with self._graphs.open(self._run.graph_id, self._run.config(), "threads.read") as graph:
                 found = await snapshot(graph, _thread_place(self._run.thread_id))
-                return Rest.of(found) if found.created_at else None
+                return Rest.of(graph, found) if found.created_at else None
         except Exception as error:  # the graph is gone or broken: the run's own error says so
             log.debug("no state after run %s: %s", self._run.run_id, error)
             return None
@@ -6027,10 +6169,13 @@ class Execution:
                 async for name, data in graph_events(graph, run, self.control):
                     self._tell(name, data)
             RUN_SCOPE.set(None)
-            if run.temporary and not kwargs["webhook"]:
+            if run.temporary and not kwargs["webhook"] and not self._run_log.interrupts:
                 return Outcome("success", shared=scope.rest())
             RECALL.set(Recall(cast(Saver, graph.checkpointer).serde, *scope.latest) if scope.latest else None)
-            rest = Rest.of(await snapshot(graph, _thread_place(run.thread_id)))
+            rest = Rest.of(graph, await snapshot(graph, _thread_place(run.thread_id)))
+            if rest.status == "interrupted" and self._run_log.last_values is not MISSING:
+                # LangGraph's last values have writes that wait for the rest of their superstep
+                self._run_log.last_values = output_of(rest.values, rest.output_keys)
             shared = scope.rest() if rest.status == "idle" else ()
             return Outcome("success", rest=rest, shared=shared)
 
@@ -6543,7 +6688,7 @@ async def show_state(runner: Runner, thread: Thread, since: str) -> None:
     """Let a thread show the state that its checkpoints hold, unless it has had runs since that moment."""
 
     async def look(graph: Graph) -> Rest:
-        return Rest.of(await snapshot(graph, _thread_place(thread.thread_id)))
+        return Rest.of(graph, await snapshot(graph, _thread_place(thread.thread_id)))
 
     try:
         rest = await runner.with_graph(thread.metadata["graph_id"], thread.config, "threads.read", look)
@@ -6561,7 +6706,7 @@ async def show_rest(runner: Runner, thread: Thread, since: str, rest: Rest) -> N
 
     def show(conn: sqlite3.Connection) -> None:
         if not Runs(conn).has_since(thread.thread_id, since):
-            Threads(conn).set_state(thread.thread_id, rest.status, rest.values, rest.interrupts, thread.error)
+            Threads(conn).set_state(thread.thread_id, *rest[:3], thread.error, rest.output_keys)
 
     try:
         await runner.db.write(show)
@@ -7324,7 +7469,12 @@ async def create_thread(server: Server, request: Request) -> Response:
         server.runner.threads.notice()
     if body.supersteps and is_new:
         try:
-            await change_state(server, thread, _thread_place(thread_id), list(map(state_updates, body.supersteps)))
+            await change_state(
+                server,
+                thread,
+                _thread_place(thread_id),
+                lambda graph: [state_updates(s, graph) for s in body.supersteps],
+            )
             thread = await server.db.read(lambda conn: Threads(conn).require(thread_id))
         except MissingGraph as error:
             detail = f"Thread {thread_id} was created, but there were problems updating the state: {error.detail}"
@@ -7608,16 +7758,17 @@ async def update_state(server: Server, request: Request) -> Response:
     if body.checkpoint_id is not None:
         place["checkpoint_id"] = body.checkpoint_id
     update = langgraph_types.StateUpdate(body.values, body.as_node, None)
-    changed = await change_state(server, thread, place_config(thread, place), [[update]])
+    changed = await change_state(server, thread, place_config(thread, place), lambda graph: [[update]])
     configurable = {key: changed["configurable"][key] for key in _CHECKPOINT_KEYS if key in changed["configurable"]}
     return reply(
         {"checkpoint": configurable, "configurable": configurable, "checkpoint_id": configurable["checkpoint_id"]}
     )
 
 
-async def change_state(
-    server: Server, thread: Thread, place: RunnableConfig, supersteps: list[list[langgraph_types.StateUpdate]]
-) -> RunnableConfig:
+Supersteps = Callable[[Graph], list[list[langgraph_types.StateUpdate]]]
+
+
+async def change_state(server: Server, thread: Thread, place: RunnableConfig, supersteps: Supersteps) -> RunnableConfig:
     """Apply changes to a thread's checkpoints, then show the new state on the thread. Gives its place."""
     lock = server.updates.setdefault(thread.thread_id, asyncio.Lock())
     async with lock:  # one after the other: each builds on the one before
@@ -7625,7 +7776,7 @@ async def change_state(
 
 
 async def _change_state(
-    server: Server, thread: Thread, place: RunnableConfig, supersteps: list[list[langgraph_types.StateUpdate]]
+    server: Server, thread: Thread, place: RunnableConfig, supersteps: Supersteps
 ) -> RunnableConfig:
     began = now()
     graph_id = thread_graph_id(server, thread)
@@ -7646,7 +7797,7 @@ async def _change_state(
         token = RUN_SCOPE.set(scope)
         try:
             whole: RunnableConfig = {"configurable": {**place["configurable"], "graph_id": graph_id, **user}}
-            changed = await graph.abulk_update_state(whole, supersteps)
+            changed = await graph.abulk_update_state(whole, supersteps(graph))
         except (ValueError, InvalidUpdateError, ApiError):
             raise
         except Exception as error:  # a reducer that can't take the values
@@ -7654,7 +7805,7 @@ async def _change_state(
         finally:
             RUN_SCOPE.reset(token)
         found = await snapshot(graph, _thread_place(thread.thread_id))
-        return changed, state_value(found), Rest.of(found)
+        return changed, state_value(found), Rest.of(graph, found)
 
     try:
         changed, state, rest = await server.runner.with_graph(graph_id, thread.config, "threads.update", change)
@@ -7890,7 +8041,7 @@ async def run_result(server: Server, run: Run, run_log: RunLog) -> bytes:
         return b'{"__error__":' + run_log.error + b"}"
     values = run_log.last_values
     if values is not MISSING:
-        return to_json({**values, "__interrupt__": run_log.interrupts} if run_log.interrupts else values)
+        return to_json(with_questions(values, run_log.interrupts))
     thread = server.db.look(lambda conn: Threads(conn).get(run.thread_id))
     return to_json(thread_result(thread, with_values=True))
 
@@ -7902,10 +8053,15 @@ def thread_result(thread: Thread | None, with_values: bool) -> JsonObject:
     if thread.status == "error":
         return {"__error__": thread.error}
     questions = [question for asked in (thread.interrupts or {}).values() for question in asked]
-    values = thread.values if thread.state else {}
-    if thread.status == "interrupted" and questions:
-        return {**(values if with_values and isinstance(values, dict) else {}), "__interrupt__": questions}
-    return cast(JsonObject, values)
+    values = thread.output if thread.state else {}
+    waits = thread.status == "interrupted" and questions
+    return with_questions(values if with_values or not waits else {}, questions if waits else ())
+
+
+def with_questions(values: Any, questions: Sequence[Any]) -> JsonObject:
+    """The values that a run ended with; where it waits for answers, an object with the questions."""
+    shown = {**(values if isinstance(values, dict) else {}), "__interrupt__": questions}
+    return shown if questions else cast(JsonObject, values)
 
 
 async def list_runs(server: Server, request: Request) -> Response:
@@ -7971,7 +8127,7 @@ def delete_run_rows(
     if current.temporary:
         Threads(conn).delete(run.thread_id)
     elif rest:
-        Threads(conn).set_state(run.thread_id, rest.status, rest.values, rest.interrupts, None)
+        Threads(conn).set_state(run.thread_id, *rest[:3], None, rest.output_keys)
     return current
 
 
@@ -7984,7 +8140,7 @@ async def rest_without(server: Server, run: Run, had: bool, place: str | None) -
 
     async def read(graph: Graph) -> Rest:
         at: RunnableConfig = {"configurable": {"thread_id": run.thread_id, "checkpoint_ns": "", "checkpoint_id": place}}
-        return Rest.of(await snapshot(graph, at))
+        return Rest.of(graph, await snapshot(graph, at))
 
     return await server.runner.with_graph(run.graph_id, run.config(), "threads.read", read)
 
@@ -8515,8 +8671,7 @@ def protocol_form(event: Event) -> Iterator[tuple[str, JsonObject]]:
             yield "updates", {**params, "data": update, "node": node}
     elif name == "values":
         for asked in data.get("__interrupt__", ()) if isinstance(data, dict) and not namespace else ():
-            shown = {"interrupt_id": asked["id"], "payload": asked["value"], "value": asked["value"]}
-            yield "input.requested", {**params, "data": shown}
+            yield "input.requested", {**params, "data": asked_question(asked)}
         yield name, {**params, "data": reduced(data)}
     else:
         yield name, params
@@ -8989,7 +9144,7 @@ async def input_schema(server: Server, assistant: Assistant) -> JsonObject:
 
     async def schema(graph: Graph) -> JsonObject:
         if graph not in INPUT_SCHEMAS:
-            INPUT_SCHEMAS[graph] = _schema(graph.get_input_jsonschema) or {}
+            INPUT_SCHEMAS[graph] = _schema(graph, "input") or {}
         return INPUT_SCHEMAS[graph]
 
     return await of_assistant_graph(server, assistant.assistant_id, schema)
@@ -9357,7 +9512,7 @@ def _block_part(block: Any) -> JsonObject | None:
 
 def conversation(types_: Any, thread: Thread) -> list[Any]:
     """The messages of a thread that say something, each with the task that it belongs to, if any."""
-    said, task_id, values = [], None, thread.values
+    said, task_id, values = [], None, thread.output
     messages = values.get("messages") if isinstance(values, dict) else None
     for number, message in enumerate(messages if isinstance(messages, list) else ()):
         with contextlib.suppress(AttributeError, TypeError, ValidationError):  # it is no message
@@ -9406,7 +9561,7 @@ def task_artifacts(call: AgentCall, task: Task, thread: Thread, history: list[An
             if said.task_id == task_id and said.role == "agent" and said.parts[0].root.kind != "data":
                 parts = said.parts
         if task.latest and not parts:
-            parts = [{"kind": "text", "text": repr(thread.values)}]
+            parts = [{"kind": "text", "text": repr(thread.output)}]
     artifact_id = str(uuid.uuid5(uuid.UUID(task.run.run_id), "artifact"))
     made = call.types.Artifact(artifact_id=artifact_id, name=name, description=description, parts=parts)
     return [made] if parts else []
@@ -9491,9 +9646,10 @@ async def ended_task(call: AgentCall, started: Started) -> tuple[Task, Thread]:
     check_ended(call.server, run)
     task, thread = await find_task(call, task_ids(run)["task_id"], None)
     if task.run.run_id == run.run_id:  # later runs may have changed the thread
-        state = thread.state if run_log.last_values is MISSING else to_json(run_log.last_values).decode()
+        values = thread.output if run_log.last_values is MISSING else run_log.last_values
         error = thread.error if run_log.error is None else from_json(run_log.error)
-        task, thread = replace(task, latest=True), replace(thread, state=state, error=error)
+        shown = replace(thread, state=to_json(values).decode(), output_keys=None, error=error)
+        task, thread = replace(task, latest=True), shown
     return task, thread
 
 
