@@ -89,14 +89,25 @@ import uuid
 import warnings
 import weakref
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Container,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
-from typing import IO, Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar, cast
+from typing import IO, Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar, cast
 
 import aiosqlite
 import click
+import httpx
 import orjson
 import uuid_utils
 from langchain_core.messages import AIMessageChunk, BaseMessage, BaseMessageChunk, message_chunk_to_message
@@ -4603,6 +4614,110 @@ async def graph_drawing(graph: Graph, xray: int | bool) -> JsonObject:
     return drawing
 
 
+# -- langgraph_sdk.cache --
+
+
+@dataclass
+class SWRResult(Generic[T]):
+    """A value that `swr` gave, and how it was found."""
+
+    value: T
+    status: Literal["miss", "fresh", "stale", "expired"]
+    load: Callable[[], Awaitable[T]] = field(repr=False)
+    store: Callable[[T], None] = field(repr=False)
+
+    async def mutate(self, value: T = ...) -> T:  # type: ignore[assignment]
+        """Store another value; without one, what the loader gives now."""
+        self.value = await self.load() if value is ... else value
+        self.store(self.value)
+        self.status = "fresh"
+        return self.value
+
+
+class Cache:
+    """What graphs keep by langgraph_sdk.cache, all users together, in memory. The oldest goes when it gets too much."""
+
+    MAX_ENTRIES, MAX_BYTES, MAX_SECONDS = 10_000, 64 * 1024 * 1024, 24 * 60 * 60.0
+
+    def __init__(self) -> None:
+        self._entries: dict[str, tuple[bytes, float, float]] = {}  # JSON, time, seconds to live; oldest first
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self._refreshing: dict[str, asyncio.Task[Any]] = {}
+
+    def _find(self, key: str, max_age: float = math.inf) -> tuple[bytes, float] | None:
+        """A value as JSON, with its age in seconds: infinite if it has expired, or a clock was put back."""
+        text, at, ttl = self._entries.get(key, (b"", 0.0, 0.0))
+        age = time.time() - at
+        return (text, age if 0 <= age < min(ttl, max_age) else math.inf) if text else None
+
+    def _store(self, key: str, value: Any, ttl: datetime.timedelta | None) -> None:
+        """Raises TypeError for what is not JSON, ValueError for what is too large."""
+        seconds = min(ttl.total_seconds() if ttl else self.MAX_SECONDS, self.MAX_SECONDS)
+        text = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+        if (size := len(key) + len(text)) > self.MAX_BYTES:
+            raise ValueError(f"cached value too large: {size} bytes, and the whole cache holds {self.MAX_BYTES}")
+        with self._lock:
+            self._remove(key)
+            self._entries[key] = (text, time.time(), seconds)
+            self._bytes += size
+            while len(self._entries) > self.MAX_ENTRIES or self._bytes > self.MAX_BYTES:
+                self._remove(next(iter(self._entries)))
+
+    def _remove(self, key: str) -> None:
+        if old := self._entries.pop(key, None):
+            self._bytes -= len(key) + len(old[0])
+
+    async def get(self, key: str) -> Any:
+        found = self._find(key)
+        return orjson.loads(found[0]) if found and found[1] < math.inf else None
+
+    async def set(self, key: str, value: Any, ttl: datetime.timedelta | None = None) -> None:
+        self._store(key, value, ttl)
+
+    async def swr(
+        self,
+        key: str,
+        loader: Callable[[], Awaitable[T]],
+        *,
+        fresh_for: datetime.timedelta,
+        max_age: datetime.timedelta,
+        model: type[T] | None = None,
+    ) -> SWRResult[T]:
+        """A value that is stored, one that is stale while it is loaded again; else what the loader gives."""
+        dump: Callable[[Any], Any] = operator.methodcaller("model_dump", mode="json") if model else lambda value: value
+        result = SWRResult(cast(T, None), "miss", loader, lambda value: self._store(key, dump(value), max_age))
+        if found := self._find(key, max_age.total_seconds()):
+            text, age = found
+            with contextlib.suppress(ValidationError):  # it was stored by another version of the model
+                result.value = cast(Any, model).model_validate_json(text) if model else orjson.loads(text)
+                result.status = (
+                    "expired" if age == math.inf else "fresh" if age < fresh_for.total_seconds() else "stale"
+                )
+        if result.status in ("miss", "expired"):
+            result.value = await loader()
+            result.store(result.value)
+        elif result.status == "stale":
+            self._refresh(key, replace(result))
+        return result
+
+    def _refresh(self, key: str, result: SWRResult[Any]) -> None:
+        """Load a value again while the old one is used, once at a time."""
+
+        def end(task: asyncio.Task[Any]) -> None:
+            self._refreshing.pop(key, None)
+            if not task.cancelled() and (error := task.exception()):
+                log.warning("the cached value of %r could not be loaded again", key, exc_info=error)
+
+        last = self._refreshing.get(key)
+        if last is None or last.get_loop().is_closed():
+            task = self._refreshing[key] = asyncio.ensure_future(result.mutate())
+            task.add_done_callback(end)
+
+
+CACHE = Cache()
+
+
 ########################################################################################################
 # 8  State
 ########################################################################################################
@@ -6019,11 +6134,12 @@ class Execution:
 
     TRIES = 10  # to store the end, before those who follow are let go
 
-    def __init__(self, db: Db, graphs: Graphs, logs: Logs, run: Run) -> None:
+    def __init__(self, db: Db, graphs: Graphs, logs: Logs, run: Run, caller: Caller) -> None:
         self._db = db
         self._graphs = graphs
         self._logs = logs
         self._run = run
+        self.caller = caller
         self._run_log = logs.of_run(run)
         self._keeper = EventKeeper(db, run, logs)
         self.wanted, last_seq = db.look(lambda conn: Runs(conn).wanted_after(run.run_id))
@@ -6033,6 +6149,7 @@ class Execution:
 
     async def execute(self) -> Outcome:
         """Call the graph, with the run's shared values bound."""
+        CALLER.set(self.caller)
         try:
             await self._keeper.start()
             self._tell("metadata", {"run_id": self._run.run_id, "attempt": self._run.attempt})
@@ -6050,6 +6167,8 @@ class Execution:
             log.error("run %s of %s failed", self._run.run_id, self._run.graph_id, exc_info=unknown)
             RUN_SCOPE.set(None)
             return Outcome("error", value, await self.rest_after_cancel(), refusal=_strict_refusal(error))
+        finally:
+            self.caller.end(cancelled=False)
 
     async def end(self, outcome: Outcome, patient: Callable[[], bool]) -> Outcome | None:
         """Store how the run ended, then tell those who follow it. Gives how it did if it was still there.
@@ -6430,6 +6549,203 @@ def log_end(run: Run, outcome: Outcome, seconds: float) -> None:
     )
 
 
+# -- the server as its own client: get_client() without a URL --
+
+
+class Loopback:
+    """The whole ASGI application of this process's server, also for callers within the process."""
+
+    newest: ClassVar[Loopback | None] = None
+
+    def __init__(self, address: str, prefix: str) -> None:
+        """On the HTTP loop."""
+        self.url, self.prefix = httpx.URL(address), prefix
+        self.loop = asyncio.get_running_loop()
+        self.app: asgi.ASGIApp | None = None  # until it is made
+        self.nobody = Caller(self)
+        self.state: JsonObject = {}  # of the lifespan of http.app
+        Loopback.newest = self
+
+    async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+        if scope["type"] == "lifespan":
+            self.state = scope.get("state", self.state)
+        CALLER.set(self.nobody)
+        await cast(asgi.ASGIApp, self.app)(scope, receive, send)
+
+
+class Caller:
+    """Who calls the server from within its process: a run, as its user, or code outside of runs, as nobody.
+
+    While a call of a run lasts, which may wait for another run, the run lends its slot among those of
+    --max-concurrency.
+    """
+
+    PATIENCE_SECONDS = 0.05  # most calls take less
+
+    def __init__(
+        self, loopback: Loopback, user: JsonObject | None = None, slots: asyncio.Semaphore | None = None
+    ) -> None:
+        """On the run loop, or on the HTTP loop for nobody."""
+        self.loopback, self.user, self.slots = loopback, user, slots
+        self.loop = asyncio.get_running_loop()
+        self.over = False
+        self._calls: set[LoopbackCall] = set()
+        self._lasting = 0
+
+    async def lend(self, slots: asyncio.Semaphore, call: LoopbackCall) -> None:
+        """Return once a call is over and the run has a slot. On the run loop; not to be cancelled."""
+        self._calls.add(call)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.PATIENCE_SECONDS):
+                await call.closed.wait()
+        if not (call.closed.is_set() or self.over):
+            self._lasting += 1
+            if self._lasting == 1:
+                slots.release()
+            await call.closed.wait()
+            self._lasting -= 1
+            if self._lasting == 0:
+                await slots.acquire()
+        self._calls.discard(call)
+
+    def end(self, cancelled: bool) -> None:
+        """Lend no more. Calls of a cancelled run break off; those on the run loop are cancelled with its graph."""
+        self.over = True
+        for call in self._calls:
+            call.closed.set()
+            if cancelled and call.loop is not self.loop:
+                call.leave()
+
+
+# Set for runs, for requests to the server, and while graphs are loaded.
+CALLER: contextvars.ContextVar[Caller | None] = contextvars.ContextVar("devserver_caller", default=None)
+
+
+class LoopbackCall(httpx.AsyncByteStream):
+    """A request from within the process to its own server: answered on the HTTP loop, read on its caller's loop
+    part by part, as it comes. A caller that closes it early is a client that leaves."""
+
+    def __init__(self, caller: Caller, request: httpx.Request, body: bytes) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.closed = asyncio.Event()  # on the run loop
+        self._caller, self._request, self._body = caller, request, [body]
+        self._parts: asyncio.Queue[asgi.Message | None] = asyncio.Queue(64)  # None for the end
+        self._over = asyncio.Event()  # all is sent, or the caller has left
+        self._lent: concurrent.futures.Future[None] | None = None
+
+    async def open(self) -> httpx.Response:
+        """Send the request and return the response once its head is there. Raises httpx.TransportError."""
+        caller, loopback = self._caller, self._caller.loopback
+        if loopback.app is None or loopback.loop.is_closed():
+            raise httpx.ConnectError("this process's devserver still loads its graphs, or has stopped")
+        contextvars.Context().run(asyncio.run_coroutine_threadsafe, self._answer(), loopback.loop)  # not in the run's
+        if caller.slots and not caller.over:
+            self._lent = asyncio.run_coroutine_threadsafe(caller.lend(caller.slots, self), caller.loop)
+        try:
+            head = await self._next()
+        except BaseException:
+            await self.aclose()
+            raise
+        return httpx.Response(head["status"], headers=head.get("headers", []), stream=self)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        more = True
+        while more:
+            message = await self._next()
+            more = message.get("more_body", False)
+            if (body := message.get("body")) and self._request.method != "HEAD":
+                yield bytes(body)
+
+    async def _next(self) -> asgi.Message:
+        timeout = self._request.extensions.get("timeout", {}).get("read")
+        try:
+            async with asyncio.timeout(timeout):
+                part = asyncio.run_coroutine_threadsafe(self._parts.get(), self._caller.loopback.loop)
+                message = await asyncio.wrap_future(part)
+        except TimeoutError:
+            raise httpx.ReadTimeout(f"nothing came for {timeout} s") from None
+        if message is None:
+            raise httpx.RemoteProtocolError("the answer was broken off")
+        return message
+
+    async def aclose(self) -> None:
+        """Return once the run has its slot again, unless it is over."""
+        self.leave()
+        if self._lent:
+            self._caller.loop.call_soon_threadsafe(self.closed.set)
+            if not self._caller.over:
+                await asyncio.shield(asyncio.wrap_future(self._lent))
+
+    def leave(self) -> None:
+        """Disconnect, from any thread."""
+        with contextlib.suppress(RuntimeError):  # the server has stopped
+            self._caller.loopback.loop.call_soon_threadsafe(self._disconnect)
+
+    # -- on the HTTP loop --
+
+    def _disconnect(self) -> None:
+        self._over.set()
+        while not self._parts.empty():  # whoever waits to send goes on
+            self._parts.get_nowait()
+        self._parts.put_nowait(None)
+
+    async def _answer(self) -> None:
+        try:
+            await self._caller.loopback(self._scope(), self._receive, self._send)
+        except Exception as error:
+            log.error("%s %s failed", self._request.method, self._request.url.path, exc_info=error)
+        await self._send(None)
+
+    async def _receive(self) -> asgi.Message:
+        if self._body:
+            return {"type": "http.request", "body": self._body.pop()}
+        await self._over.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: asgi.Message | None) -> None:
+        if not self._over.is_set():
+            await self._parts.put(message)
+            if message and message["type"] == "http.response.body" and not message.get("more_body"):
+                self._over.set()
+
+    def _scope(self) -> asgi.Scope:
+        request, loopback = self._request, self._caller.loopback
+        raw_path, _, query = request.url.raw_path.partition(b"?")
+        headers = [(name.lower(), value) for name, value in request.headers.raw if name.lower() != b"host"]
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": request.method,
+            "scheme": loopback.url.scheme,
+            "path": loopback.prefix + request.url.path,
+            "raw_path": loopback.prefix.encode() + raw_path,
+            "query_string": query,
+            "root_path": "",
+            "headers": [(b"host", loopback.url.netloc), *headers],
+            "client": ("127.0.0.1", 0),
+            "server": (loopback.url.host, loopback.url.port),
+            "state": loopback.state.copy(),
+            "run_user": self._caller.user,
+        }
+
+
+class LoopbackTransport(httpx.AsyncBaseTransport):
+    """Sends what get_client() without a URL asks for to the server that the calling code is part of."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        maker = CALLER.get()
+        self._home = maker.loopback if maker else None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        caller, home = CALLER.get(), self._home or Loopback.newest
+        if caller is None:
+            if home is None:
+                raise httpx.ConnectError("no devserver runs in this process: give get_client() a url")
+            caller = home.nobody
+        return await LoopbackCall(caller, request, await request.aread()).open()
+
+
 class Worker:
     """Works on the runs of one thread: those that were started for it, and those it claims."""
 
@@ -6443,10 +6759,12 @@ class Runner:
 
     GRACE_SECONDS = 5.0
 
-    def __init__(self, db: Db, graphs: Graphs, saver: Saver, webhooks: WebhookSender, max_concurrency: int) -> None:
+    def __init__(
+        self, db: Db, graphs: Graphs, saver: Saver, webhooks: WebhookSender, max_concurrency: int, loopback: Loopback
+    ) -> None:
         self.db = db
         self.graphs = graphs
-        self.saver = saver
+        self.loopback = loopback
         self.logs = Logs()
         self.loop = RunLoop()
         self.max_concurrency = max_concurrency
@@ -6565,7 +6883,7 @@ class Runner:
         self.loop.loop.call_soon_threadsafe(lambda: self._keep(make()))
 
     def load(self) -> JsonObject:
-        active = len(self._tasks)
+        active = min(len(self._tasks), self.max_concurrency)  # those that wait for calls of their own have no slot
         return {"max": self.max_concurrency, "active": active, "available": self.max_concurrency - active}
 
     # -- on the run loop --
@@ -6643,7 +6961,8 @@ class Runner:
     async def _run(self, run: Run) -> None:
         """Execute a claimed run and store how it ended."""
         begun = time.monotonic()
-        execution = self._executions[run.run_id] = Execution(self.db, self.graphs, self.logs, run)
+        caller = Caller(self.loopback, run.config()["configurable"].get("langgraph_auth_user"), self._slots)
+        execution = self._executions[run.run_id] = Execution(self.db, self.graphs, self.logs, run, caller)
         task = self._tasks[run.run_id] = asyncio.ensure_future(execution.execute())
         if not execution.wanted:
             task.cancel()  # before it began
@@ -6665,6 +6984,7 @@ class Runner:
 
     def _stop_graph(self, run_id: str) -> None:
         if (task := self._tasks.get(run_id)) is not None:
+            self._executions[run_id].caller.end(cancelled=True)
             task.cancel()
 
     async def _drain(self) -> None:
@@ -6678,8 +6998,8 @@ class Runner:
             worker.noticed.set()
         if self._background:
             await asyncio.wait(self._background, timeout=self.GRACE_SECONDS)
-        for task in self._tasks.values():
-            task.cancel()
+        for run_id in self._tasks:
+            self._stop_graph(run_id)
         if self._background:
             await asyncio.wait(self._background, timeout=1)
 
@@ -6940,7 +7260,9 @@ class HeaderBytes(dict[bytes, bytes]):
 async def enter(server: Server, auth: AppAuth, connection: HTTPConnection) -> Access:
     """Authenticate a request or a WebSocket; from here on it acts for its user. Raises Refused."""
     scope, headers = connection.scope, connection.headers
-    if headers.get("x-auth-scheme") == "langsmith" and auth.spec.studio and server.studio:
+    if scope.get("run_user") is not None:  # a run's own call: nothing that comes from a socket can set it
+        user = User(scope["run_user"])
+    elif headers.get("x-auth-scheme") == "langsmith" and auth.spec.studio and server.studio:
         user = studio_user()
     else:
         body = await connection.body() if "body" in auth.parameters and isinstance(connection, Request) else b""
@@ -10658,7 +10980,8 @@ def create_app(server: Server, host: str = "127.0.0.1", studio: bool = False) ->
         routes = [Mount(http.mount_prefix, served), *outside]
         app = _starlette(server, routes, lifespan=lambda _: served.router.lifespan_context(served))
     guarded_app = Guard(CORSMiddleware(app, **cors), host, http.allowed_hosts, cors)
-    return Metered(guarded_app, server.requests)
+    server.runner.loopback.app = Metered(guarded_app, server.requests)
+    return server.runner.loopback
 
 
 def sync_system_assistants(conn: sqlite3.Connection, graphs: list[LoadedGraph]) -> None:
@@ -10692,10 +11015,43 @@ def sync_system_assistants(conn: sqlite3.Connection, graphs: list[LoadedGraph]) 
             Assistants(conn).delete(assistant_id)
 
 
+def bind_sdk() -> None:
+    """Make get_client() without a URL and langgraph_sdk.cache work in this process.
+
+    The SDK has no public hook for either, as it knows langgraph-api only (which may be installed, and stays out of
+    it). All its private names that are replaced stand here.
+    """
+    from langgraph_sdk._async import client
+    from langgraph_sdk._shared import utilities
+
+    os.environ["__LANGGRAPH_DEFER_LOOPBACK_TRANSPORT"] = "true"
+    hides = sys.modules.setdefault("langgraph_api", cast(Any, None)) is None  # while the cache is imported
+    try:
+        from langgraph_sdk import cache
+    finally:
+        if hides:
+            del sys.modules["langgraph_api"]
+    replaced: list[tuple[types.ModuleType, str, Any]] = [
+        (client, "get_asgi_transport", lambda: LoopbackTransport),
+        (client, "_registered_transports", deque(maxlen=0)),  # one more for each client, for ever
+        (cache, "_cache_get", CACHE.get),
+        (cache, "_cache_set", CACHE.set),
+        (cache, "_api_swr", CACHE.swr),
+        (cache, "SWRResult", SWRResult),
+    ]
+    for module, name, value in replaced:
+        setattr(module, name, value)
+    for transport in utilities._registered_transports:  # of clients that were made before
+        transport.handle_async_request = LoopbackTransport().handle_async_request  # type: ignore[method-assign]
+
+
 async def start_server(settings: Settings, db: Db, max_concurrency: int, address: str) -> Server:
     """Open the database, load the graphs, go on with what was left. Raises StartError."""
     await db.open()
     try:
+        bind_sdk()
+        loopback = Loopback(address, settings.http.mount_prefix)
+        CALLER.set(loopback.nobody)  # for clients that are made while graphs and http.app are imported
         ttl = settings.store.ttl
         saver = Saver(db, settings.checkpointer.serde.serializer())
         store = Store(db, {"default_ttl": ttl.default_ttl, "refresh_on_read": ttl.refresh_on_read})
@@ -10703,7 +11059,7 @@ async def start_server(settings: Settings, db: Db, max_concurrency: int, address
         graphs.load()
         app = load_app(settings)
         await db.write(sync_system_assistants, graphs.all())
-        runner = Runner(db, graphs, saver, WebhookSender(db, settings, address), max_concurrency)
+        runner = Runner(db, graphs, saver, WebhookSender(db, settings, address), max_concurrency, loopback)
         store.spawn, store.on_ttl = runner.loop.spawn, runner.items.notice
         await runner.start()
         db.announce(f"{address}{settings.http.mount_prefix}")
