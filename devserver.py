@@ -50,7 +50,6 @@ if COLLECTS := gc.isenabled():  # nothing that is imported is garbage; to look t
 import array
 import asyncio
 import base64
-import bisect
 import concurrent.futures
 import contextlib
 import contextvars
@@ -7064,49 +7063,6 @@ NO_GRAPH = (
 )
 
 
-class RequestFigures:
-    """How many requests were answered, by method, route and status, and within which time each route did so."""
-
-    BOUNDS = (10, 100, 500, 1000, 5000, 15000, 30000, 60000, 120000, 300000, 600000, 1800000, 3600000)  # ms
-
-    def __init__(self) -> None:
-        self._counts: Counter[tuple[str, str, int]] = Counter()
-        self._within: dict[tuple[str, str], list[int]] = {}  # how many answers between two bounds
-        self._sums: Counter[tuple[str, str]] = Counter()
-
-    def add(self, method: str, path: str, status: int, milliseconds: float) -> None:
-        self._counts[method, path, status] += 1
-        within = self._within.setdefault((method, path), [0] * (len(self.BOUNDS) + 1))
-        within[bisect.bisect_left(self.BOUNDS, milliseconds)] += 1
-        self._sums[method, path] += round(milliseconds)
-
-    def to_json(self) -> list[JsonObject]:
-        return [
-            {"method": method, "path": path, "status": status, "count": count}
-            for (method, path, status), count in self._counts.items()
-        ]
-
-    def to_prometheus(self) -> str:
-        name = "lg_api_http_requests_total"
-        lines = [f"# TYPE {name} counter"]
-        for (method, path, status), count in self._counts.items():
-            lines.append(f"{name}{_labels(method=method, path=path, status=status)} {count}")
-        name = "lg_api_http_requests_latency"  # in milliseconds
-        lines.append(f"# TYPE {name} histogram")
-        for (method, path), within in self._within.items():
-            for bound, count in zip((*self.BOUNDS, "+Inf"), itertools.accumulate(within), strict=True):
-                lines.append(f"{name}_bucket{_labels(method=method, path=path, le=bound)} {count}")
-            lines.append(f"{name}_count{_labels(method=method, path=path)} {sum(within)}")
-            lines.append(f"{name}_sum{_labels(method=method, path=path)} {self._sums[method, path]}")
-        return "".join(f"{line}\n" for line in lines)
-
-
-def _labels(**labels: Any) -> str:
-    """Labels as Prometheus writes them; it escapes as JSON does."""
-    pairs = ",".join(f"{name}={json.dumps(str(value), ensure_ascii=False)}" for name, value in labels.items())
-    return f"{{{pairs}}}"
-
-
 @dataclass
 class Server:
     """What handlers work with."""
@@ -7119,7 +7075,7 @@ class Server:
     runner: Runner
     app: Starlette | None = None  # of the user's: http.app
     studio: bool = False  # whether LangSmith's Studio may use it
-    requests: RequestFigures = field(default_factory=RequestFigures)
+    requests: Counter[tuple[str, str, int]] = field(default_factory=Counter)  # answered: method, route, status
     updates: weakref.WeakValueDictionary[str, asyncio.Lock] = field(default_factory=weakref.WeakValueDictionary)
 
 
@@ -7539,15 +7495,23 @@ async def metrics(server: Server, request: Request) -> Response:
     """Queue, workers and requests, as Prometheus text or JSON (`format=json`)."""
     queue = await server.db.read(lambda conn: Runs(conn).queue())
     workers = server.runner.load()
+    requests = [
+        {**dict(zip(("method", "path", "status"), key, strict=True)), "count": n} for key, n in server.requests.items()
+    ]
     if request.query_params.get("format") == "json":
-        return reply({"queue": queue, "api": {"http_requests_total": server.requests.to_json()}, "workers": workers})
+        return reply({"queue": queue, "api": {"http_requests_total": requests}, "workers": workers})
     gauges = {
         "lg_api_num_pending_runs": queue["n_pending"],
         "lg_api_num_running_runs": queue["n_running"],
         **{f"lg_api_workers_{name}": value for name, value in workers.items()},
     }
     text = "".join(f"# TYPE {name} gauge\n{name} {value}\n" for name, value in gauges.items())
-    text += server.requests.to_prometheus()
+    text += "# TYPE lg_api_http_requests_total counter\n"
+    for each in requests:  # Prometheus escapes as JSON does
+        labels = ",".join(
+            f"{name}={json.dumps(str(each[name]), ensure_ascii=False)}" for name in each if name != "count"
+        )
+        text += f"lg_api_http_requests_total{{{labels}}} {each['count']}\n"
     return Response(text, headers={"content-type": "text/plain; version=1.0.0; charset=utf-8"})
 
 
@@ -10820,15 +10784,15 @@ def cors_settings(settings: Settings, studio: bool) -> JsonObject:
 class Metered:
     """Counts every request once it is answered, but those that only look after the server."""
 
-    def __init__(self, app: asgi.ASGIApp, figures: RequestFigures) -> None:
+    def __init__(self, app: asgi.ASGIApp, answered: Counter[tuple[str, str, int]]) -> None:
         self.app = app
-        self._figures = figures
+        self._answered = answered
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 500
+        status = 500
 
         async def send_noticing(message: asgi.Message) -> None:
             nonlocal status
@@ -10841,7 +10805,7 @@ class Metered:
         finally:
             path = getattr(scope.get("route"), "path", "")  # as a template
             if path not in (*META_PATHS, "/ok"):
-                self._figures.add(scope["method"], path, status, (time.perf_counter() - began) * 1000)
+                self._answered[scope["method"], path, status] += 1
 
 
 class HeadersToConfigurable:
