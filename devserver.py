@@ -108,7 +108,6 @@ import aiosqlite
 import click
 import httpx
 import orjson
-import uuid_utils
 from langchain_core.messages import AIMessageChunk, BaseMessage, BaseMessageChunk, message_chunk_to_message
 from langchain_core.runnables import RunnableConfig, RunnableLambda, RunnableSequence
 from langchain_core.runnables.base import RunnableBindingBase
@@ -129,7 +128,7 @@ from langgraph.checkpoint.base import (
     DeltaChannelHistory,
     get_checkpoint_metadata,
 )
-from langgraph.checkpoint.base.id import uuid6
+from langgraph.checkpoint.base import id as checkpoint_ids
 from langgraph.checkpoint.serde._msgpack import STRICT_MSGPACK_ENABLED
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer, _create_msgpack_ext_hook
@@ -632,23 +631,71 @@ class StartError(Exception):
     """The server cannot start; the message is all that the user needs to see."""
 
 
+EPOCH = datetime.datetime.fromtimestamp(0, datetime.UTC)
+
+
+class Clock:
+    """The time of day, and a steady time that never goes back: both in microseconds since 1970.
+
+    The time of day is for people. What has an order or lasts (ids, events, queues, times to live) goes by the steady
+    time. That is the time of day unless the clock was put back: then it goes on from the greatest moment seen, also
+    by an earlier start of the server, until the time of day has caught up.
+    """
+
+    JUMP = 1_000_000  # by less, the time of day was not set, but corrected
+
+    def __init__(self) -> None:
+        self.set_back = 0  # how often the time of day was put back
+        self.ahead = 0  # the steady time, of the time of day
+        self._last = 0
+        self._seen = self.micros() - time.monotonic_ns() // 1000  # the time of day when the machine started
+        self._lock = threading.Lock()
+
+    def micros(self) -> int:
+        return time.time_ns() // 1000
+
+    def now(self) -> datetime.datetime:
+        return EPOCH + datetime.timedelta(microseconds=self.micros())
+
+    def steady(self) -> int:
+        """Return the steady time; each call gives a greater one."""
+        with self._lock:
+            day = self.micros()
+            started = day - time.monotonic_ns() // 1000
+            jump = started - self._seen
+            if abs(jump) > self.JUMP:
+                self.set_back += jump < 0
+                self.ahead = max(0, self.ahead - jump)
+                self._seen = started
+            self._last = max(self._last + 1, day + self.ahead)
+            return self._last
+
+    def begin_after(self, greatest: int) -> None:
+        """Let the steady time go on from a moment that an earlier start of the server has seen."""
+        with self._lock:
+            self._last = max(self._last, greatest)
+            if (ahead := greatest - self.micros()) > self.JUMP:
+                self.ahead = max(self.ahead, ahead)
+                self.set_back += 1
+
+
+CLOCK = Clock()
+
+
 def new_id() -> str:
-    """A UUIDv7: ids sort by the moment they were made."""
-    return str(uuid_utils.uuid7())
+    """Return a UUIDv7; ids sort by when they were made, whatever the clock does."""
+    ms, micros = divmod(CLOCK.steady(), 1000)
+    chance = int.from_bytes(os.urandom(8)) >> 2
+    return str(uuid.UUID(int=ms << 80 | 7 << 76 | micros << 64 | 2 << 62 | chance))
 
 
 def now() -> str:
-    """The present moment in ISO 8601, UTC, with microseconds; such texts sort by time."""
-    return moment(datetime.datetime.now(datetime.UTC))
+    """The time of day in ISO 8601, UTC, with microseconds."""
+    return moment(CLOCK.now())
 
 
 def moment(at: datetime.datetime) -> str:
     return at.astimezone(datetime.UTC).isoformat(timespec="microseconds")
-
-
-def in_seconds(seconds: float) -> str:
-    """The moment in so many seconds, written as `now` is."""
-    return moment(datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds))
 
 
 def to_uuid(text: str, what: str) -> str:
@@ -1064,13 +1111,13 @@ class SharedScope:
         sources: Sequence[Mapping[str, Any]],
         load: Callable[[str], dict[str, bytes]],
         run_id: str | None = None,
-        updates: tuple[str, str] | None = None,
+        updates: tuple[str, int] | None = None,
         at_exit: bool = False,
     ) -> None:
         self.run_id = run_id
         self.updates = updates  # outside a run: the thread whose state is updated, and since when
         self._at_exit = at_exit  # durability "exit": checkpoints are made when the graph ends
-        self.floor = str(uuid6())  # checkpoints of this run have greater ids
+        self.floor = str(checkpoint_ids.uuid6())  # checkpoints of this run have greater ids
         self.failed: Exception | None = None  # why a checkpoint could not be stored
         self.latest: tuple[tuple[str, bytes], Any] | None = None  # checkpoint of the run's own graph, and its bytes
         self._sources = sources
@@ -1406,6 +1453,30 @@ MIGRATIONS = [
     -- The keys of the state that a run's result shows; null for all.
     ALTER TABLE threads ADD output_keys TEXT;
     """,
+    """
+    -- Order and times to live go by the clock's steady time: `changed` as `updated_at`, and when a run is `due`.
+    ALTER TABLE assistants ADD changed INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE crons ADD changed INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE runs ADD changed INTEGER NOT NULL DEFAULT 0; ALTER TABLE runs ADD due INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE threads ADD changed INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE threads ADD state_changed INTEGER NOT NULL DEFAULT 0;
+    UPDATE assistants SET changed = strftime('%s', updated_at) * 1000000 + substr(updated_at, 21, 6);
+    UPDATE crons SET changed = strftime('%s', updated_at) * 1000000 + substr(updated_at, 21, 6);
+    UPDATE runs SET changed = strftime('%s', updated_at) * 1000000 + substr(updated_at, 21, 6),
+        due = strftime('%s', created_at) * 1000000 + substr(created_at, 21, 6);
+    UPDATE threads SET changed = strftime('%s', updated_at) * 1000000 + substr(updated_at, 21, 6),
+        state_changed = strftime('%s', state_updated_at) * 1000000 + substr(state_updated_at, 21, 6);
+    DROP INDEX assistants_created; DROP INDEX crons_created; DROP INDEX runs_thread; DROP INDEX runs_live;
+    DROP INDEX threads_created; DROP INDEX threads_updated; DROP INDEX threads_state_updated; DROP INDEX threads_rest;
+    DROP INDEX threads_expiring; ALTER TABLE threads DROP COLUMN expires_at;
+    ALTER TABLE threads ADD expires_at INTEGER AS (CASE WHEN ttl IS NOT NULL AND pruned_at IS NOT updated_at
+        THEN changed + CAST(json_extract(ttl, '$.ttl') * 60000000 AS INTEGER) END);
+    CREATE INDEX assistants_changed ON assistants (changed); CREATE INDEX crons_changed ON crons (changed);
+    CREATE INDEX threads_changed ON threads (changed); CREATE INDEX threads_state_changed ON threads (state_changed);
+    CREATE INDEX threads_rest ON threads (rest, changed); CREATE INDEX runs_thread ON runs (thread_id, due);
+    CREATE INDEX threads_expiring ON threads (expires_at) WHERE expires_at IS NOT NULL;
+    CREATE INDEX runs_live ON runs (thread_id, due) WHERE status IN ('pending', 'running');
+    """,
 ]
 
 
@@ -1675,6 +1746,7 @@ class Db:
             check_same_thread=False,
         )
         conn.row_factory = sqlite3.Row
+        conn.create_function("steady", 0, CLOCK.steady)
         conn.create_function("contains", 2, _contains_text, deterministic=True)
         conn.create_function("passes", 2, _passes_text, deterministic=True)
         conn.create_function("casefold", 1, lambda text: text and text.casefold(), deterministic=True)
@@ -1810,27 +1882,27 @@ def _json_text(value: Any) -> str:
 
 
 def _insert(conn: sqlite3.Connection, table: str, values: JsonObject) -> None:
-    """Insert a row; objects and lists become JSON."""
+    """Insert a row that was changed just now; objects and lists become JSON."""
     names, marks = ", ".join(values), ", ".join("?" * len(values))
-    conn.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", _columns(values))
+    conn.execute(f"INSERT INTO {table} ({names}, changed) VALUES ({marks}, steady())", _columns(values))
 
 
 def _columns(values: JsonObject) -> list[Any]:
     return [_json_text(value) if isinstance(value, dict | list) else value for value in values.values()]
 
 
-def _parsed(row: sqlite3.Row, *columns: str) -> JsonObject:
-    """A row as a dict, with its JSON columns parsed."""
-    values: JsonObject = {key: row[key] for key in row.keys()}  # noqa: SIM118  a Row is no mapping
+def _parsed(kind: type[Any], row: sqlite3.Row, *columns: str) -> JsonObject:
+    """Return a row as the fields of a dataclass, with its JSON columns parsed; columns of others are passed over."""
+    found = dict(zip(row.keys(), row, strict=True))
+    values = {field.name: found[field.name] for field in dataclasses.fields(kind) if field.name in found}
     for column in columns:
         if values[column] is not None:
             values[column] = orjson.loads(values[column])
     return values
 
 
-def _moment(column: str) -> str:
-    """SQL for a moment, whichever form SQLite knows it in, as `now` writes it."""
-    return f"strftime('%Y-%m-%dT%H:%M:%f000+00:00', {column})"
+# Moments are for people: rows are in the order in which they were made or changed, whatever the clock said.
+_ORDER = {"created_at": "rowid", "updated_at": "changed", "state_updated_at": "state_changed"}
 
 
 class Page(NamedTuple):
@@ -1853,6 +1925,7 @@ class Table:
         self, query: str, where: Where, order: str, body: AssistantSearchRequest | ThreadSearchRequest | CronSearch
     ) -> Page:
         """The rows of one page; one row more than asked for tells whether others follow."""
+        order = _ORDER.get(order, order)
         rows = self.conn.execute(
             f"{query} WHERE {where} ORDER BY {order} {body.sort_order}, rowid {body.sort_order} LIMIT ? OFFSET ?",
             (*where.parameters, body.limit + 1, body.offset),
@@ -1950,7 +2023,7 @@ class Assistants(Table):
         ).fetchone()
         if row is None:
             raise NotFound(f"Version {version} not found for assistant {assistant_id}")
-        values = _parsed(row, "config", "context", "metadata")
+        values = _parsed(Assistant, row, "config", "context", "metadata")
         kept = ("graph_id", "name", "description", "config", "context", "metadata", "version")
         self._set(assistant_id, {key: values[key] for key in kept})
         return cast(Assistant, self.get(assistant_id))
@@ -1967,7 +2040,7 @@ class Assistants(Table):
             f"SELECT * FROM assistant_versions WHERE {where} ORDER BY version DESC LIMIT ? OFFSET ?",
             (*where.parameters, limit, offset),
         )
-        return [_parsed(row, "config", "context", "metadata") for row in rows]
+        return [_parsed(Assistant, row, "config", "context", "metadata") for row in rows]
 
     def delete(self, assistant_id: str, *limits: JsonObject) -> bool:
         """The assistant with its versions and crons."""
@@ -2011,20 +2084,21 @@ class Assistants(Table):
     def _set(self, assistant_id: str, changes: JsonObject) -> None:
         columns = ", ".join(f"{key} = ?" for key in changes)
         self.conn.execute(
-            f"UPDATE assistants SET {columns}, updated_at = ? WHERE assistant_id = ?",
+            f"UPDATE assistants SET {columns}, updated_at = ?, changed = steady() WHERE assistant_id = ?",
             (*_columns(changes), now(), assistant_id),
         )
 
     def _keep_version(self, assistant_id: str) -> None:
         self.conn.execute(
-            "INSERT INTO assistant_versions SELECT assistant_id, version, graph_id, name, description, config, "
-            "context, metadata, updated_at FROM assistants WHERE assistant_id = ?",
+            "INSERT INTO assistant_versions (assistant_id, version, graph_id, name, description, config, context, "
+            "metadata, created_at) SELECT assistant_id, version, graph_id, name, description, config, context, "
+            "metadata, updated_at FROM assistants WHERE assistant_id = ?",
             (assistant_id,),
         )
 
     @staticmethod
     def _row(row: sqlite3.Row) -> Assistant:
-        return Assistant(**_parsed(row, "config", "context", "metadata"))
+        return Assistant(**_parsed(Assistant, row, "config", "context", "metadata"))
 
 
 def output_of(values: Any, keys: Sequence[str] | None) -> Any:
@@ -2098,8 +2172,8 @@ class Threads(Table):
     def insert(self, thread_id: str, metadata: JsonObject, config: JsonObject, ttl: JsonObject | None) -> Thread:
         at = now()
         self.conn.execute(
-            "INSERT INTO threads (thread_id, created_at, updated_at, state_updated_at, metadata, config, rest, ttl) "
-            "VALUES (?, ?, ?, ?, ?, ?, 'idle', ?)",
+            "INSERT INTO threads (thread_id, created_at, updated_at, state_updated_at, metadata, config, rest, ttl, "
+            "changed, state_changed) VALUES (?, ?, ?, ?, ?, ?, 'idle', ?, steady(), steady())",
             (thread_id, at, at, at, _json_text(metadata), _json_text(config), _json_text(ttl) if ttl else None),
         )
         return Thread(thread_id, at, at, at, metadata, config, "idle", None, None, None)
@@ -2108,7 +2182,7 @@ class Threads(Table):
         """Set metadata, config or ttl, and `updated_at`."""
         sets = ", ".join(f"{name} = ?" for name in columns)
         self.conn.execute(
-            f"UPDATE threads SET {sets}{', ' if sets else ''}updated_at = ? WHERE thread_id = ?",
+            f"UPDATE threads SET {sets}{', ' if sets else ''}updated_at = ?, changed = steady() WHERE thread_id = ?",
             (*_columns(columns), now(), thread_id),
         )
 
@@ -2126,7 +2200,7 @@ class Threads(Table):
         keys = None if output_keys is None else _json_text(output_keys)
         self.conn.execute(
             "UPDATE threads SET rest = ?, state = ?, interrupts = ?, error = ?, output_keys = ?, unshown = 0, "
-            "updated_at = ?, state_updated_at = ? WHERE thread_id = ?",
+            "updated_at = ?, state_updated_at = ?, changed = steady(), state_changed = steady() WHERE thread_id = ?",
             (rest, *shown, keys, at, at, thread_id),
         )
 
@@ -2134,7 +2208,7 @@ class Threads(Table):
         """After a run that left the state as it was: only the error, and the status if it has changed."""
         self.conn.execute(
             "UPDATE threads SET rest = coalesce(?, rest), error = ?, interrupts = coalesce(interrupts, '{}'), "
-            "updated_at = ? WHERE thread_id = ?",
+            "updated_at = ?, changed = steady() WHERE thread_id = ?",
             (rest, _json_text(error) if error else None, now(), thread_id),
         )
 
@@ -2160,8 +2234,8 @@ class Threads(Table):
         at = now()
         self.conn.execute(
             "INSERT INTO threads (thread_id, created_at, updated_at, state_updated_at, config, metadata, rest, state, "
-            "interrupts, output_keys, ttl, unshown) SELECT ?, ?, ?, ?, '{}', metadata, rest, state, interrupts, "
-            "output_keys, ttl, unshown FROM threads WHERE thread_id = ?",
+            "interrupts, output_keys, ttl, unshown, changed, state_changed) SELECT ?, ?, ?, ?, '{}', metadata, rest, "
+            "state, interrupts, output_keys, ttl, unshown, steady(), steady() FROM threads WHERE thread_id = ?",
             (copy_id, at, at, at, thread_id),
         )
         self.conn.execute(
@@ -2181,24 +2255,26 @@ class Threads(Table):
         """A thread's time to live, and when it expires if it is not updated (None: its history was pruned)."""
         row = self.conn.execute(
             "SELECT json_extract(ttl, '$.strategy') AS strategy, json_extract(ttl, '$.ttl') AS ttl_minutes, "
-            f"{_moment('expires_at')} AS expires_at FROM threads WHERE thread_id = ? AND ttl IS NOT NULL",
+            "expires_at FROM threads WHERE thread_id = ? AND ttl IS NOT NULL",
             (thread_id,),
         ).fetchone()
-        return dict(row) if row else None
+        if row is None or (at := row["expires_at"]) is None:
+            return row and dict(row)
+        return {**row, "expires_at": moment(EPOCH + datetime.timedelta(microseconds=at - CLOCK.ahead))}
 
-    def next_expiry(self) -> str | None:
-        """The moment when the next thread that is not busy expires."""
+    def next_expiry(self) -> float | None:
+        """In how many seconds the next thread that is not busy expires."""
         row = self.conn.execute(
-            f"SELECT {_moment('expires_at')} FROM threads WHERE expires_at IS NOT NULL AND {_MAY_EXPIRE} "
-            "ORDER BY expires_at LIMIT 1"
+            f"SELECT expires_at FROM threads WHERE expires_at IS NOT NULL AND {_MAY_EXPIRE} ORDER BY expires_at LIMIT 1"
         ).fetchone()
-        return row[0] if row else None
+        return (row[0] - CLOCK.steady()) / 1e6 if row else None
 
     def expired(self) -> tuple[str, str] | None:
         """Thread id and strategy of the first thread that has expired and is not busy."""
         row = self.conn.execute(
             "SELECT thread_id, json_extract(ttl, '$.strategy') FROM threads "
-            f"WHERE expires_at <= julianday('now') AND {_MAY_EXPIRE} ORDER BY expires_at LIMIT 1"
+            f"WHERE expires_at <= ? AND {_MAY_EXPIRE} ORDER BY expires_at LIMIT 1",
+            (CLOCK.steady(),),
         ).fetchone()
         return tuple(row) if row else None
 
@@ -2219,7 +2295,7 @@ class Threads(Table):
         return Page([self._row(row) for row in rows], more)
 
     def _search_by_status(self, body: ThreadSearchRequest, ids: list[str] | None, limits: JsonObject) -> Page:
-        """Status after status, each found by its index, until the page is full; those of one by `updated_at`."""
+        """Status after status, each found by its index, until the page is full; those of one by their last change."""
         found: list[Thread] = []
         skip = body.offset
         statuses = [body.status] if body.status else typing.get_args(ThreadStatus)
@@ -2251,7 +2327,7 @@ class Threads(Table):
 
     @staticmethod
     def _row(row: sqlite3.Row) -> Thread:
-        return Thread(**_parsed(row, "metadata", "config", "interrupts", "error", "output_keys"))
+        return Thread(**_parsed(Thread, row, "metadata", "config", "interrupts", "error", "output_keys"))
 
 
 @dataclass(frozen=True)
@@ -2272,6 +2348,7 @@ class Run:
     cancel: str | None = None
     reason: str | None = None
     task_id: str | None = None
+    due: int = 0  # by the steady time; the order of a thread's runs
 
     @property
     def graph_id(self) -> str:
@@ -2327,7 +2404,7 @@ class Runs(Table):
         _insert(self.conn, "runs", vars(run))
 
     def live(self, thread_id: str) -> list[Run]:
-        query = "SELECT * FROM runs WHERE thread_id = ? AND status IN ('pending', 'running') ORDER BY created_at, rowid"
+        query = "SELECT * FROM runs WHERE thread_id = ? AND status IN ('pending', 'running') ORDER BY due, rowid"
         return [self._row(row) for row in self.conn.execute(query, (thread_id,))]
 
     def live_ids(self, status: str, limits: JsonObject) -> list[tuple[str, str]]:
@@ -2344,39 +2421,41 @@ class Runs(Table):
     def waiting_threads(self) -> list[str]:
         query = (
             "SELECT thread_id FROM runs WHERE status IN ('pending', 'running') AND status = 'pending' "
-            "GROUP BY thread_id ORDER BY min(created_at)"
+            "GROUP BY thread_id ORDER BY min(due)"
         )
         return [row[0] for row in self.conn.execute(query)]
 
-    def claim(self, thread_id: str) -> Run | str | None:
-        """Start the thread's next run: the run, or the moment when the next one is due, or None."""
+    def claim(self, thread_id: str) -> Run | float | None:
+        """Start the thread's next run: the run, or in how many seconds the next one is due, or None."""
         query = "SELECT 1 FROM runs WHERE thread_id = ? AND status IN ('pending', 'running') AND status = 'running'"
         if self._exists(query, thread_id):  # started when it was made, and on its way to its worker
             return None
         row = self.conn.execute(
             "SELECT * FROM runs WHERE thread_id = ? AND status IN ('pending', 'running') AND status = 'pending' "
-            "ORDER BY created_at, rowid LIMIT 1",
+            "ORDER BY due, rowid LIMIT 1",
             (thread_id,),
         ).fetchone()
         if row is None:
             return None
-        if row["created_at"] > now():
-            return str(row["created_at"])
-        run = self._row(row).started()
+        run = self._row(row)
+        if (left := (run.due - CLOCK.steady()) / 1e6) > 0:
+            return left
+        run = run.started()
         self.conn.execute(
-            "UPDATE runs SET status = ?, attempt = ?, started_at = ?, updated_at = ? WHERE run_id = ?",
+            "UPDATE runs SET status = ?, attempt = ?, started_at = ?, updated_at = ?, changed = steady() "
+            "WHERE run_id = ?",
             (run.status, run.attempt, run.started_at, run.updated_at, run.run_id),
         )
         return run
 
-    def has_since(self, thread_id: str, moment: str) -> bool:
-        """Whether the thread has live runs, or any that went on since that moment: its own row shows that, too."""
+    def has_since(self, thread_id: str, since: int) -> bool:
+        """Whether the thread has live runs, or any that went on since that steady time: its own row shows that, too."""
         live = "SELECT 1 FROM runs WHERE thread_id = ? AND status IN ('pending', 'running')"
-        since = (
-            "SELECT 1 FROM threads WHERE thread_id = ?1 AND updated_at >= ?2 "
-            "AND EXISTS (SELECT 1 FROM runs WHERE thread_id = ?1 AND updated_at >= ?2)"
+        went_on = (
+            "SELECT 1 FROM threads WHERE thread_id = ?1 AND changed >= ?2 "
+            "AND EXISTS (SELECT 1 FROM runs WHERE thread_id = ?1 AND changed >= ?2)"
         )
-        return self._exists(live, thread_id) or self._exists(since, thread_id, moment)
+        return self._exists(live, thread_id) or self._exists(went_on, thread_id, since)
 
     def has_pending(self, thread_id: str) -> bool:
         query = (
@@ -2385,7 +2464,9 @@ class Runs(Table):
         return self._exists(query, thread_id)
 
     def set_status(self, run_id: str, status: str) -> None:
-        self.conn.execute("UPDATE runs SET status = ?, updated_at = ? WHERE run_id = ?", (status, now(), run_id))
+        self.conn.execute(
+            "UPDATE runs SET status = ?, updated_at = ?, changed = steady() WHERE run_id = ?", (status, now(), run_id)
+        )
 
     def request_cancel(self, run_id: str, action: str, reason: str) -> None:
         self.conn.execute("UPDATE runs SET cancel = ?, reason = ? WHERE run_id = ?", (action, reason, run_id))
@@ -2409,14 +2490,14 @@ class Runs(Table):
     def release(self) -> None:
         """Put running runs back to pending."""
         self.conn.execute(
-            "UPDATE runs SET status = 'pending', updated_at = ? "
+            "UPDATE runs SET status = 'pending', updated_at = ?, changed = steady() "
             "WHERE status IN ('pending', 'running') AND status = 'running'",
             (now(),),
         )
 
     def last_config(self, thread_id: str) -> JsonObject | None:
         """kwargs of the thread's newest run."""
-        query = "SELECT kwargs FROM runs WHERE thread_id = ? ORDER BY created_at DESC, rowid DESC LIMIT 1"
+        query = "SELECT kwargs FROM runs WHERE thread_id = ? ORDER BY due DESC, rowid DESC LIMIT 1"
         row = self.conn.execute(query, (thread_id,)).fetchone()
         return orjson.loads(row[0]) if row else None
 
@@ -2426,7 +2507,7 @@ class Runs(Table):
         if status:
             where.add("status = ?", status)
         rows = self.conn.execute(
-            f"SELECT * FROM runs WHERE {where} ORDER BY created_at DESC, rowid DESC LIMIT ? OFFSET ?",
+            f"SELECT * FROM runs WHERE {where} ORDER BY due DESC, rowid DESC LIMIT ? OFFSET ?",
             (*where.parameters, limit, offset),
         )
         return [self._row(row) for row in rows]
@@ -2501,14 +2582,14 @@ class Runs(Table):
     def queue(self) -> JsonObject:
         """Figures for the metrics."""
         rows = self.conn.execute(
-            "SELECT status, created_at, EXISTS (SELECT 1 FROM runs AS r WHERE r.thread_id = runs.thread_id AND "
+            "SELECT status, due, EXISTS (SELECT 1 FROM runs AS r WHERE r.thread_id = runs.thread_id AND "
             "r.status IN ('pending', 'running') AND r.status = 'running') AS blocked "
-            "FROM runs WHERE status IN ('pending', 'running') ORDER BY created_at"
+            "FROM runs WHERE status IN ('pending', 'running') ORDER BY due"
         ).fetchall()
-        at = datetime.datetime.now(datetime.UTC)
+        at = CLOCK.steady()
 
         def waited(row: sqlite3.Row) -> float:
-            return max(0.0, (at - datetime.datetime.fromisoformat(row["created_at"])).total_seconds())
+            return max(0.0, (at - int(row["due"])) / 1e6)
 
         pending = [row for row in rows if row["status"] == "pending"]
         waits = sorted(map(waited, pending))
@@ -2524,7 +2605,7 @@ class Runs(Table):
 
     @staticmethod
     def _row(row: sqlite3.Row) -> Run:
-        return Run(**_parsed(row, "metadata", "kwargs"))
+        return Run(**_parsed(Run, row, "metadata", "kwargs"))
 
 
 @dataclass(frozen=True)
@@ -2542,10 +2623,10 @@ _TASK = """
         WHEN 'interrupted' THEN 'canceled' WHEN 'success' THEN
         iif(latest AND rest = 'interrupted', 'input-required', 'completed') ELSE 'failed' END AS state
     FROM (SELECT runs.*, runs.rowid AS place, rest, NOT EXISTS (SELECT 1 FROM runs AS later
-        WHERE later.thread_id = runs.thread_id AND (later.created_at, later.rowid) > (runs.created_at, runs.rowid))
+        WHERE later.thread_id = runs.thread_id AND (later.due, later.rowid) > (runs.due, runs.rowid))
         AS latest FROM runs JOIN threads USING (thread_id) WHERE task_id IS NOT NULL) AS newest
     WHERE NOT EXISTS (SELECT 1 FROM runs AS later
-        WHERE later.task_id = newest.task_id AND (later.created_at, later.rowid) > (newest.created_at, newest.place))
+        WHERE later.task_id = newest.task_id AND (later.due, later.rowid) > (newest.due, newest.place))
 """
 
 
@@ -2553,12 +2634,12 @@ class Tasks(Table):
     """The tasks of the Agent2Agent protocol. A task is a run, with those that answered its questions."""
 
     def get(self, thread_id: str, task_id: str) -> Task | None:
-        query = f"{_TASK} AND thread_id = ? AND task_id = ?"
+        query = f"{_TASK} AND +thread_id = ? AND task_id = ?"  # the plus keeps SQLite from a thread's every run
         return next(self._tasks(query, thread_id, task_id), None)
 
     def waiting(self, thread_id: str) -> Task | None:
         """The task whose question the thread waits for an answer to."""
-        latest = "SELECT run_id FROM runs WHERE thread_id = ? ORDER BY created_at DESC, rowid DESC LIMIT 1"
+        latest = "SELECT run_id FROM runs WHERE thread_id = ? ORDER BY due DESC, rowid DESC LIMIT 1"
         return next(self._tasks(f"{_TASK} AND run_id = ({latest}) AND state = 'input-required'", thread_id), None)
 
     def search(
@@ -2583,16 +2664,14 @@ class Tasks(Table):
                 where.add(condition, value)
         query = f"{_TASK} AND {where}"
         page = self._tasks(
-            f"{query} ORDER BY updated_at DESC, place DESC LIMIT ? OFFSET ?", *where.parameters, limit, offset
+            f"{query} ORDER BY changed DESC, place DESC LIMIT ? OFFSET ?", *where.parameters, limit, offset
         )
         total = self.conn.execute(f"SELECT count(*) FROM ({query})", where.parameters).fetchone()[0]
         return list(page), total
 
     def _tasks(self, query: str, *parameters: Any) -> Iterator[Task]:
-        names = [column.name for column in dataclasses.fields(Run)]
         for row in self.conn.execute(query, parameters):
-            values = _parsed(row, "metadata", "kwargs")
-            yield Task(Run(**{name: values[name] for name in names}), row["state"], bool(row["latest"]))
+            yield Task(Run(**_parsed(Run, row, "metadata", "kwargs")), row["state"], bool(row["latest"]))
 
 
 class Event(NamedTuple):
@@ -2750,7 +2829,7 @@ def next_run_date(schedule: str, timezone: str | None) -> str:
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         raise Invalid(f"Invalid timezone: '{timezone}'. Use IANA timezone format (e.g. 'America/New_York').") from None
     try:
-        return moment(croniter(schedule, datetime.datetime.now(zone)).get_next(datetime.datetime))
+        return moment(croniter(schedule, CLOCK.now().astimezone(zone)).get_next(datetime.datetime))
     except (ValueError, KeyError, AttributeError):
         raise Invalid(
             f"Invalid cron schedule: '{schedule}'. Reason: Invalid cron schedule. Ensure the schedule uses the "
@@ -2774,20 +2853,31 @@ class Crons(Table):
 
     def update(self, cron: Cron) -> None:
         columns = ", ".join(f"{key} = ?" for key in vars(cron))
-        self.conn.execute(f"UPDATE crons SET {columns} WHERE cron_id = ?", (*_columns(vars(cron)), cron.cron_id))
+        self.conn.execute(
+            f"UPDATE crons SET {columns}, changed = iif(updated_at = ?, changed, steady()) WHERE cron_id = ?",
+            (*_columns(vars(cron)), cron.updated_at, cron.cron_id),
+        )
 
     def delete(self, cron_id: str, *limits: JsonObject) -> bool:
         if self.get(cron_id, *limits) is None:
             return False
         return self.conn.execute("DELETE FROM crons WHERE cron_id = ?", (cron_id,)).rowcount > 0
 
-    def next_due(self) -> str | None:
-        """The moment when the next cron fires."""
-        return cast("str | None", self.conn.execute("SELECT min(next_run_date) FROM crons WHERE enabled").fetchone()[0])
+    def next_due(self) -> float | None:
+        """In how many seconds the next cron fires."""
+        due: str | None = self.conn.execute("SELECT min(next_run_date) FROM crons WHERE enabled").fetchone()[0]
+        return (datetime.datetime.fromisoformat(due) - CLOCK.now()).total_seconds() if due else None
 
     def due(self, at: str) -> list[Cron]:
         rows = self.conn.execute("SELECT * FROM crons WHERE enabled AND next_run_date <= ?", (at,))
         return [self._row(row) for row in rows]
+
+    def correct_dates(self) -> None:
+        """The clock was put back: let crons not wait for the moments that it had said come next."""
+        for cron in map(self._row, self.conn.execute("SELECT * FROM crons").fetchall()):
+            with contextlib.suppress(Invalid):  # it never comes again
+                due = next_run_date(cron.schedule, cron.timezone)
+                self.update(replace(cron, next_run_date=min(due, cron.next_run_date)))
 
     def search(self, body: CronSearch, limits: JsonObject) -> Page:
         rows, more = self._page("SELECT * FROM crons", self._where(body, limits), body.sort_by, body)
@@ -2809,7 +2899,7 @@ class Crons(Table):
 
     @staticmethod
     def _row(row: sqlite3.Row) -> Cron:
-        values = _parsed(row, "payload", "metadata", "access")
+        values = _parsed(Cron, row, "payload", "metadata", "access")
         return Cron(**{**values, "enabled": bool(values["enabled"])})
 
 
@@ -2837,7 +2927,7 @@ class Items(Table):
     def get(self, namespace: Sequence[str], key: str) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self.conn.execute(
             "SELECT * FROM store WHERE prefix = ? AND key = ? AND (expires_at IS NULL OR expires_at > ?)",
-            (".".join(namespace), key, self._now()),
+            (".".join(namespace), key, self._time()),
         ).fetchone()
         return row
 
@@ -2845,9 +2935,7 @@ class Items(Table):
         self, prefix: str, key: str, value: bytes, ttl: float | None = None, vectors: Iterable[tuple[str, bytes]] = ()
     ) -> None:
         """`ttl` in minutes; `vectors` are pairs of a field's name and what makes the item findable by it."""
-        at = datetime.datetime.now(datetime.UTC)
-        expires = (at + datetime.timedelta(minutes=ttl)).isoformat(" ", "microseconds") if ttl else None
-        text = at.isoformat(" ", "microseconds")
+        text, expires = CLOCK.now().isoformat(" ", "microseconds"), self._time(ttl) if ttl else None
         self.conn.execute(
             "INSERT INTO store (prefix, key, value, created_at, updated_at, expires_at, ttl_minutes) "
             "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (prefix, key) DO UPDATE SET value = excluded.value, "
@@ -2871,7 +2959,7 @@ class Items(Table):
         )
         return {
             key: value.encode() if isinstance(value, str) else value
-            for key, value in self.conn.execute(query, (prefix, self._now()))
+            for key, value in self.conn.execute(query, (prefix, self._time()))
         }
 
     def apply(self, puts: SharedPuts) -> None:
@@ -2892,7 +2980,7 @@ class Items(Table):
         """In order of first writing; or those that have vectors, by the one that is nearest to `vector`."""
         check_filter(condition or {})
         where = Where()
-        where.add("(expires_at IS NULL OR expires_at > ?)", self._now())
+        where.add("(expires_at IS NULL OR expires_at > ?)", self._time())
         if prefix:
             text = ".".join(prefix)  # '/' is the character after '.', so this is every longer namespace
             where.add("prefix >= ? AND prefix < ? AND (prefix = ? OR prefix > ?)", text, text + "/", text, text + ".")
@@ -2919,32 +3007,50 @@ class Items(Table):
             "SELECT name FROM each WHERE EXISTS "
             "(SELECT 1 FROM store WHERE prefix = name AND (expires_at IS NULL OR expires_at > ?))"
         )
-        found = [tuple(row[0].split(".")) for row in self.conn.execute(query, (self._now(),))]
+        found = [tuple(row[0].split(".")) for row in self.conn.execute(query, (self._time(),))]
         return [namespace for namespace in found if self._shared or namespace[0] != SHARED_ROOT]
 
     def refresh(self, found: Iterable[tuple[str, str]]) -> None:
         """Let the time to live of these (prefix, key) begin anew."""
         self.conn.executemany(
-            "UPDATE store SET expires_at = strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now', ttl_minutes || ' minutes') "
-            "WHERE prefix = ? AND key = ? AND ttl_minutes IS NOT NULL AND expires_at > ?",
-            [(*names, self._now()) for names in found],
+            "UPDATE store SET expires_at = strftime('%Y-%m-%d %H:%M:%f000+00:00', ?1, ttl_minutes || ' minutes') "
+            "WHERE prefix = ?2 AND key = ?3 AND ttl_minutes IS NOT NULL AND expires_at > ?1",
+            [(self._time(), *names) for names in found],
         )
 
-    def next_expiry(self) -> str | None:
-        query = f"SELECT {_moment('min(expires_at)')} FROM store WHERE expires_at IS NOT NULL"
-        return cast("str | None", self.conn.execute(query).fetchone()[0])
+    def next_expiry(self) -> float | None:
+        """In how many seconds the next item expires."""
+        query = "SELECT (julianday(min(expires_at)) - julianday(?)) * 86400 FROM store WHERE expires_at IS NOT NULL"
+        return cast("float | None", self.conn.execute(query, (self._time(),)).fetchone()[0])
 
     def sweep(self, limit: int) -> int:
         """Delete items that have expired; gives how many there were."""
         query = "SELECT prefix, key FROM store WHERE expires_at <= ? LIMIT ?"
-        expired = self.conn.execute(query, (self._now(), limit)).fetchall()
+        expired = self.conn.execute(query, (self._time(), limit)).fetchall()
         for prefix, key in expired:
             self.delete(prefix, key)
         return len(expired)
 
     @staticmethod
-    def _now() -> str:
-        return datetime.datetime.now(datetime.UTC).isoformat(" ", "microseconds")
+    def _time(minutes: float = 0) -> str:
+        """The steady time in so many minutes, as the store writes moments."""
+        at = EPOCH + datetime.timedelta(microseconds=CLOCK.steady(), minutes=minutes)
+        return at.isoformat(" ", "microseconds")
+
+
+def start_clock(conn: sqlite3.Connection) -> None:
+    """Let the steady time and LangGraph's checkpoint ids begin after all that are in the file."""
+    run_id, checkpoint_id, event_ms, *changed = conn.execute(
+        "SELECT (SELECT max(run_id) FROM runs WHERE run_id LIKE '________-____-7___-____-____________'), "
+        "(SELECT max(checkpoint_id) FROM checkpoints WHERE checkpoint_id LIKE '________-____-6___-____-____________'), "
+        "(SELECT max(ms) FROM (SELECT ms FROM events ORDER BY number DESC LIMIT 10000)), "
+        "(SELECT max(changed) FROM threads), (SELECT max(changed) FROM assistants), (SELECT max(changed) FROM crons)"
+    ).fetchone()
+    run_ms = uuid.UUID(run_id).int >> 80 if run_id else 0
+    last = checkpoint_ids.UUID(checkpoint_id).time if checkpoint_id else 0  # tenths of a microsecond since 1582
+    ms = max(run_ms, event_ms or 0, (last - 0x01B21DD213814000) // 10_000)
+    CLOCK.begin_after(max((ms + 1) * 1000, *(each or 0 for each in changed)))
+    checkpoint_ids._last_v6_timestamp = max(checkpoint_ids._last_v6_timestamp or 0, last)  # type: ignore
 
 
 ########################################################################################################
@@ -4645,10 +4751,10 @@ class Cache:
         self._refreshing: dict[str, asyncio.Task[Any]] = {}
 
     def _find(self, key: str, max_age: float = math.inf) -> tuple[bytes, float] | None:
-        """A value as JSON, with its age in seconds: infinite if it has expired, or a clock was put back."""
+        """A value as JSON, with its age in seconds: infinite if it has expired."""
         text, at, ttl = self._entries.get(key, (b"", 0.0, 0.0))
-        age = time.time() - at
-        return (text, age if 0 <= age < min(ttl, max_age) else math.inf) if text else None
+        age = CLOCK.steady() / 1e6 - at
+        return (text, age if age < min(ttl, max_age) else math.inf) if text else None
 
     def _store(self, key: str, value: Any, ttl: datetime.timedelta | None) -> None:
         """Raises TypeError for what is not JSON, ValueError for what is too large."""
@@ -4658,7 +4764,7 @@ class Cache:
             raise ValueError(f"cached value too large: {size} bytes, and the whole cache holds {self.MAX_BYTES}")
         with self._lock:
             self._remove(key)
-            self._entries[key] = (text, time.time(), seconds)
+            self._entries[key] = (text, CLOCK.steady() / 1e6, seconds)
             self._bytes += size
             while len(self._entries) > self.MAX_ENTRIES or self._bytes > self.MAX_BYTES:
                 self._remove(next(iter(self._entries)))
@@ -4879,19 +4985,9 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.001, 0.01
 MAX_BEHIND_PAGES = 2**14  # of 4 KB, that a follower of a thread may be behind besides what is in memory
 
 
-class EventIds:
-    """Ids of events, `(ms, n)`: the millisecond, and a number within it. They only grow."""
-
-    def __init__(self) -> None:
-        self._last = (0, 0)
-        self._lock = threading.Lock()
-
-    def next(self) -> tuple[int, int]:
-        ms = time.time_ns() // 1_000_000
-        with self._lock:
-            last_ms, n = self._last
-            self._last = (ms, 0) if ms > last_ms else (last_ms, n + 1)
-            return self._last
+def event_id() -> tuple[int, int]:
+    """Return the id of an event, `(ms, n)`: the millisecond, and a number within it. They only grow."""
+    return divmod(CLOCK.steady(), 1000)
 
 
 def parse_event_id(text: str) -> tuple[int, int] | None:
@@ -5118,7 +5214,6 @@ class Logs:
     """The logs of live runs, and of threads that somebody follows."""
 
     def __init__(self) -> None:
-        self.ids = EventIds()
         self._runs: dict[str, RunLog] = {}
         self._threads: dict[str, RunLog] = {}
         self._lock = threading.Lock()
@@ -5141,13 +5236,13 @@ class Logs:
         """Let those who follow a run go with an error, whose event may have been made already."""
         run_log = self.of_run(run)
         run_log.error = to_json(value)
-        run_log.farewell = event or Event(self.ids.next(), "error", run_log.error)
+        run_log.farewell = event or Event(event_id(), "error", run_log.error)
         run_log.close()  # it stays until `end_run`, for who comes now
 
     def end_run(self, run: Run) -> None:
         """A run is over: those who follow its thread are told, and its own log closes."""
         done = to_json({"status": "run_done", "run_id": run.run_id})
-        self.tell_thread(run.thread_id, Event(self.ids.next(), "metadata", done))
+        self.tell_thread(run.thread_id, Event(event_id(), "metadata", done))
         self.close_run(run.run_id)
 
     def close_all(self) -> None:
@@ -5615,12 +5710,14 @@ def fire_crons(
 ) -> list[Created]:
     """Make the runs of the crons that are due: one each, however often they were missed."""
     made = []
+    if CLOCK.ahead:
+        Crons(conn).correct_dates()
     for cron in Crons(conn).due(now()):
         try:
             Crons(conn).update(replace(cron, next_run_date=next_run_date(cron.schedule, cron.timezone)))
         except Invalid:  # it was its last time
             Crons(conn).update(replace(cron, enabled=False))
-        if cron.is_over(datetime.datetime.now(datetime.UTC)):
+        if cron.is_over(CLOCK.now()):
             continue
         conn.execute("SAVEPOINT cron")
         try:
@@ -5719,12 +5816,12 @@ def _new_run(
     }
     configurable = _configurable(new, thread_id, assistant, thread, given)
     from_cron = {"cron_id": new.cron_id} if new.cron_id and not context else {}
-    at = datetime.datetime.now(datetime.UTC)
+    at, delay = CLOCK.now(), datetime.timedelta(seconds=body.after_seconds or 0)
     return Run(
         run_id=new.run_id,
         thread_id=thread_id,
         assistant_id=assistant.assistant_id,
-        created_at=moment(at + datetime.timedelta(seconds=body.after_seconds or 0)),
+        created_at=moment(at + delay),
         updated_at=moment(at),
         started_at=None,
         status="pending",
@@ -5736,6 +5833,7 @@ def _new_run(
         },
         multitask_strategy=body.multitask_strategy or "enqueue",
         task_id=new.task_id,
+        due=CLOCK.steady() + delay // datetime.timedelta(microseconds=1),
     )
 
 
@@ -6102,18 +6200,18 @@ LOST_SEQS = 1_000_000
 def _lifecycle(graphs: Graphs, run: Run, data: JsonObject) -> JsonObject:
     """The beginning or the end of a run's own graph, in the event streaming protocol."""
     name = next((each.name for each in graphs.all() if each.spec.graph_id == run.graph_id), run.graph_id)
-    event_id, ms = f"synth:{run.run_id}:lc||{data['event']}", time.time_ns() // 1_000_000
+    event_id, ms = f"synth:{run.run_id}:lc||{data['event']}", CLOCK.micros() // 1000
     return {"event_id": event_id, "namespace": [], "timestamp": ms, "data": {**data, "graph_name": name}}
 
 
-def unbegun_end(conn: sqlite3.Connection, graphs: Graphs, ids: EventIds, run: Run) -> list[Event]:
+def unbegun_end(conn: sqlite3.Connection, graphs: Graphs, run: Run) -> list[Event]:
     """The end of a run that was cancelled before it began, for who waits for it by the event streaming protocol.
     Where another run of the thread goes on, that one's end lets them go: this would be taken for it."""
     if run.status != "pending" or Runs(conn).live(run.thread_id):
         return []
     seq = Events(conn).last_seq(run.thread_id) + LOST_SEQS * run.attempt
     ends = [to_json(_lifecycle(graphs, run, each)) for each in _terminals(Outcome("interrupted"))]
-    events = [Event(ids.next(), f"{PROTOCOL}lifecycle", end, seq + n) for n, end in enumerate(ends, 1)]
+    events = [Event(event_id(), f"{PROTOCOL}lifecycle", end, seq + n) for n, end in enumerate(ends, 1)]
     if run.kwargs["resumable"]:
         Events(conn).append(run.thread_id, run.run_id, events)
     Events(conn).set_last_seq(run.thread_id, seq + len(events))
@@ -6201,7 +6299,7 @@ class Execution:
         why = failed["message"] if failed else "The run was cancelled."
         for begun in self._speaking.values():
             cut = {"event": "error", "message": why, "id": begun["data"]["id"], "run_id": begun["data"]["run_id"]}
-            yield f"{PROTOCOL}messages", {**begun, "timestamp": time.time_ns() // 1_000_000, "data": cut}
+            yield f"{PROTOCOL}messages", {**begun, "timestamp": CLOCK.micros() // 1000, "data": cut}
         for each in _terminals(outcome):
             yield f"{PROTOCOL}lifecycle", _lifecycle(self._graphs, self._run, each)
 
@@ -6236,7 +6334,7 @@ class Execution:
     def _event(self, name: str, data: Any) -> Event:
         size = protocol_size(name, data)
         text = bytes(memoryview(to_json(data)))  # a copy of its own size: orjson's keeps a buffer of 4 KB
-        event = Event(self._logs.ids.next(), name, text, self._seq + 1 if size else 0)
+        event = Event(event_id(), name, text, self._seq + 1 if size else 0)
         self._seq += size
         return event
 
@@ -6458,11 +6556,11 @@ class WebhookSender:
             log.warning("webhook %s %s; given up after 4 tries", url, problem)
 
 
-async def _sleep_until(due: str, noticed: asyncio.Event) -> None:
-    """Until a moment has come, or something was noticed."""
-    left = datetime.datetime.fromisoformat(due) - datetime.datetime.now(datetime.UTC)
+async def _sleep(noticed: asyncio.Event, seconds: float | None) -> None:
+    """Until something is noticed, or for so many seconds: a minute at most, as clocks may be set, and those of event
+    loops stand still while a laptop sleeps."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(max(0.001, left.total_seconds())):
+        async with asyncio.timeout(None if seconds is None else max(0.001, min(seconds, 60))):
             await noticed.wait()
 
 
@@ -6474,14 +6572,14 @@ class Schedule:
     def __init__(
         self,
         db: Db,
-        next_due: Callable[[sqlite3.Connection], str | None],
+        next_due: Callable[[sqlite3.Connection], float | None],  # in how many seconds
         act: Callable[[], Coroutine[Any, Any, None]],
         pause: float | None = None,
     ) -> None:
         self._db = db
         self._next_due = next_due
         self._act = act
-        self._pause = datetime.timedelta(minutes=pause or 0)
+        self._pause = 60 * (pause or 0)
         self._noticed = asyncio.Event()
         self._soon = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -6503,25 +6601,24 @@ class Schedule:
         self._noticed.set()
 
     async def run(self) -> None:
-        self._loop, rested = asyncio.get_running_loop(), now()
+        self._loop, rested, set_back = asyncio.get_running_loop(), time.monotonic(), 0
         while not self._stopped:
             self._noticed.clear()
-            at = datetime.datetime.now(datetime.UTC)
+            begun = time.monotonic()
+            CLOCK.steady()  # sees whether the clock was set
             try:
-                due = self._db.look(self._next_due)
-                if due is not None and (due := max(due, rested)) <= moment(at):
+                left = self._db.look(self._next_due)
+                if left is not None and (max(left, rested - begun) <= 0 or set_back < CLOCK.set_back):
+                    set_back = CLOCK.set_back
                     await self._act()
-                    rested = moment(at + self._pause)
+                    rested = begun + self._pause
                     continue
+                left = None if left is None else max(left, rested - begun)
             except Exception as error:
                 unknown = None if isinstance(error, Unavailable) else error
                 log.error("what is due has to wait, another try follows: %s", error, exc_info=unknown)
-                due = in_seconds(10 * RETRY_SECONDS)
-            if due is not None:
-                # Clocks of event loops stand still while a laptop sleeps: look at the real one now and then.
-                await _sleep_until(min(due, in_seconds(60)), self._noticed)
-            else:
-                await self._noticed.wait()
+                left = 10 * RETRY_SECONDS
+            await _sleep(self._noticed, left)
 
 
 async def sweep_items(db: Db) -> None:
@@ -6790,7 +6887,7 @@ class Runner:
         self.loop.start()
         self._slots = asyncio.Semaphore(self.max_concurrency)
         for thread in await self.db.read(lambda conn: Threads(conn).unshown()):
-            await show_state(self, thread, now())
+            await show_state(self, thread, CLOCK.steady())
         for thread_id in await self.db.write(recover_runs):
             self.loop.loop.call_soon_threadsafe(self._notice, thread_id)
         for begun in (self._webhooks.send_due, self.crons.run, self.items.run, self.threads.run):
@@ -6841,7 +6938,7 @@ class Runner:
             live = [run for run in found if run and run.status in ("pending", "running")]
             for run in live:
                 cancel_live_run(conn, run, action, reason)
-            return live, [(run, event) for run in live for event in unbegun_end(conn, self.graphs, self.logs.ids, run)]
+            return live, [(run, event) for run in live for event in unbegun_end(conn, self.graphs, run)]
 
         cancelled, told = await self.db.write(cancel_all)
         for run, event in told:
@@ -6917,7 +7014,7 @@ class Runner:
                         await self._run_safely(claimed)
                         continue
                 if claimed is not None:
-                    await _sleep_until(claimed, worker.noticed)
+                    await _sleep(worker.noticed, claimed)
                 elif not worker.noticed.is_set():
                     return
         except Exception:  # the database failed; what is pending starts again with the server
@@ -6926,7 +7023,7 @@ class Runner:
             del self._workers[thread_id]
             self.threads.notice()  # it may expire now
 
-    async def _claim(self, thread_id: str, worker: Worker) -> Run | str | None:
+    async def _claim(self, thread_id: str, worker: Worker) -> Run | float | None:
         if worker.started:
             return worker.started.popleft()
         try:
@@ -6935,7 +7032,7 @@ class Runner:
             return await self.db.write(lambda conn: Runs(conn).claim(thread_id))
         except Unavailable as error:
             log.warning("thread %s waits: %s", thread_id, error)
-            return in_seconds(RETRY_SECONDS)
+            return RETRY_SECONDS
 
     async def _fire_crons(self) -> None:
         for created in await self.db.write(fire_crons, self.graphs.shared(), self.thread_ttl):
@@ -7003,8 +7100,8 @@ class Runner:
             await asyncio.wait(self._background, timeout=1)
 
 
-async def show_state(runner: Runner, thread: Thread, since: str) -> None:
-    """Let a thread show the state that its checkpoints hold, unless it has had runs since that moment."""
+async def show_state(runner: Runner, thread: Thread, since: int) -> None:
+    """Let a thread show the state that its checkpoints hold, unless it has had runs since that steady time."""
 
     async def look(graph: Graph) -> Rest:
         return Rest.of(graph, await snapshot(graph, _thread_place(thread.thread_id)))
@@ -7019,7 +7116,7 @@ async def show_state(runner: Runner, thread: Thread, since: str) -> None:
         await show_rest(runner, thread, since, rest)
 
 
-async def show_rest(runner: Runner, thread: Thread, since: str, rest: Rest) -> None:
+async def show_rest(runner: Runner, thread: Thread, since: int, rest: Rest) -> None:
     """The same, of a state that was read. While the database does not take that, further tries follow: the state
     itself is stored, so whoever changed it need not know."""
 
@@ -7034,7 +7131,7 @@ async def show_rest(runner: Runner, thread: Thread, since: str, rest: Rest) -> N
         show_later(runner, thread, since)
 
 
-def show_later(runner: Runner, thread: Thread, since: str) -> None:
+def show_later(runner: Runner, thread: Thread, since: int) -> None:
     """Let a thread show its state in a moment, unless the server stops: then the next start does it."""
 
     async def show() -> None:
@@ -8064,7 +8161,7 @@ async def change_state(server: Server, thread: Thread, place: RunnableConfig, su
 async def _change_state(
     server: Server, thread: Thread, place: RunnableConfig, supersteps: Supersteps
 ) -> RunnableConfig:
-    began = now()
+    began = CLOCK.steady()
     graph_id = thread_graph_id(server, thread)
     if graph_id is None:
         raise MissingGraph(NO_GRAPH.format(thread.thread_id))
@@ -8103,7 +8200,7 @@ async def _change_state(
     await show_rest(server.runner, thread, began, rest)
     server.runner.threads.notice()
     told = to_json({"state": state, "thread_id": thread.thread_id})
-    server.runner.logs.tell_thread(thread.thread_id, Event(server.runner.logs.ids.next(), "state_update", told))
+    server.runner.logs.tell_thread(thread.thread_id, Event(event_id(), "state_update", told))
     return changed
 
 
@@ -8469,7 +8566,7 @@ async def join_run_stream(server: Server, request: Request) -> Response:
         headers = {"content-location": path, "location": f"{path}/stream"}
         return event_stream(server, None, once(missing), headers, False)
     last = request.headers.get("last-event-id")
-    after = parse_event_id(last) if last is not None else server.runner.logs.ids.next()
+    after = parse_event_id(last) if last is not None else event_id()
     follower = Follower()
     joined = await live_log(server, run, follower, after)
     if joined is None:
@@ -11013,6 +11110,7 @@ async def start_server(settings: Settings, db: Db, max_concurrency: int, address
     """Open the database, load the graphs, go on with what was left. Raises StartError."""
     await db.open()
     try:
+        await db.write(start_clock)
         bind_sdk()
         loopback = Loopback(address, settings.http.mount_prefix)
         CALLER.set(loopback.nobody)  # for clients that are made while graphs and http.app are imported

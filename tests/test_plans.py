@@ -115,7 +115,10 @@ CALLS: dict[str, list[Call]] = {
     "Runs.live_ids": [lambda c: Runs(c).live_ids("all", LIMITS), lambda c: Runs(c).live_ids("pending", LIMITS)],
     "Runs.waiting_threads": [lambda c: Runs(c).waiting_threads()],
     "Runs.claim": [lambda c: Runs(c).claim("t")],
-    "Runs.has_since": [lambda c: Runs(c).has_since("t", AT), lambda c: Runs(c).has_since("t1", devserver.now())],
+    "Runs.has_since": [
+        lambda c: Runs(c).has_since("t", 1),
+        lambda c: Runs(c).has_since("t1", devserver.CLOCK.steady()),
+    ],
     "Runs.has_pending": [lambda c: Runs(c).has_pending("t")],
     "Runs.set_status": [lambda c: Runs(c).set_status("r", "success")],
     "Runs.request_cancel": [lambda c: Runs(c).request_cancel("r", "interrupt", "x")],
@@ -148,6 +151,7 @@ CALLS: dict[str, list[Call]] = {
     "Crons.update": [lambda c: Crons(c).update(CRON)],
     "Crons.delete": [lambda c: Crons(c).delete("c")],
     "Crons.next_due": [lambda c: Crons(c).next_due()],
+    "Crons.correct_dates": [lambda c: Crons(c).correct_dates()],
     "Crons.due": [lambda c: Crons(c).due(AT)],
     "Crons.search": [lambda c: Crons(c).search(CronSearch(), LIMITS)],
     "Crons.count": [lambda c: Crons(c).count(CronSearch(), LIMITS)],
@@ -180,11 +184,15 @@ MAY_SCAN = {
     "Assistants.count": "assistants",
     "Assistants.delete": "crons",
     "Assistants.of_tool": "assistants",
+    "Assistants.search": "assistants",  # in the order of its rows, until the page is full
+    "Crons.correct_dates": "crons",  # when the clock was put back
     "Crons.count": "crons",
     "Crons.has_assistant": "crons",
+    "Crons.search": "crons",
     "Items.namespaces": "each",  # namespace
     "Threads.count": "threads",
     "Threads.of_assistant": "threads",
+    "Threads.search": "threads",
     "Webhooks.due": "webhooks",  # in the order of its numbers
 }
 # What may sort: live runs and their threads, threads that were named, a thread's checkpoints, an assistant's tasks
@@ -290,7 +298,7 @@ def test_an_index_finds_the_rows(conn: Explained, name: str) -> None:
 
 # What has more to do where there is more
 MAY_GROW = {
-    *MAY_SCAN.keys() - {"Items.namespaces"},
+    *MAY_SCAN.keys() - {"Items.namespaces", "Assistants.search", "Crons.search", "Threads.search"},
     "Threads.copy",
     *("Crons.due", "Items.load", "Threads.delete"),  # it gives that much, or deletes it
     *("Tasks.search", "Tasks.search, a thread's"),  # an assistant's tasks have to be counted
@@ -314,7 +322,7 @@ def filled(size: int) -> sqlite3.Connection:
         Threads(made).set_state(other, ("idle", "interrupted", "error")[n % 3], {"b": 2}, {}, None)
         for thread in {"t", "t1", other}:
             run = dataclasses.replace(
-                RUN, run_id=f"{thread}/{n}", thread_id=thread, created_at=at, updated_at=at, status="success"
+                RUN, run_id=f"{thread}/{n}", thread_id=thread, created_at=at, updated_at=at, due=n, status="success"
             )
             Runs(made).insert(dataclasses.replace(run, task_id=run.run_id))
         if n < 20:
