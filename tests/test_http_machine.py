@@ -171,8 +171,13 @@ class Server(RuleBasedStateMachine):
         self.begun(thread, "wait", user)
         self.status[thread] = "busy"
         self.runs[thread] += ["running"]
-        # a thread that asked or failed was at that node before
-        self.until(lambda: self.ask("GET", f"/threads/{thread}/state")["values"].get("trail") == self.trail[thread])
+        self.until(lambda: self.at_second_node(thread))
+
+    def at_second_node(self, thread: str) -> bool:
+        """Whether the checkpoint is stored that comes before it. A state shows the values of what a node wrote before
+        that, and a thread that asked or failed was at that node before."""
+        state = self.ask("GET", f"/threads/{thread}/state")
+        return bool(state["next"] == ["two"] and state["values"].get("trail") == self.trail[thread])
 
     @rule(thread=threads, user=USERS, strategy=st.sampled_from(["reject", "enqueue"]))
     def run_behind_it(self, thread: str, user: str, strategy: str) -> None:

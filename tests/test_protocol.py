@@ -753,11 +753,20 @@ def web_socket(http: httpx.Client, thread: str, **options: Any) -> Iterator[Clie
 
 
 def ask(ws: ClientConnection, method: str, **params: Any) -> Any:
-    """The answer to a command; events that come before it are passed over."""
+    """The answer to a command; no events come before it."""
+    answer, events = ask_amid_events(ws, method, **params)
+    assert events == []
+    return answer
+
+
+def ask_amid_events(ws: ClientConnection, method: str, **params: Any) -> tuple[Any, list[Envelope]]:
+    """The answer to a command, and the events that came before it."""
     ws.send(json.dumps({"id": 3, "method": method, "params": params}))
+    events = []
     while (message := json.loads(ws.recv(10))).get("id") != 3:
         assert message["type"] == "event"
-    return message
+        events.append(message)
+    return message, events
 
 
 @contextlib.contextmanager
@@ -777,9 +786,9 @@ def test_a_socket_carries_commands_and_events(http: httpx.Client) -> None:
     thread = new_id()
     with subscribed(http, thread, ["values", "lifecycle"]) as ws:
         assert ask(ws, "agent.getTree")["error"] == "no_such_run"
-        answer = ask(ws, "run.start", assistant_id="nested", input={"text": "x"})
+        answer, early = ask_amid_events(ws, "run.start", assistant_id="nested", input={"text": "x"})
         assert answer["type"] == "success"
-        events = until_ends(envelopes(ws))
+        events = until_ends(itertools.chain(early, envelopes(ws)))
         assert events == watch(http, thread, ["values", "lifecycle"])
         tree = ask(ws, "agent.getTree")
         assert tree["meta"]["applied_through_seq"] == events[-1]["seq"]

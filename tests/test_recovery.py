@@ -24,7 +24,7 @@ import pytest
 from conftest import GRAPHS, ROOT, LiveServer, write_project
 
 NAMES = (
-    *("gates", "asks", "asks_twice", "sub_asks", "stays", "naps", "sleeps", "blocks", "fan", "steps_then_count"),
+    *("gates", "asks", "asks_twice", "sub_asks", "stays", "sleeps", "blocks", "fan", "steps_then_count"),
     *("looks_inside", "fails", "spins", "quicks"),
 )
 SERVED = {name: f"./crash_gates.py:{name}" for name in NAMES}
@@ -533,7 +533,7 @@ def test_a_delayed_run_waits_for_its_moment_across_a_crash(make: Make) -> None:
     ended(server, soon, runs[0])
     assert get(server, f"/threads/{late}/runs/{runs[1]}")["status"] == "pending"
     ended(server, late, runs[1])
-    assert 3 <= time.time() - begun < 4
+    assert 3 <= time.time() - begun < 6
 
 
 def test_a_resumable_stream_is_joined_again_after_a_crash(make: Make) -> None:
@@ -549,7 +549,8 @@ def test_a_resumable_stream_is_joined_again_after_a_crash(make: Make) -> None:
                 break
     reached(server, "b")
     kept(server, thread, 3)
-    time.sleep(0.2)  # events reach the file a moment after they reach the client
+    in_file = "SELECT count(*) FROM events WHERE run_id = ? AND ms || '-' || n = ?"  # a moment after the client has it
+    until(lambda: rows_of(server, in_file, run, seen[-1][2])[0][0])
     restart(server, "b")
     rest = joined(server, thread, run, seen[1][2])
     assert rest[: len(seen) - 2] == seen[2:]
@@ -614,26 +615,45 @@ def test_a_webhook_that_is_due_is_delivered_after_a_crash(make: Make) -> None:
 # Stops
 
 
+def begin_stop(server: LiveServer, sig: int = signal.SIGTERM) -> None:
+    """Send the signal, and wait until no more connections are taken."""
+    assert server.process
+    server.process.send_signal(sig)
+    address = httpx.URL(server.url)
+
+    def refuses() -> bool:
+        try:
+            socket.create_connection((address.host, address.port or 0)).close()
+        except OSError:
+            return True
+        return False
+
+    until(refuses)
+    time.sleep(0.1)  # its run loop hears of it a moment later
+
+
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_lets_runs_finish_their_superstep_and_they_go_on_with_the_next_start(make: Make, sig: int) -> None:
     server = make()
     threads = {tag: new_thread(server) for tag in ("sync", "async", "exit")}
-    runs = {tag: start(server, thread, body("naps", tag=tag, durability=tag)) for tag, thread in threads.items()}
-    until(lambda: all("nap" in calls(server, tag) for tag in threads))
+    runs = {tag: start(server, thread, body("gates", "b", tag=tag, durability=tag)) for tag, thread in threads.items()}
+    until(lambda: all("b" in calls(server, tag) for tag in threads))
+    begin_stop(server, sig)
+    open_gate(server, "b")
     begun = time.monotonic()
     assert server.stop(sig) == 0
     assert time.monotonic() - begun < 3
     assert "Traceback" not in server.log
     for tag in threads:
-        assert calls(server, tag) == ["a", "nap"]
+        assert calls(server, tag) == ["a", "b"]
     server.start()
     for tag, thread in threads.items():
         ended(server, thread, runs[tag])
-        assert calls(server, tag) == ["a", "nap", "c"]
-        assert values(server, thread)["trail"] == [tag, "a", "nap", "c"]
+        assert calls(server, tag) == ["a", "b", "c"]
+        assert values(server, thread)["trail"] == [tag, "a", "b", "c"]
     begun = time.monotonic()
     assert server.stop(sig) == 0  # idle now
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun < 3
     assert "Traceback" not in server.log
     assert not (server.folder / "devserver.db.lock").exists()
 
@@ -642,14 +662,14 @@ def test_streams_end_when_the_server_stops(make: Make) -> None:
     server = make()
     thread = new_thread(server)
     names: list[str] = []
-    wanted = body("naps", stream_resumable=True)
+    wanted = body("gates", "b", stream_resumable=True)
     with server.http() as http, http.stream("POST", f"/threads/{thread}/runs/stream", json=wanted) as answer:
         run = answer.headers["content-location"].rpartition("/")[2]
         events = frames(answer.iter_lines())
         names.append(next(events)[0])
-        until(lambda: "nap" in calls(server))
-        assert server.process
-        server.process.send_signal(signal.SIGTERM)
+        reached(server, "b")
+        begin_stop(server)
+        open_gate(server, "b")
         begun = time.monotonic()
         with contextlib.suppress(httpx.RemoteProtocolError):  # cut off is an end too
             names.extend(name for name, *_ in events)
@@ -662,22 +682,24 @@ def test_streams_end_when_the_server_stops(make: Make) -> None:
     assert [trail for trail, _ in itertools.groupby(trails)] == [
         ["in"],
         ["in", "a"],
-        ["in", "a", "nap"],
-        ["in", "a", "nap", "c"],
+        ["in", "a", "b"],
+        ["in", "a", "b", "c"],
     ]
 
 
 def test_no_run_begins_while_the_server_stops(make: Make) -> None:
     server = make("--max-concurrency", "1")
     threads = [new_thread(server) for _ in range(3)]
-    runs = [start(server, thread, body("naps")) for thread in threads]
-    until(lambda: "nap" in calls(server))
+    runs = [start(server, thread, body("gates", "b")) for thread in threads]
+    reached(server, "b")
+    begin_stop(server)
+    open_gate(server, "b")
     assert server.stop() == 0
-    assert calls(server) == ["a", "nap"]
+    assert calls(server) == ["a", "b"]
     server.start()
     for thread, run in zip(threads, runs, strict=True):
         ended(server, thread, run)
-    assert sorted(calls(server)) == ["a"] * 3 + ["c"] * 3 + ["nap"] * 3
+    assert sorted(calls(server)) == ["a"] * 3 + ["b"] * 3 + ["c"] * 3
 
 
 def test_nodes_that_block_do_not_hold_up_the_stop(make: Make) -> None:
@@ -699,12 +721,10 @@ def test_a_second_interrupt_quits_at_once(make: Make) -> None:
     thread = new_thread(server)
     run = start(server, thread, {"assistant_id": "sleeps", "input": {"seconds": 60}, "config": USER})
     until(lambda: "sleep" in calls(server, "-"))
-    assert server.process
-    server.process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
+    begin_stop(server, signal.SIGINT)
     begun = time.monotonic()
     assert server.stop(signal.SIGINT) in (0, 130)
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun < 4  # it would wait for 7 s
     assert "Traceback" not in server.log
     server.start()
     assert get(server, f"/threads/{thread}/runs/{run}")["status"] in ("pending", "running")
