@@ -28,8 +28,8 @@ from langgraph_sdk.client import LangGraphClient, SyncLangGraphClient
 ROOT = Path(__file__).resolve().parent.parent
 GRAPHS = Path(__file__).resolve().parent / "graphs"
 PROBE = ROOT.parent / "shared" / "probe"
-DEVSERVER = [sys.executable, "-u", "-m", "devserver"]
-MEASURED = "COVERAGE_PROCESS_CONFIG" in os.environ
+MEASURED = "COVERAGE_PROCESS_CONFIG" in os.environ  # by coverage
+FORKS = sys.platform == "linux" and not MEASURED
 
 
 @dataclass
@@ -42,16 +42,18 @@ class LiveServer:
     process: subprocess.Popen[str] | Forked | None = None
     lines: list[str] = field(default_factory=list)
     reader: threading.Thread | None = None
-    command: list[str] = field(default_factory=list)  # other than `python -m devserver`
+    program: str = ""  # Python text that takes the place of devserver's main()
+    command: list[str] = field(default_factory=list)  # what takes the place of `python -m devserver`
 
     def start(self, wait: float = 30) -> LiveServer:
         """Start it (again, on the same files and on another port), and wait until it answers."""
         self.lines.clear()
         arguments = ["up", "--port", "0", *self.options]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-        if self.command or MEASURED:
+        if self.command or not FORKS:
+            own = ["-c", self.program] if self.program else ["-m", "devserver"]
             self.process = subprocess.Popen(
-                [*(self.command or DEVSERVER), *arguments],
+                [*(self.command or [sys.executable, "-u", *own]), *arguments],
                 cwd=self.folder,
                 env=env,
                 stdout=subprocess.PIPE,
@@ -60,7 +62,7 @@ class LiveServer:
                 errors="replace",
             )
         else:
-            self.process = Forked(arguments, self.folder, env)
+            self.process = Forked(self.program, arguments, self.folder, env)
         self.reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)
         self.reader.start()
         deadline = time.monotonic() + wait
@@ -72,6 +74,7 @@ class LiveServer:
                     if httpx.get(f"{self.url}/ok").status_code == 200:
                         return self
             if self.process.poll() is not None:
+                self.reader.join(10)
                 break
             time.sleep(0.02)
         raise AssertionError(f"the server did not start:\n{self.log}")

@@ -22,6 +22,7 @@ import sys
 import threading
 from pathlib import Path
 
+MAIN = "import devserver; devserver.main()"
 NUMBER = struct.Struct("i")
 MODULES = (  # that every server has when it is up
     "devserver",
@@ -33,15 +34,16 @@ MODULES = (  # that every server has when it is up
 
 
 class Forked:
-    """A process like one of `python -m devserver ARGUMENTS`, with the methods of subprocess.Popen that tests use."""
+    """A process like one of `python -m devserver ARGUMENTS`, with the methods of subprocess.Popen that tests use.
+    A program, which is Python text, takes the place of devserver's main()."""
 
-    def __init__(self, arguments: list[str], cwd: Path, env: dict[str, str]) -> None:
+    def __init__(self, program: str, arguments: list[str], cwd: Path, env: dict[str, str]) -> None:
         self._line, theirs = socket.socketpair()
         read, write = os.pipe()
         socket.send_fds(_parent(), [b"."], [theirs.fileno(), write])
         theirs.close()
         os.close(write)
-        self._line.sendall(json.dumps([arguments, str(cwd), env]).encode() + b"\n")
+        self._line.sendall(json.dumps([program or MAIN, arguments, str(cwd), env]).encode() + b"\n")
         self.pid = self._number()
         self.stdout = os.fdopen(read, errors="replace")
         self.returncode: int | None = None
@@ -88,8 +90,8 @@ def _parent() -> socket.socket:
     return ours
 
 
-def serve_orders(orders: socket.socket) -> None:
-    """Fork for every order; what returns is a server's process."""
+def serve_orders(orders: socket.socket) -> str:
+    """Fork for every order; what returns is a server's process, with its program."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         _, descriptors, _, _ = socket.recv_fds(orders, 1, 2)
@@ -112,11 +114,11 @@ def kill_orphan(line: socket.socket, process_id: int) -> None:
         os.kill(process_id, signal.SIGKILL)
 
 
-def become_server(line: int, output: int) -> None:
-    """Read the order, fork once more, and report on that process, which is the one that returns."""
+def become_server(line: int, output: int) -> str:
+    """Read the order, fork once more, and report on that process, which is the one that returns its program."""
     with socket.socket(fileno=line) as answers:
         with answers.makefile() as lines:
-            arguments, cwd, env = json.loads(lines.readline())
+            program, arguments, cwd, env = json.loads(lines.readline())
         if process_id := os.fork():
             os.close(output)
             answers.sendall(NUMBER.pack(process_id))
@@ -136,10 +138,10 @@ def become_server(line: int, output: int) -> None:
     os.environ.update(env)
     sys.path[0] = cwd
     sys.argv = ["devserver", *arguments]
+    return str(program)
 
 
 if __name__ == "__main__":
     for module in MODULES:
         importlib.import_module(module)
-    serve_orders(socket.socket(fileno=os.dup(0)))
-    sys.modules["devserver"].main()
+    exec(serve_orders(socket.socket(fileno=os.dup(0))), {"__name__": "__main__"})  # noqa: S102  as python -c does

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -419,7 +418,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("traced")
     text = OWN.replace('authorization, "who', 'authorization and authorization.startswith("Bearer "), "who')
     write_project(folder, SERVED, {**FILES, "auth.py": text}, auth={"path": "./auth.py:auth"})
-    live = LiveServer(folder, ["--no-reload"], command=[sys.executable, "-c", TRACED]).start()
+    live = LiveServer(folder, ["--no-reload"], program=TRACED).start()
     yield live
     assert live.stop() == 0, live.log
 

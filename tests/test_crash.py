@@ -15,7 +15,6 @@ import os
 import random
 import re
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -616,7 +615,7 @@ def test_kill_at_random_moments_loses_nothing_and_does_nothing_twice(
     file = disk.folder / "crash.db"
     server = make_server(graphs, {"crash.py": (GRAPHS / "crash.py").read_text()}, "--db", str(file))
     server.kill()
-    server.command = [sys.executable, "-c", HURRIED]
+    server.program = HURRIED
     cast, found = actors(chance, server.folder / "crash.py"), Findings()
     reloaded = full = refused = 0
     for number in range(ROUNDS):

@@ -49,7 +49,7 @@ def server(tmp_path: Path) -> Iterator[LiveServer]:
     folder = tmp_path / "project"
     folder.mkdir()
     write_project(folder, SERVED, FILES)
-    made = LiveServer(folder, ["--no-reload"], command=[sys.executable, "-u", "-c", HURRIED]).start()
+    made = LiveServer(folder, ["--no-reload"], program=HURRIED).start()
     yield made
     made.kill()
 
@@ -205,7 +205,7 @@ devserver.Saver._checkpoint_writer = held
 
 def test_a_subgraph_whose_parent_could_not_be_stored_fails_with_the_same_message(server: LiveServer) -> None:
     server.stop()
-    server.command = [sys.executable, "-u", "-c", HELD_PARENTS + HURRIED]
+    server.program = HELD_PARENTS + HURRIED
     with server.start().http() as http:
         thread, run = at_gate(server, http, "a", assistant_id="nested")
         (server.folder / "held").touch()
@@ -219,7 +219,7 @@ def test_a_subgraph_whose_parent_could_not_be_stored_fails_with_the_same_message
 def test_who_follows_a_run_whose_end_cannot_be_stored_is_let_go_with_a_message(server: LiveServer) -> None:
     """The run's own end is stored later."""
     server.stop()
-    server.command = [sys.executable, "-u", "-c", HELD + HURRIED]
+    server.program = HELD + HURRIED
     held = server.folder / "held"
     with server.start().http() as http:
         held.touch()
@@ -254,7 +254,7 @@ def test_a_cancel_that_comes_while_the_end_is_written_is_what_all_are_told(
     server: LiveServer, graph: str, action: str
 ) -> None:
     server.stop()
-    server.command = [sys.executable, "-u", "-c", HELD + HURRIED.replace("TRIES = 4", "TRIES = 4000")]
+    server.program = HELD + HURRIED.replace("TRIES = 4", "TRIES = 4000")
     held, gate = server.folder / "held", server.folder / "go.a"
     with server.start().http() as http:
         thread = new_thread(http)
@@ -291,7 +291,7 @@ def test_a_cancel_that_comes_while_the_end_is_written_is_what_all_are_told(
 def test_the_error_of_a_run_whose_end_cannot_be_stored_is_no_event_to_come_back_to(server: LiveServer) -> None:
     """It is not over: after a crash it would go on, and may yet succeed."""
     server.stop()
-    server.command = [sys.executable, "-u", "-c", HELD + HURRIED]
+    server.program = HELD + HURRIED
     with server.start().http() as http:
         (server.folder / "held").touch()
         sent = body(assistant_id="fails", stream_mode="custom", stream_resumable=True)
@@ -303,7 +303,7 @@ def test_the_error_of_a_run_whose_end_cannot_be_stored_is_no_event_to_come_back_
 
 def test_a_changed_state_counts_though_its_thread_can_only_show_it_later(server: LiveServer) -> None:
     server.stop()
-    server.command = [sys.executable, "-u", "-c", HELD + HURRIED]
+    server.program = HELD + HURRIED
     held = server.folder / "held"
     with server.start().http() as http:
         thread = new_thread(http)
@@ -322,7 +322,7 @@ def test_a_changed_state_counts_though_its_thread_can_only_show_it_later(server:
 
 def test_a_run_whose_end_fails_to_be_stored_once_tells_that_it_failed(server: LiveServer) -> None:
     server.stop()
-    server.command = [sys.executable, "-u", "-c", HELD + HURRIED]
+    server.program = HELD + HURRIED
     error = {"error": "RuntimeError", "message": "odd"}
     with server.start().http() as http:
         for way in ("wait", "stream"):

@@ -8,7 +8,6 @@ import itertools
 import json
 import re
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -126,7 +125,7 @@ def test_who_comes_back_to_a_run_that_goes_on_gets_also_what_is_no_longer_in_mem
 def test_a_hopelessly_slow_reader_is_cut_off_where_the_disk_takes_no_more(server: LiveServer, follows: str) -> None:
     """Its stream breaks off, so it is not taken for whole."""
     server.stop()
-    server.command = [sys.executable, "-u", "-c", "import devserver as d; d.Overflow.MAX_PAGES = 2000; d.main()"]
+    server.program = "import devserver as d; d.Overflow.MAX_PAGES = 2000; d.main()"
     server.start()
     with server.http() as http:
         thread, sent = emitting(http, 5_000, 8_000)

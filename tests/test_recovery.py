@@ -6,13 +6,10 @@ import contextlib
 import http.server
 import itertools
 import json
-import os
 import shutil
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import GRAPHS, ROOT, LiveServer, write_project
+from conftest import GRAPHS, LiveServer, write_project
 
 NAMES = (
     *("gates", "asks", "asks_twice", "sub_asks", "stays", "sleeps", "blocks", "fan", "steps_then_count"),
@@ -170,20 +167,13 @@ def joined(server: LiveServer, thread: str, run: str, last_event_id: str | None)
 
 def refusal(folder: Path, *options: str) -> str:
     """What a server says that does not start."""
-    done = subprocess.run(
-        [sys.executable, "-m", "devserver", "up", "--port", "0", "--no-reload", *options],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
-    said = done.stdout + done.stderr
-    assert done.returncode == 1, said
-    assert "Traceback" not in said
-    assert len(said.strip().splitlines()) == 1
-    return said
+    server = LiveServer(folder, ["--no-reload", *options])
+    with pytest.raises(AssertionError, match="the server did not start"):
+        server.start()
+    assert server.stop() == 1, server.log
+    assert "Traceback" not in server.log
+    assert len(server.log.strip().splitlines()) == 1
+    return server.log
 
 
 # Crashes
