@@ -313,6 +313,10 @@ def make_world(http: httpx.Client, name: str) -> dict[str, str]:
     asked = made("POST", f"/threads/{asking}/runs/wait", json={"assistant_id": "question", "input": {}})
     cron = made("POST", f"/threads/{thread}/runs/crons", json={**RUN, **YEARLY})
     made("PUT", "/store/items", json={"namespace": ["notes"], "key": "k", "value": {"text": f"of {name}"}})
+    deadline = time.monotonic() + 20
+    while made("GET", f"/threads/{busy}/state")["next"] != ["wait"]:  # till then the run writes
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     return {
         "assistant_id": assistant["assistant_id"],
         "name": assistant["name"],
