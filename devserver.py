@@ -157,19 +157,8 @@ from langgraph.store.base import (
     get_text_at_path,
 )
 from langgraph.store.sqlite.base import SqliteStore
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    create_model,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import PydanticSerializationError
 from starlette import types as asgi
 from starlette.applications import Starlette
 from starlette.datastructures import URLPath
@@ -741,7 +730,7 @@ def _jsonable(value: Any) -> Any:  # noqa: C901  one branch per type
     if isinstance(value, datetime.timedelta):
         return value.total_seconds()
     if isinstance(value, decimal.Decimal):
-        return _number(value)
+        return float(value) if value.is_finite() and math.isfinite(value) else str(value)
     if isinstance(value, float):  # of a class of its own
         return float(value)
     if isinstance(value, Mapping):
@@ -755,27 +744,16 @@ def _jsonable(value: Any) -> Any:  # noqa: C901  one branch per type
 
 def _text(value: Any) -> str:
     """A readable text for any object."""
-    for show in (str, repr):
-        with contextlib.suppress(Exception):
-            return show(value)
-    return f"<{type(value).__qualname__}>"
-
-
-def _number(value: decimal.Decimal) -> int | float | str:
-    """A decimal as the nearest JSON number; NaN, infinities and what a float can't hold as text."""
-    if not value.is_finite():
+    with contextlib.suppress(Exception):
         return str(value)
-    exponent = value.as_tuple().exponent
-    whole = isinstance(exponent, int) and exponent >= 0 and abs(value) < 2**63
-    number = int(value) if whole else float(value)
-    return number if math.isfinite(number) else str(value)
+    return object.__repr__(value)
 
 
 def _keepable(value: Any) -> Any:
     """The same for values that are kept as JSON: only of types whose JSON says all there is. Raises TypeError."""
     if isinstance(value, BaseModel):
-        with contextlib.suppress(PydanticSerializationError):
-            value.model_dump_json(warnings=False)  # all of its fields are of types that have JSON
+        with contextlib.suppress(ValueError):
+            value.model_dump_json(warnings=False)  # which fails if a field is of a type without JSON
             return orjson.Fragment(to_json(value))
     if isinstance(value, _KEPT):
         return _jsonable(value)
@@ -803,19 +781,15 @@ def kept_json(value: Any, namespace: Sequence[str], key: str) -> bytes:
 
 
 def _json(value: Any, default: Callable[[Any], Any]) -> bytes:
+    failures = (TypeError, RecursionError)
     try:
         text = orjson.dumps(value, default=default, option=orjson.OPT_SERIALIZE_NUMPY)
-    except (TypeError, RecursionError):
-        text = _odd_json(value, default)
+    except failures:
+        try:  # keys that are no text take orjson twice the time
+            text = orjson.dumps(value, default=default, option=_JSON_OPTIONS)
+        except failures:
+            text = orjson.dumps(_mend(value, default), default=default, option=_JSON_OPTIONS)
     return _ESCAPED_NUL.sub(rb"\1\\ufffd", text) if b"\\u0000" in text else text
-
-
-def _odd_json(value: Any, default: Callable[[Any], Any]) -> bytes:
-    """JSON of what has keys that are no text, which takes orjson twice the time, or worse things in it."""
-    try:
-        return orjson.dumps(value, default=default, option=_JSON_OPTIONS)
-    except (TypeError, RecursionError):
-        return orjson.dumps(_mend(value, default), default=default, option=_JSON_OPTIONS)
 
 
 def _mend(value: Any, default: Callable[[Any], Any], path: str = "", above: frozenset[int] = frozenset()) -> Any:
@@ -856,7 +830,7 @@ def _mended_key(key: Any, default: Callable[[Any], Any], path: str) -> str:
         return str(text)
     if default is _keepable and not isinstance(key, (str, *_SCALARS)):
         raise TypeError(f"{path.lstrip('.') or 'it'} has the key {_text(key)}, which is a {type(key).__qualname__}")
-    return unicode_text(_text(_jsonable(key) if isinstance(key, _SCALARS) else key))
+    return unicode_text(_text(key.isoformat() if isinstance(key, datetime.date) else key))
 
 
 def unicode_text(text: str) -> str:
@@ -2187,14 +2161,9 @@ class Threads(Table):
         )
 
     def set_state(
-        self,
-        thread_id: str,
-        rest: str,
-        values: Any,
-        interrupts: JsonObject,
-        error: Any,
-        output_keys: Sequence[str] | None = None,
+        self, thread_id: str, rest: str, values: Any, interrupts: JsonObject, error: Any, output_keys: Any = None
     ) -> None:
+        """`output_keys` are those of the values that a run's result shows, None for all."""
         at = now()
         shown = (_json_text(values), _json_text(interrupts), _json_text(error) if error else None)
         keys = None if output_keys is None else _json_text(output_keys)
@@ -4655,6 +4624,8 @@ def graph_schemas(graph: Graph) -> JsonObject:
 
 def _schema(graph: Graph, kind: str) -> JsonObject | None:
     """The JSON schema of a graph's input, output or context. What has none of its own is described field by field."""
+    from pydantic import TypeAdapter
+
     declared: Any = getattr(getattr(graph, "builder", graph), f"{kind}_schema", None)
     makers: list[Callable[[], JsonObject | None]] = [
         getattr(graph, f"get_{kind}_jsonschema"),
@@ -4671,6 +4642,8 @@ def _schema(graph: Graph, kind: str) -> JsonObject | None:
 
 def _fields_schema(title: str, types_: Mapping[str, Any], required: Container[str] = ()) -> JsonObject:
     """The JSON schema of an object with these fields; a field whose type has none may hold anything."""
+    from pydantic import create_model
+
     options = ConfigDict(arbitrary_types_allowed=True)
 
     def schema(fields: JsonObject) -> JsonObject:
@@ -7852,12 +7825,9 @@ async def create_thread(server: Server, request: Request) -> Response:
         server.runner.threads.notice()
     if body.supersteps and is_new:
         try:
-            await change_state(
-                server,
-                thread,
-                _thread_place(thread_id),
-                lambda graph: [state_updates(s, graph) for s in body.supersteps],
-            )
+            steps = body.supersteps
+            place = _thread_place(thread_id)
+            await change_state(server, thread, place, lambda graph: [state_updates(step, graph) for step in steps])
             thread = await server.db.read(lambda conn: Threads(conn).require(thread_id))
         except MissingGraph as error:
             detail = f"Thread {thread_id} was created, but there were problems updating the state: {error.detail}"
@@ -8429,7 +8399,7 @@ async def run_result(server: Server, run: Run, run_log: RunLog) -> bytes:
     return to_json(thread_result(thread, with_values=True))
 
 
-def thread_result(thread: Thread | None, with_values: bool) -> JsonObject:
+def thread_result(thread: Thread | None, with_values: bool) -> Any:
     """A thread as the result of a run that is over."""
     if thread is None:
         return {}
@@ -8437,14 +8407,14 @@ def thread_result(thread: Thread | None, with_values: bool) -> JsonObject:
         return {"__error__": thread.error}
     questions = [question for asked in (thread.interrupts or {}).values() for question in asked]
     values = thread.output if thread.state else {}
-    waits = thread.status == "interrupted" and questions
-    return with_questions(values if with_values or not waits else {}, questions if waits else ())
+    if thread.status == "interrupted" and questions:
+        return with_questions(values if with_values else {}, questions)
+    return values
 
 
-def with_questions(values: Any, questions: Sequence[Any]) -> JsonObject:
-    """The values that a run ended with; where it waits for answers, an object with the questions."""
-    shown = {**(values if isinstance(values, dict) else {}), "__interrupt__": questions}
-    return shown if questions else cast(JsonObject, values)
+def with_questions(values: Any, questions: Sequence[Any]) -> Any:
+    """What a run has come to that ended with these values, and perhaps waits for answers."""
+    return {**(values if isinstance(values, dict) else {}), "__interrupt__": questions} if questions else values
 
 
 async def list_runs(server: Server, request: Request) -> Response:

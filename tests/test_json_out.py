@@ -162,7 +162,7 @@ class Broken(BaseModel):
         (object(), "<object object at 0x"),
         (Raising, "<class "),
         (Raising(), "<test_json_out.Raising object at 0x"),
-        (Mute(), "<Mute>"),
+        (Mute(), "<test_json_out.Mute object at 0x"),
         (Broken(), "n=1"),
         (lambda: 1, "<function "),
     ],
