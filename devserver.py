@@ -168,6 +168,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
+from starlette.schemas import SchemaGenerator
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 if COLLECTS:
@@ -176,6 +177,8 @@ if COLLECTS:
         gc.unfreeze()  # all is in the oldest generation now: the next look at the young ones has little to walk
     gc.enable()
 if typing.TYPE_CHECKING:
+    import ssl
+
     import uvicorn
 
 __version__ = "0.1.0"
@@ -2041,9 +2044,10 @@ class Assistants(Table):
         rows = self.conn.execute("SELECT * FROM assistants WHERE metadata ->> 'created_by' = 'system'")
         return {assistant.assistant_id: assistant for assistant in map(self._row, rows)}
 
-    def rename(self, assistant_id: str, name: str, description: str | None) -> None:
-        """Patch an assistant without making a version of it."""
-        self._set(assistant_id, {"name": name, "description": description})
+    def refresh(self, assistant_id: str, changes: JsonObject) -> None:
+        """Patch an assistant's present version instead of making another one."""
+        self._set(assistant_id, changes)
+        self._keep_version(assistant_id)
 
     def _where(self, body: AssistantCountRequest, limits: JsonObject) -> Where:
         where = Where()
@@ -2064,9 +2068,9 @@ class Assistants(Table):
 
     def _keep_version(self, assistant_id: str) -> None:
         self.conn.execute(
-            "INSERT INTO assistant_versions (assistant_id, version, graph_id, name, description, config, context, "
-            "metadata, created_at) SELECT assistant_id, version, graph_id, name, description, config, context, "
-            "metadata, updated_at FROM assistants WHERE assistant_id = ?",
+            "INSERT OR REPLACE INTO assistant_versions (assistant_id, version, graph_id, name, description, config, "
+            "context, metadata, created_at) SELECT assistant_id, version, graph_id, name, description, config, "
+            "context, metadata, updated_at FROM assistants WHERE assistant_id = ?",
             (assistant_id,),
         )
 
@@ -2455,6 +2459,12 @@ class Runs(Table):
         )
         wanted, last_seq = self.conn.execute(query, (run_id,)).fetchone() or (False, 0)
         return bool(wanted), last_seq
+
+    def begun(self) -> int:
+        """How many runs began, and have not ended."""
+        where = Where()
+        where.add("status IN ('pending', 'running') AND attempt > 0")
+        return self._count("runs", where)
 
     def release(self) -> None:
         """Put running runs back to pending."""
@@ -3638,22 +3648,13 @@ def thread_storage(conn: sqlite3.Connection, serde: JsonPlusSerializer, thread_i
 # 7  Graphs
 ########################################################################################################
 
-# Keys of langgraph.json that only matter to those who build container images.
+# Keys of langgraph.json that only matter to those who build container images, or to its readers.
 _BUILD_KEYS = {
-    "$schema",
-    "api_version",
-    "base_image",
-    "building_tools",
-    "dockerfile_lines",
-    "image_distro",
-    "internal_docker_tag",
-    "keep_pkg_tools",
-    "node_version",
-    "pip_config_file",
-    "pip_installer",
-    "python_version",
-    "source",
+    *("api_version", "base_image", "building_tools", "description", "dockerfile_lines", "image_distro"),
+    *("internal_docker_tag", "keep_pkg_tools", "name", "node_version", "package_manager", "pip_config_file"),
+    *("pip_installer", "python_version", "source", "version"),
 }
+_COMMENT_MARKS = ("$", "_", "/", "#")  # "$schema", "_INTERNAL_docker_tag", "//"
 _SERVED_KEYS = {"graphs", "dependencies", "env", "http", "webhooks", "store", "checkpointer", "auth"}
 # What would leave things more open than their user believes, were it ignored.
 _UNSAFE_TO_IGNORE = {"encryption": "without it everything would be stored in plain text"}
@@ -3708,16 +3709,17 @@ class HeaderPatterns(SettingsPart):
 
     includes: list[str] = Field(default_factory=list)
     excludes: list[str] = Field(default_factory=list)
+    include: list[str] = Field(default_factory=list)  # another name for the same
+    exclude: list[str] = Field(default_factory=list)
 
     def select(self, headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
         def matches(name: str, patterns: Iterable[str]) -> bool:
             return any(fnmatch.fnmatchcase(name, pattern.lower()) for pattern in patterns)
 
         named = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
-        excludes = (*self.excludes, *self.SECRET, *RESERVED_CONFIGURABLE, "checkpoint*", "__*")
-        return {
-            name: value for name, value in named.items() if matches(name, self.includes) and not matches(name, excludes)
-        }
+        includes = (*self.includes, *self.include)
+        excludes = (*self.excludes, *self.exclude, *self.SECRET, *RESERVED_CONFIGURABLE, "checkpoint*", "__*")
+        return {name: value for name, value in named.items() if matches(name, includes) and not matches(name, excludes)}
 
 
 class HttpSettings(SettingsPart):
@@ -3904,6 +3906,7 @@ class Settings:
     checkpointer: CheckpointerSettings
     not_served: list[str]
     auth: AuthSpec | None = None
+    missing_env: Path | None = None  # a file that `env` names and that is not there
 
 
 def read_settings(path: Path) -> Settings:
@@ -3934,11 +3937,13 @@ def read_settings(path: Path) -> Settings:
     auth = _setting(path, raw, "auth", dict)
     if not auth and (http.enable_custom_route_auth or http.middleware_order == "auth_first"):
         raise StartError(f"{path}: http.enable_custom_route_auth and auth_first need 'auth'")
-    not_served = [key for key in raw if key not in _SERVED_KEYS | _BUILD_KEYS and raw[key]]
+    known = _SERVED_KEYS | _BUILD_KEYS
+    not_served = [key for key in raw if key not in known and not key.startswith(_COMMENT_MARKS) and raw[key]]
     not_served += [name for key, part in parts.items() for name in part.unknown(raw.get(key) or {}, key)]
     not_served += ["auth.cache"] if "cache" in auth else []  # each request is authenticated anew
     dependencies = [d for d in _setting(path, raw, "dependencies", list) if isinstance(d, str)]
     root = path.resolve().parent
+    env_file = path.parent / raw["env"] if raw.get("env") and isinstance(raw["env"], str) else None
     return Settings(
         path=path,
         graphs=[_graph_spec(path, graph_id, value) for graph_id, value in graphs.items()],
@@ -3951,6 +3956,7 @@ def read_settings(path: Path) -> Settings:
         checkpointer=cast(CheckpointerSettings, parts["checkpointer"]),
         not_served=not_served,
         auth=_auth_spec(path, auth) if auth else None,
+        missing_env=env_file if env_file and not env_file.exists() else None,
     )
 
 
@@ -4008,14 +4014,14 @@ def _graph_spec(path: Path, graph_id: str, value: Any) -> GraphSpec:
 
 
 def _environment(path: Path, env: Any) -> dict[str, str]:
-    """Variables from an env file or a mapping."""
+    """Variables from an env file, if it is there, or a mapping."""
     if env is None or env == "":
         return {}
     if isinstance(env, dict):
         return {str(key): str(value) for key, value in env.items() if value is not None}
     if not isinstance(env, str):
         raise StartError(f"{path}: 'env' must be the path of a file, or an object")
-    return read_env_file(path.parent / env)
+    return read_env_file(path.parent / env) if (path.parent / env).exists() else {}
 
 
 def read_env_file(path: Path) -> dict[str, str]:
@@ -4395,7 +4401,8 @@ def _load_index(settings: Settings) -> Index | None:
         embeddings = ensure_embeddings(_embed_target(wanted.embed, settings.path.resolve().parent))
     except (Exception, SystemExit) as error:  # whatever the user's code raises while it is imported
         raise StartError(
-            f"{settings.path}: store.index.embed '{wanted.embed}' cannot be used: {_import_problem(error)}"
+            f"{settings.path}: store.index.embed '{wanted.embed}' cannot be used: "
+            f"{_import_problem(error, settings.path)}"
         ) from error
     return Index(embeddings, wanted.dims, wanted.fields or ["$"])
 
@@ -4411,9 +4418,18 @@ def _embed_target(embed: str, root: Path) -> Any:
     try:
         return importlib.import_module("langchain.embeddings").init_embeddings(embed)
     except ModuleNotFoundError as error:
-        if error.name != "langchain":
+        if (error.name or "").partition(".")[0] != "langchain":
             raise
-        raise ImportError("a model needs langchain: pip install 'devserver[models]'") from None
+        raise ImportError(f"a model needs langchain. {installing('models')}") from None
+
+
+# What the extras of pyproject.toml bring: messages name it, as in a checkout no index has a package called devserver.
+EXTRAS = {"a2a": "a2a-sdk>=1.0", "debug": "debugpy>=1.8", "mcp": "mcp>=2.0", "models": "langchain>=1.0"}
+
+
+def installing(extra: str) -> str:
+    """How to install an extra's package."""
+    return f"Install it where devserver is installed: python -m pip install '{EXTRAS[extra]}'"
 
 
 def _is_module(name: str) -> bool:
@@ -4470,7 +4486,7 @@ def import_object(what: str, source: str, variable: str, path: Path) -> Any:
     except BaseException as error:  # whatever the user's code raises while it is imported
         if isinstance(error, KeyboardInterrupt):
             raise
-        raise StartError(f"{what} cannot be imported: {_import_problem(error)}") from error
+        raise StartError(f"{what} cannot be imported: {_import_problem(error, path)}") from error
     try:
         return getattr(module, variable)
     except AttributeError:
@@ -4485,13 +4501,29 @@ def _names_file(name: str, file: Path) -> bool:
     return spec is not None and spec.origin is not None and Path(spec.origin).resolve() == file
 
 
-def _import_problem(error: BaseException) -> str:
-    """The exception, and the line of the user's code that raised it."""
+def _import_problem(error: BaseException, path: Path) -> str:
+    """The exception, the line of the user's code that raised it, and how to get a module that was not found."""
     text = f"{type(error).__name__}: {error}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_library(f.filename)]
     if frames and not isinstance(error, SyntaxError):
         text += f" (at {frames[-1].filename}:{frames[-1].lineno})"
+    if isinstance(error, ModuleNotFoundError) and error.name and not _is_module(top := error.name.partition(".")[0]):
+        text += f". {_where_to_get(top, error, path.resolve().parent)}"
     return text
+
+
+def _where_to_get(module: str, error: BaseException, root: Path) -> str:
+    """A hint at a module that can't be found: the project has it in a folder that is not on the module path, such
+    as `src`, or else it is to be installed."""
+    folders = [folder for file in _files_of(error) for folder in Path(file).parents if folder.is_relative_to(root)]
+    folders += [folder for folder in sorted(root.iterdir()) if not folder.name.startswith(".")]
+    pip = f"{sys.executable} -m pip install"
+    for folder in folders:
+        if (folder / module).is_dir() or (folder / f"{module}.py").is_file():
+            place = f"./{folder.relative_to(root).as_posix()}"
+            add = f'add "{place}" to "dependencies" in langgraph.json'
+            return f"The project has '{module}' in {place}: {add}, or install the project: {pip} -e ."
+    return f"Install what brings '{module}' into the environment of this server: {pip} {module.replace('_', '-')}"
 
 
 def _files_of(error: BaseException | None) -> Iterator[str]:
@@ -5942,6 +5974,8 @@ def _webhook_payload(run: Run, outcome: Outcome) -> bytes:
 def recover_runs(conn: sqlite3.Connection) -> list[str]:
     """At start: what was running is pending again; gives the threads to work on."""
     Runs(conn).release()
+    if begun := Runs(conn).begun():
+        log.info("resuming %s run%s", begun, "s" * (begun > 1))
     return Runs(conn).waiting_threads()
 
 
@@ -6514,7 +6548,8 @@ class WebhookSender:
         target = httpx.URL(whole)
         host, watch = target.host, _address_judge(target.raw_host.decode(), self._allowed)
         direct = {f"all://{f'[{host}]' if ':' in host else host}": None} if is_loopback(host) else None
-        async with httpx.AsyncClient(timeout=10, headers=self._headers, mounts=direct) as client:
+        foreign = not whole.startswith(f"{self._address}/")  # nobody vouches for the certificate of one's own server
+        async with httpx.AsyncClient(verify=foreign, timeout=10, headers=self._headers, mounts=direct) as client:
             for pause in (0.5, 1, 2, 0):
                 try:
                     await asyncio.to_thread(check_webhook, url, self._allowed)
@@ -9397,7 +9432,7 @@ def needs_extra(name: str, module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise NotServed(f"This needs the extra '{name}': pip install 'devserver[{name}]'") from None
+        raise NotServed(f"This needs the package of the extra '{name}'. {installing(name)}") from None
 
 
 async def call_mcp(server: Server, request: Request) -> Response:
@@ -10616,7 +10651,8 @@ def secured(document: JsonObject, security: JsonObject) -> JsonObject:
         for method, needed in methods.items():
             if operation := paths.get(path, {}).get(method.lower()):
                 paths[path][method.lower()] = {**operation, "security": needed}
-    components = {**document["components"], "securitySchemes": security.get("securitySchemes", {})}
+    schemes = {**document["components"].get("securitySchemes", {}), **security.get("securitySchemes", {})}
+    components = {**document["components"], "securitySchemes": schemes}
     return {**document, "paths": paths, "components": components, "security": security.get("security", [])}
 
 
@@ -10626,18 +10662,40 @@ async def get_openapi(server: Server, request: Request) -> Response:
 
 
 def served_openapi(server: Server) -> JsonObject:
-    """The OpenAPI document, without what langgraph.json takes away, with what a FastAPI app in http.app adds."""
+    """The OpenAPI document, without what langgraph.json takes away, with what http.app adds."""
     document, http, auth = openapi(), server.settings.http, server.settings.auth
     paths = {path: operations for path, operations in document["paths"].items() if not http.disables(path)}
-    schemas = document["components"]["schemas"]
-    custom = server.app.openapi() if server.app and hasattr(server.app, "openapi") else {}
+    components = document["components"]
+    custom = app_openapi(server.app, components["schemas"]) if server.app else {"paths": {}, "components": {}}
     served = {
         **document,
         **({"servers": [{"url": http.mount_prefix}]} if http.mount_prefix else {}),
-        "paths": {**paths, **custom.get("paths", {})},
-        "components": {"schemas": {**schemas, **custom.get("components", {}).get("schemas", {})}},
+        "paths": {path: paths.get(path, {}) | custom["paths"].get(path, {}) for path in [*paths, *custom["paths"]]},
+        "components": {
+            kind: components.get(kind, {}) | custom["components"].get(kind, {})
+            for kind in [*components, *custom["components"]]
+        },
     }
     return secured(served, auth.openapi) if auth and auth.openapi else served
+
+
+def app_openapi(app: Starlette, taken: JsonObject) -> JsonObject:
+    """Paths and components of the user's app: by FastAPI if it can tell, else by routes and docstrings. A schema whose
+    name is `taken` gets another."""
+    document = app.openapi() if hasattr(app, "openapi") else {}
+    text = json.dumps({key: document.get(key, {}) for key in ("paths", "components")})
+    twice = document.get("components", {}).get("schemas", {}).keys() & taken.keys()
+    for name in twice:
+        text = text.replace(f'"#/components/schemas/{name}"', f'"#/components/schemas/App{name}"')
+    custom: JsonObject = json.loads(text)
+    for name in twice:
+        custom["components"]["schemas"][f"App{name}"] = custom["components"]["schemas"].pop(name)
+    for path, method, function in SchemaGenerator({}).get_endpoints(app.routes):
+        parameters = [_parameter("path", f"{name}:string") for name in re.findall(r"{(\w+)}", path)]
+        summary = (inspect.getdoc(function) or function.__name__).partition("\n")[0]
+        told = {"summary": summary, "parameters": parameters}
+        custom["paths"].setdefault(path, {}).setdefault(method, told)
+    return custom
 
 
 def _docs_row(method: str, path: str, operation: JsonObject) -> str:
@@ -11000,8 +11058,9 @@ def create_app(server: Server, host: str = "127.0.0.1", studio: bool = False) ->
     """The ASGI application of a server that was started, from the inside out."""
     server.studio = studio
     http, cors = server.settings.http, cors_settings(server.settings, studio)
-    headers = Middleware(HeadersToConfigurable, patterns=http.configurable_headers)
-    app = _starlette(server, _routes(http), middleware=[headers] if http.configurable_headers.includes else [])
+    patterns = http.configurable_headers
+    headers = Middleware(HeadersToConfigurable, patterns=patterns)
+    app = _starlette(server, _routes(http), middleware=[headers] if patterns.includes or patterns.include else [])
     if server.app:
         app = around_api(server, server.app, app)
     if http.mount_prefix:
@@ -11015,7 +11074,22 @@ def create_app(server: Server, host: str = "127.0.0.1", studio: bool = False) ->
     return server.runner.loopback
 
 
-def sync_system_assistants(conn: sqlite3.Connection, graphs: list[LoadedGraph]) -> None:
+def system_configs() -> dict[str, JsonObject]:
+    """The config and context that LANGGRAPH_CONFIG gives a graph's own assistant, by graph id. Raises StartError."""
+    from pydantic import TypeAdapter
+
+    try:
+        given = TypeAdapter(dict[str, Config]).validate_json(os.environ.get("LANGGRAPH_CONFIG") or "{}")
+    except ValidationError as error:
+        [problem, *_] = error.errors()
+        place, form = ".".join(map(str, problem["loc"])) or "all of it", '{"graph": {"configurable": {...}}}'
+        raise StartError(f"LANGGRAPH_CONFIG must be JSON like {form}: {place}: {problem['msg']}") from None
+    return {name: config_and_context(AssistantCreate(graph_id=name, config=config)) for name, config in given.items()}
+
+
+def sync_system_assistants(
+    conn: sqlite3.Connection, graphs: list[LoadedGraph], configs: Mapping[str, JsonObject]
+) -> None:
     """One assistant per graph, with an id made from the graph's. Those of graphs that are gone go, unless a
     user changed them or has crons on them: the graph may come back."""
     known = Assistants(conn).all_made_by_system()
@@ -11023,23 +11097,12 @@ def sync_system_assistants(conn: sqlite3.Connection, graphs: list[LoadedGraph]) 
         assistant_id, at = system_assistant_id(loaded.spec.graph_id), now()
         old = known.pop(assistant_id, None) or Assistants(conn).get(assistant_id)
         wanted: JsonObject = {"name": loaded.name, "description": loaded.spec.description}
+        wanted |= configs.get(loaded.spec.graph_id, {"config": {}, "context": {}})
         if old is None:
-            metadata = {"created_by": "system"}
-            Assistants(conn).insert(
-                Assistant(
-                    assistant_id,
-                    loaded.spec.graph_id,
-                    **wanted,
-                    config={},
-                    context={},
-                    metadata=metadata,
-                    version=1,
-                    created_at=at,
-                    updated_at=at,
-                )
-            )
-        elif (old.name, old.description) != (loaded.name, loaded.spec.description) and old.version == 1:
-            Assistants(conn).rename(assistant_id, **wanted)
+            fixed: JsonObject = {"metadata": {"created_by": "system"}, "version": 1, "created_at": at, "updated_at": at}
+            Assistants(conn).insert(Assistant(assistant_id, loaded.spec.graph_id, **wanted, **fixed))
+        elif not wanted.items() <= vars(old).items() and old.version == 1:
+            Assistants(conn).refresh(assistant_id, wanted)
     for assistant_id, gone in known.items():
         is_untouched = gone.version == 1 and not Crons(conn).has_assistant(assistant_id)
         if assistant_id == system_assistant_id(gone.graph_id) and is_untouched:
@@ -11077,30 +11140,24 @@ def bind_sdk() -> None:
 
 
 async def start_server(settings: Settings, db: Db, max_concurrency: int, address: str) -> Server:
-    """Open the database, load the graphs, go on with what was left. Raises StartError."""
-    await db.open()
-    try:
-        await db.write(start_clock)
-        bind_sdk()
-        loopback = Loopback(address, settings.http.mount_prefix)
-        CALLER.set(loopback.nobody)  # for clients that are made while graphs and http.app are imported
-        ttl = settings.store.ttl
-        saver = Saver(db, settings.checkpointer.serde.serializer())
-        store = Store(db, {"default_ttl": ttl.default_ttl, "refresh_on_read": ttl.refresh_on_read})
-        graphs = Graphs(settings, saver, store)
-        graphs.load()
-        app = load_app(settings)
-        await db.write(sync_system_assistants, graphs.all())
-        runner = Runner(db, graphs, saver, WebhookSender(db, settings, address), max_concurrency, loopback)
-        store.spawn, store.on_ttl = runner.loop.spawn, runner.items.notice
-        await runner.start()
-        db.announce(f"{address}{settings.http.mount_prefix}")
-    except Unavailable as error:
-        await db.close()
-        raise StartError(error.detail) from None
-    except BaseException:
-        await db.close()
-        raise
+    """Load the graphs, go on with what was left. Raises StartError and Unavailable."""
+    await db.write(start_clock)
+    bind_sdk()
+    loopback = Loopback(address, settings.http.mount_prefix)
+    CALLER.set(loopback.nobody)  # for clients that are made while graphs and http.app are imported
+    ttl, configs = settings.store.ttl, system_configs()
+    saver = Saver(db, settings.checkpointer.serde.serializer())
+    store = Store(db, {"default_ttl": ttl.default_ttl, "refresh_on_read": ttl.refresh_on_read})
+    graphs = Graphs(settings, saver, store)
+    graphs.load()
+    app = load_app(settings)
+    if unknown := configs.keys() - graphs.ids():
+        log.warning("LANGGRAPH_CONFIG names graphs that there are not: %s", ", ".join(sorted(unknown)))
+    await db.write(sync_system_assistants, graphs.all(), configs)
+    runner = Runner(db, graphs, saver, WebhookSender(db, settings, address), max_concurrency, loopback)
+    store.spawn, store.on_ttl = runner.loop.spawn, runner.items.notice
+    db.announce(f"{address}{settings.http.mount_prefix}")
+    await runner.start()
     return Server(settings, db, saver, store, graphs, runner, app)
 
 
@@ -11140,7 +11197,7 @@ def _is_source(change: Any, path: str) -> bool:
 async def reload(server: Server, changed: list[str]) -> None:
     try:
         await asyncio.to_thread(server.graphs.reload)
-        await server.db.write(sync_system_assistants, server.graphs.all())
+        await server.db.write(sync_system_assistants, server.graphs.all(), system_configs())
     except Unavailable as error:
         log.error("%s changed, but new graphs have no assistants yet: %s", ", ".join(changed), error)
         return
@@ -11192,6 +11249,7 @@ def banner(server: Server, address: str, port: int | None, reload: bool) -> str:
     lines = [f"devserver {__version__}", f"  API       {address}", f"  Docs      {address}/docs"]
     if port is None and f":{DEFAULT_PORT}" not in address:
         lines.append(f"            PORT {DEFAULT_PORT} IS TAKEN: point your clients at {address}")
+    lines.append(f"  Clients   export LANGGRAPH_API_URL={address}")
     kept = "kept between starts" if server.db.persistent else "gone when the server stops"
     lines.append(f"  Database  {server.db.path} ({kept})")
     lines += [
@@ -11202,11 +11260,11 @@ def banner(server: Server, address: str, port: int | None, reload: bool) -> str:
     return "\n".join(lines)
 
 
-def setup_logging(verbose: bool) -> None:
+def setup_logging(level: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    log.setLevel(level)
     broken_off = "ASGI callable returned without completing response."  # a CutResponse does so on purpose
     logging.getLogger("uvicorn.error").addFilter(lambda record: record.getMessage() != broken_off)
 
@@ -11232,46 +11290,109 @@ class UpOptions:
     max_concurrency: int
     full_sync: bool
     studio: bool
+    ssl_certfile: Path | None
+    ssl_keyfile: Path | None
+    debug_port: int | None
+    wait_for_client: bool
 
 
 async def serve(options: UpOptions) -> None:
-    """Serve until a signal. Raises StartError."""
+    """Serve until a signal. Raises StartError, with everything closed, for whatever prevents that."""
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            http, listener = await prepare(options, stack)
+        except Exception as error:
+            known = isinstance(error, StartError | Unavailable)
+            raise StartError(str(error) if known else f"cannot start: {type(error).__name__}: {error}") from error
+        with contextlib.suppress(SystemExit):  # uvicorn's, after it has shown why there was no start
+            await http.serve(sockets=[listener])
+        if not http.started:
+            raise StartError("http.app failed to start: see above")
+
+
+async def prepare(options: UpOptions, stack: contextlib.AsyncExitStack) -> tuple[uvicorn.Server, socket.socket]:
+    """All that comes before the first request: connections wait in the listening socket's queue meanwhile. The stack
+    gets what closes it all."""
     import uvicorn
 
     gc.disable()  # until all is loaded
     settings = read_settings(options.config)
-    environment = settings.env | (read_env_file(options.env_file) if options.env_file else {})
-    for name, value in environment.items():
-        os.environ.setdefault(name, value)
-    if settings.not_served:
-        log.warning("%s: not served yet, ignored: %s", settings.path, ", ".join(settings.not_served))
-    listener = bind(options.host, options.port)
+    set_environment(settings, options.env_file)
+    tls = tls_context(options)
+    listener = stack.enter_context(bind(options.host, options.port))
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    name = "localhost" if host in ("127.0.0.1", "0.0.0.0", "[::]") else host
+    address = f"{'https' if tls else 'http'}://{name}:{listener.getsockname()[1]}"
+    base = os.environ["LANGGRAPH_API_URL"] = address + settings.http.mount_prefix  # for the application's own clients
+    await debugger(options)
     path = options.db or str(settings.path.parent / "devserver.db")
     db = Db(path, options.full_sync, vectors=settings.store.index is not None)
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    address = f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{listener.getsockname()[1]}"
+    await db.open()
+    stack.push_async_callback(db.close)
     server = await start_server(settings, db, options.max_concurrency, address)
+    stack.push_async_callback(stop_runner, server.runner)
     app = create_app(server, options.host, options.studio)
     lifespan: Literal["on", "off"] = "on" if server.app else "off"
-    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan=lifespan, http=_http_protocol())
-    http = _http_server(config, server)
-    address += settings.http.mount_prefix
+    level = max(logging.WARNING, log.level)
+    config = uvicorn.Config(app, log_level=level, access_log=False, lifespan=lifespan, http=_http_protocol())
+    config.load()
+    config.ssl = tls
     rest_collector()
-    click.echo(banner(server, address, options.port, options.reload))
-    watcher = asyncio.ensure_future(reload_on_change(server)) if options.reload else None
+    text, console = banner(server, base, options.port, options.reload), getattr(sys.stdout, "encoding", None) or "utf-8"
+    click.echo(text.encode(console, "backslashreplace").decode(console))  # it need not know every letter of a path
+    if options.reload:
+        watcher = asyncio.ensure_future(reload_on_change(server))
+        stack.push_async_callback(asyncio.wait, [watcher])
+        stack.callback(watcher.cancel)
     if options.open_browser:
-        click.launch(f"{address}/docs")
+        click.launch(f"{base}/docs")
+    return _http_server(config, server), listener
+
+
+async def stop_runner(runner: Runner) -> None:
+    if not runner.stopping:
+        await runner.stop()
+
+
+def set_environment(settings: Settings, env_file: Path | None) -> None:
+    """Set the variables that langgraph.json and the options name, unless they are set; warn of what is not served."""
+    for name, value in (settings.env | (read_env_file(env_file) if env_file else {})).items():
+        os.environ.setdefault(name, value)
+    if settings.missing_env:
+        log.warning("%s: the env file %s is not there, its variables are not set", settings.path, settings.missing_env)
+    if settings.not_served:
+        log.warning("%s: not served yet, ignored: %s", settings.path, ", ".join(settings.not_served))
+
+
+def tls_context(options: UpOptions) -> ssl.SSLContext | None:
+    """What makes it https, if a certificate was given. Raises StartError."""
+    import ssl
+
+    if not options.ssl_certfile:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        with contextlib.suppress(SystemExit):  # uvicorn's, after it has shown why there was no start
-            await http.serve(sockets=[listener])
-        if not http.started:
-            await server.runner.stop()
-            raise StartError("http.app failed to start: see above")
-    finally:
-        if watcher:
-            watcher.cancel()
-            await asyncio.wait([watcher])
-        await server.db.close()
+        context.load_cert_chain(options.ssl_certfile, options.ssl_keyfile)
+    except OSError as error:
+        files = f"{options.ssl_certfile} and {options.ssl_keyfile}"
+        raise StartError(f"{files} are no certificate and its key, as PEM files: {error}") from None
+    return context
+
+
+async def debugger(options: UpOptions) -> None:
+    """Let a debugger attach, and wait for one if that was asked for. Raises StartError."""
+    if options.debug_port is None:
+        return
+    try:
+        debugpy = importlib.import_module("debugpy")
+        debugpy.listen((options.host, options.debug_port))
+    except ModuleNotFoundError:
+        raise StartError(f"--debug-port needs debugpy. {installing('debug')}") from None
+    except Exception as error:  # debugpy has no class of its own for this
+        raise StartError(f"cannot listen for a debugger on {options.host}:{options.debug_port}: {error}") from None
+    log.info("a debugger may attach to %s:%s", options.host, options.debug_port)
+    while options.wait_for_client and not debugpy.is_client_connected():  # noqa: ASYNC110  it has no other way
+        await asyncio.sleep(0.05)
 
 
 def rest_collector() -> None:
@@ -11321,6 +11442,8 @@ def _http_server(config: uvicorn.Config, server: Server) -> uvicorn.Server:
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             for listening in self.servers:
                 listening.close()
+            if active := server.runner.load()["active"]:
+                log.info("stopping: waiting for %s run%s", active, "s" * (active > 1))
             stopping = asyncio.ensure_future(server.runner.stop())
             while not stopping.done() and not self.force_exit:
                 await asyncio.wait([stopping], timeout=0.05)
@@ -11336,32 +11459,70 @@ def main() -> None:
     """A local, offline server for LangGraph applications."""
 
 
-@main.command()
-@click.option("--config", type=click.Path(path_type=Path), default=Path("langgraph.json"), show_default=True)
-@click.option("--host", default="127.0.0.1", show_default=True)
+PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+LOG_LEVELS = click.Choice(["debug", "info", "warning", "error", "critical"], case_sensitive=False)
+
+
+@main.command(context_settings={"show_default": True})
+@click.option("--config", type=click.Path(path_type=Path), default=Path("langgraph.json"))
+@click.option("--host", default="127.0.0.1")
 @click.option("--port", type=click.IntRange(0, 65535), help="0 picks a free one.  [default: 2024, or the next free]")
 @click.option("--db", help="Database file, or :memory:  [default: devserver.db beside langgraph.json]")
 @click.option("--no-reload", is_flag=True, help="Do not reload graphs when their code changes.")
 @click.option("--env-file", type=click.Path(path_type=Path), help="Environment variables; those already set win.")
-@click.option("--open", "open_browser", is_flag=True, help="Open the API's documentation in a browser.")
-@click.option("--max-concurrency", type=click.IntRange(1), default=200, show_default=True, help="Runs at once.")
+@click.option("--open/--no-browser", "open_browser", help="Open the API's documentation in a browser, or don't.")
+@click.option("--max-concurrency", "--n-jobs-per-worker", type=click.IntRange(1), default=200, help="Runs at once.")
 @click.option("--full-sync", is_flag=True, help="Survive power cuts too: the disk confirms every commit.")
 @click.option("--studio", is_flag=True, help=f"Let {STUDIO_ORIGIN} use this server from your browser.")
-@click.option("--verbose", is_flag=True, help="Log more.")
-def up(verbose: bool, no_reload: bool, **options: Any) -> None:
-    """Serve the graphs of langgraph.json."""
-    setup_logging(verbose)
+@click.option("--ssl-certfile", type=PEM_FILE, help="Serve https with this certificate.")
+@click.option("--ssl-keyfile", type=PEM_FILE, help="The key of the certificate.")
+@click.option("--debug-port", type=click.IntRange(1, 65535), help="Let a debugger attach here. Needs debugpy.")
+@click.option("--wait-for-client", is_flag=True, help="Wait until a debugger has attached.")
+@click.option("--server-log-level", type=LOG_LEVELS, default="info")
+@click.option("--verbose", is_flag=True, help="Log more: the same as --server-log-level debug.")
+@click.option("--allow-blocking", is_flag=True, hidden=True, expose_value=False)  # it is allowed
+@click.option("--studio-url", hidden=True, expose_value=False)  # no Studio is opened
+@click.option("--tunnel", is_flag=True, hidden=True)
+def up(verbose: bool, server_log_level: str, no_reload: bool, tunnel: bool, **options: Any) -> None:
+    """Serve the graphs of langgraph.json; up and dev are the same."""
+    if tunnel:
+        raise click.UsageError(
+            "--tunnel is not served: devserver lets nobody in from outside. For a tunnel of your own, name its host "
+            "under http.allowed_hosts in langgraph.json, and protect it with auth."
+        )
+    if bool(options["ssl_certfile"]) != bool(options["ssl_keyfile"]):
+        raise click.UsageError("--ssl-certfile and --ssl-keyfile need each other.")
+    if options["wait_for_client"] and not options["debug_port"]:
+        raise click.UsageError("--wait-for-client needs --debug-port.")
+    setup_logging("DEBUG" if verbose else server_log_level.upper())
+    code = 0
     try:
         asyncio.run(serve(UpOptions(reload=not no_reload, **options)))
     except StartError as error:
+        log.debug("where that comes from:", exc_info=error)
         click.echo(f"devserver: {error}", err=True)
-        sys.exit(1)
+        code = 1
     except KeyboardInterrupt:
-        sys.exit(130)
-    if any(thread.name.startswith(NODE_THREADS) and thread.is_alive() for thread in threading.enumerate()):
+        code = 130
+    end_process(code)
+
+
+main.add_command(up, "dev")
+
+
+def end_process(code: int) -> None:
+    """Exit. A node that still blocks its thread keeps nobody waiting, nor does a stdout that takes nothing."""
+
+    def is_blocked() -> bool:
+        return any(thread.name.startswith(NODE_THREADS) and thread.is_alive() for thread in threading.enumerate())
+
+    if is_blocked():
         time.sleep(0.2)
-        if any(thread.name.startswith(NODE_THREADS) and thread.is_alive() for thread in threading.enumerate()):
-            os._exit(0)  # a node that still blocks its thread keeps nobody waiting
+    with contextlib.suppress(OSError, AttributeError):
+        sys.stdout.flush()
+        if not is_blocked():
+            sys.exit(code)
+    os._exit(code)
 
 
 @main.group()
@@ -11424,7 +11585,9 @@ def post(url: str, headers: Sequence[str], body: Body | None = None) -> Any:
 
     try:
         sent = {name.strip(): value.strip() for name, _, value in (header.partition(":") for header in headers)}
-        answer = httpx.post(url, json=body.model_dump() if body else {}, headers=sent, timeout=30, trust_env=False)
+        verify = not is_loopback(httpx.URL(url).host)  # nobody vouches for the certificate of a server of this machine
+        content = body.model_dump() if body else {}
+        answer = httpx.post(url, json=content, headers=sent, verify=verify, timeout=30, trust_env=False)
         answer.raise_for_status()
         return answer.json()
     except httpx.HTTPStatusError:

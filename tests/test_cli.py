@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -50,17 +51,18 @@ class Started:
 
     @property
     def url(self) -> str:
-        found = re.search(r"API +(http://\S+)", self.output)
+        found = re.search(r"API +(https?://\S+)", self.output)
         assert found, self.output
         return found[1]
 
 
 def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **more}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **more}
 
 
 @contextlib.contextmanager
-def started(folder: Path, *command: str, **more: str) -> Iterator[Started]:
+def started(folder: Path, *command: str, trusted: ssl.SSLContext | None = None, **more: str) -> Iterator[Started]:
     """`python *command` in a folder, once it answers; ended politely."""
     process = subprocess.Popen(
         [sys.executable, *command],
@@ -77,7 +79,7 @@ def started(folder: Path, *command: str, **more: str) -> Iterator[Started]:
         reader.start()
         try:
             until(lambda: "  Reload " in made.output or process.poll() is not None)
-            until(lambda: httpx.get(f"{made.url}/ok").status_code == 200)
+            until(lambda: httpx.get(f"{made.url}/ok", verify=trusted or True).status_code == 200)
             yield made
         finally:
             process.send_signal(signal.SIGTERM)
@@ -157,6 +159,7 @@ def test_the_banner_says_where_what_and_how(project: Path) -> None:
         assert re.search(r"fails +\./crash_gates\.py:fails", up.output)
         assert re.search(r"Reload +on", up.output)
         assert "TAKEN" not in up.output
+        assert f"export LANGGRAPH_API_URL={up.url}\n" in up.output
         assert len(up.lines) <= 12
     assert up.process.returncode == 0
     with started(project, "-m", "devserver", "up", "--port", "0", "--no-reload", "--db", ":memory:") as up:
@@ -171,7 +174,7 @@ def test_a_busy_default_port_is_stepped_aside_from_loudly(project: Path) -> None
         with started(project, "-m", "devserver", "up", "--no-reload") as up:
             assert int(up.url.rpartition(":")[2]) > 2024
             assert "PORT 2024 IS TAKEN" in up.output
-            assert up.output.count(up.url) >= 3  # API, Docs, and where to point clients
+            assert up.output.count(up.url) >= 4  # API, Docs, where to point clients, and by which variable
 
 
 def test_a_busy_port_that_was_asked_for_is_an_error(project: Path) -> None:

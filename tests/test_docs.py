@@ -1,6 +1,6 @@
 """README and CHANGELOG are true: every block of code in README is run as it is written there.
 
-Only the address in them is changed, as port 2024 may be taken. Those that install packages need a network.
+They find the server by LANGGRAPH_API_URL, as port 2024 may be taken. Those that install packages need a network.
 """
 
 import json
@@ -53,13 +53,11 @@ def example(tmp_path: Path) -> Iterator[LiveServer]:
         yield server
 
 
-def here(text: str, server: LiveServer) -> str:
-    assert "http://localhost:2024" in text
-    return text.replace("http://localhost:2024", server.url)
-
-
-def output(*command: str, cwd: Path, **env: str) -> str:
-    done = subprocess.run(command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=300)
+def output(server: LiveServer, *command: str, cwd: Path, **more: str) -> str:
+    """What a command prints that is told where the server is as the banner says it."""
+    (name, url) = re.findall(r"^  Clients +export (\w+)=(\S+)$", server.log, re.M)[0]
+    env = {**os.environ, name: url, **more}
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -76,6 +74,12 @@ def printed_events(text: str) -> list[Event]:
     return [(name, json.loads(data)) for name, _, data in (line.partition(" ") for line in text.splitlines())]
 
 
+@pytest.mark.parametrize("text", [PYTHON, JS, CURL], ids=["python", "js", "curl"])
+def test_every_walk_through_finds_the_server_by_one_variable(text: str) -> None:
+    (line,) = [line for line in text.splitlines() if "2024" in line]
+    assert "LANGGRAPH_API_URL" in line, "so that it works where 2024 is taken"
+
+
 def test_every_block_is_run_by_a_test() -> None:
     assert [text for _, text in BLOCKS] == [RUN, TEST, PYTHON, JS, NPM, CURL, SHARED]
 
@@ -87,8 +91,8 @@ def test_readme_is_short() -> None:
 
 
 def test_python_walk_through(example: LiveServer, tmp_path: Path) -> None:
-    (tmp_path / "walk.py").write_text(here(PYTHON, example))
-    check_walk_through(printed_events(output(sys.executable, "walk.py", cwd=tmp_path)))
+    (tmp_path / "walk.py").write_text(PYTHON)
+    check_walk_through(printed_events(output(example, sys.executable, "walk.py", cwd=tmp_path)))
 
 
 @pytest.mark.long
@@ -98,15 +102,15 @@ def test_python_walk_through(example: LiveServer, tmp_path: Path) -> None:
 def test_js_walk_through(example: LiveServer, tmp_path: Path, version: str) -> None:
     folder = tmp_path / "js"
     folder.mkdir()
-    (folder / "walk.mjs").write_text(here(JS, example))
+    (folder / "walk.mjs").write_text(JS)
     install = NPM.replace("langgraph-sdk", f"langgraph-sdk@{version}")
-    text = output("bash", "-c", install, cwd=folder, NPM_CONFIG_LOGLEVEL="silent")
+    text = output(example, "bash", "-c", install, cwd=folder, NPM_CONFIG_LOGLEVEL="silent")
     check_walk_through(printed_events("\n".join(re.findall(r"^(?:metadata|values) .*", text, re.M))))
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is absent")
 def test_curl_walk_through(example: LiveServer, tmp_path: Path) -> None:
-    text = output("bash", "-c", here(CURL, example), cwd=tmp_path)
+    text = output(example, "bash", "-c", CURL, cwd=tmp_path)
     found = re.findall(r"^event: (.+)\ndata: (.+)$", text.replace("\r", ""), re.M)
     check_walk_through([(name, json.loads(data)) for name, data in found])
 

@@ -260,5 +260,5 @@ def test_without_the_extra_the_route_names_it(make_server: Callable[..., LiveSer
     server = make_server({"steps": "./basic.py:steps"}, {"basic.py": hidden}, "--no-reload")
     with server.http() as http:
         answer = http.post("/mcp", json={}, headers=ACCEPT)
-        assert (answer.status_code, "devserver[mcp]" in answer.json()["detail"]) == (501, True)
+        assert (answer.status_code, "pip install 'mcp>=2.0'" in answer.json()["detail"]) == (501, True)
     assert server.stop() == 0
