@@ -21,15 +21,13 @@ from typing import Any
 
 import httpx
 import pytest
-from forked import Forked
+from forked import COVERAGE, Forked
 from langgraph_sdk import get_client, get_sync_client
 from langgraph_sdk.client import LangGraphClient, SyncLangGraphClient
 
 ROOT = Path(__file__).resolve().parent.parent
 GRAPHS = Path(__file__).resolve().parent / "graphs"
 PROBE = ROOT.parent / "shared" / "probe"
-MEASURED = "COVERAGE_PROCESS_CONFIG" in os.environ  # by coverage
-FORKS = sys.platform == "linux" and not MEASURED
 
 
 @dataclass
@@ -45,12 +43,12 @@ class LiveServer:
     program: str = ""  # Python text that takes the place of devserver's main()
     command: list[str] = field(default_factory=list)  # what takes the place of `python -m devserver`
 
-    def start(self, wait: float = 30) -> LiveServer:
+    def start(self, wait: float = 60) -> LiveServer:
         """Start it (again, on the same files and on another port), and wait until it answers."""
         self.lines.clear()
         arguments = ["up", "--port", "0", *self.options]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-        if self.command or not FORKS:
+        if self.command or sys.platform != "linux":
             own = ["-c", self.program] if self.program else ["-m", "devserver"]
             self.process = subprocess.Popen(
                 [*(self.command or [sys.executable, "-u", *own]), *arguments],
@@ -180,7 +178,7 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., LiveServer]]:
     for server in made:
         if server.process and server.process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                if MEASURED:
+                if COVERAGE in os.environ:
                     server.stop(wait=8)  # so that it writes what was covered
             server.kill()
 

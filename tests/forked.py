@@ -22,6 +22,7 @@ import sys
 import threading
 from pathlib import Path
 
+COVERAGE = "COVERAGE_PROCESS_CONFIG"  # set where subprocesses are measured
 MAIN = "import devserver; devserver.main()"
 NUMBER = struct.Struct("i")
 MODULES = (  # that every server has when it is up
@@ -79,6 +80,7 @@ def _parent() -> socket.socket:
     """The socket to the process that forks. It ends with this one."""
     ours, theirs = socket.socketpair()
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "PYTHONUNBUFFERED": "1"}
+    env.pop(COVERAGE, None)
     process = subprocess.Popen([sys.executable, __file__], stdin=theirs.fileno(), env=env)
     theirs.close()
 
@@ -138,6 +140,8 @@ def become_server(line: int, output: int) -> str:
     os.environ.update(env)
     sys.path[0] = cwd
     sys.argv = ["devserver", *arguments]
+    if COVERAGE in env:
+        importlib.import_module("coverage").process_startup()
     return str(program)
 
 
