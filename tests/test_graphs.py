@@ -348,7 +348,6 @@ MISTAKES: dict[str, tuple[Any, dict[str, str], list[str]]] = {
         },
         ["it", "'said'", "dict"],
     ),
-    "missing env file": ({"graphs": GOOD, "env": "gone.env"}, {}, ["gone.env", "not found"]),
     "env is a number": ({"graphs": GOOD, "env": 5}, {}, ["langgraph.json", "env"]),
 }
 
