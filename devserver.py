@@ -2654,14 +2654,18 @@ class Tasks(Table):
 
 
 class Event(NamedTuple):
-    """Something a run has to tell. `id` orders the events of a server; `data` is JSON. `seq` is its number, or the
-    first of its numbers, among its thread's events in the event streaming protocol; 0 if it has no place there."""
+    """Something a run, or without `run_id` its thread, has to tell. `id` orders the events of a server; `data` is
+    JSON. `seq` is its number, or the first of its numbers, among its thread's events in the event streaming protocol;
+    0 if it has no place there."""
 
     id: tuple[int, int]
     name: str
     data: bytes
     seq: int = 0
+    run_id: str = ""
 
+
+RUN_DONE = "run_done"  # names the event of a run's end, which shows as `metadata`, and in its thread's stream only
 
 PART_BYTES = 256 * 1024
 
@@ -2689,12 +2693,12 @@ class Overflow:
         self._conn = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._conn.execute("PRAGMA journal_mode = OFF")
         self._conn.execute(f"PRAGMA max_page_count = {min(max_pages, self.MAX_PAGES)}")
-        self._conn.execute("CREATE TABLE events (number INTEGER PRIMARY KEY, ms, n, event, data, seq)")
+        self._conn.execute("CREATE TABLE events (number INTEGER PRIMARY KEY, ms, n, event, data, seq, run_id)")
 
     def append(self, first: int, events: Iterable[Event]) -> None:
         rows = ((number, *event.id, *event[1:]) for number, event in enumerate(events, first))
         self._conn.execute("BEGIN")
-        self._conn.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
+        self._conn.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
         self._conn.execute("COMMIT")
 
     def part(self, number: int) -> list[Event]:
@@ -2712,32 +2716,36 @@ class Overflow:
 
 
 class Events(Table):
-    """The events of resumable runs, kept for clients that come back."""
+    """The events of resumable runs, and changes of threads' states, kept for clients that come back."""
 
-    def append(self, thread_id: str, run_id: str, events: Iterable[Event]) -> None:
-        """Nothing is kept for a run that was deleted meanwhile."""
-        if self.conn.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone() is None:
+    _QUERY = "SELECT ms, n, event, data, seq, run_id FROM events WHERE"
+
+    def append(self, thread_id: str, events: Iterable[Event], run_id: str | None = None) -> None:
+        """Nothing is kept of a thread, or if it is named a run, that was deleted meanwhile."""
+        table, name, row_id = ("runs", "run_id", run_id) if run_id else ("threads", "thread_id", thread_id)
+        if not self._exists(f"SELECT 1 FROM {table} WHERE {name} = ?", row_id):
             return
         self.conn.executemany(
             "INSERT INTO events (thread_id, run_id, ms, n, event, data, seq) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [(thread_id, run_id, *event.id, event.name, event.data, event.seq) for event in events],
+            [(thread_id, event.run_id, *event.id, event.name, event.data, event.seq) for event in events],
         )
 
     def of_run(self, run_id: str, after: tuple[int, int]) -> list[Event]:
         """The next of them, a part at a time."""
-        query = "SELECT ms, n, event, data, seq FROM events WHERE run_id = ? AND (ms, n) > (?, ?) ORDER BY ms, n"
+        query = f"{self._QUERY} run_id = ? AND (ms, n) > (?, ?) AND event <> '{RUN_DONE}' ORDER BY ms, n"
         rows = self.conn.execute(query, (run_id, *after))
         return first_part(Event((ms, n), *rest) for ms, n, *rest in rows)
 
     def of_thread(self, thread_id: str, after: tuple[int, int]) -> list[Event]:
         """The next of them, a part at a time."""
-        query = "SELECT ms, n, event, data, seq FROM events WHERE thread_id = ? AND (ms, n) > (?, ?) ORDER BY ms, n"
-        rows = self.conn.execute(query, (thread_id, *after))
+        rows = self.conn.execute(
+            f"{self._QUERY} thread_id = ? AND (ms, n) > (?, ?) ORDER BY ms, n", (thread_id, *after)
+        )
         return first_part(Event((ms, n), *rest) for ms, n, *rest in rows)
 
     def newest(self, thread_id: str, name: str) -> Iterator[Event]:
         """A thread's events of one name, the last first."""
-        query = "SELECT ms, n, event, data, seq FROM events WHERE thread_id = ? AND event = ? ORDER BY ms DESC, n DESC"
+        query = f"{self._QUERY} thread_id = ? AND event = ? ORDER BY ms DESC, n DESC"
         return (Event((ms, n), *rest) for ms, n, *rest in self.conn.execute(query, (thread_id, name)))
 
     def last_seq(self, thread_id: str) -> int:
@@ -4995,6 +5003,19 @@ def event_id() -> tuple[int, int]:
     return divmod(CLOCK.steady(), 1000)
 
 
+def run_done(run: Run) -> Event:
+    """Return the event that tells those who follow a thread that a run is over."""
+    return Event(event_id(), RUN_DONE, to_json({"status": "run_done", "run_id": run.run_id}), run_id=run.run_id)
+
+
+def keep_done(conn: sqlite3.Connection, run: Run) -> Event:
+    """Return the same, kept if the run's events are, also if the run was rolled back."""
+    done = run_done(run)
+    if run.kwargs["resumable"]:
+        Events(conn).append(run.thread_id, [done])
+    return done
+
+
 def parse_event_id(text: str) -> tuple[int, int] | None:
     """The id that a Last-Event-ID names; `-`, `-1` and `0` come before all others. None for nonsense."""
     if text in ("-", "-1", "0"):
@@ -5242,13 +5263,7 @@ class Logs:
         run_log = self.of_run(run)
         run_log.error = to_json(value)
         run_log.farewell = event or Event(event_id(), "error", run_log.error)
-        run_log.close()  # it stays until `end_run`, for who comes now
-
-    def end_run(self, run: Run) -> None:
-        """A run is over: those who follow its thread are told, and its own log closes."""
-        done = to_json({"status": "run_done", "run_id": run.run_id})
-        self.tell_thread(run.thread_id, Event(event_id(), "metadata", done))
-        self.close_run(run.run_id)
+        run_log.close()  # it stays until `close_run`, for who comes now
 
     def close_all(self) -> None:
         with self._lock:
@@ -5289,6 +5304,8 @@ def is_protocol_run(run: Run) -> bool:
 
 def classic_event(event: Event) -> Event | None:
     """An event as it shows in a run's ordinary stream."""
+    if event.name == RUN_DONE:
+        return event._replace(name="metadata")
     if not event.name.startswith(PROTOCOL):
         return event
     method, params = event.name.removeprefix(PROTOCOL), from_json(event.data)
@@ -5669,15 +5686,16 @@ class NewRun:
 
 
 class Created(NamedTuple):
-    """A run that was made, the live runs that gave way (those running have to be stopped yet), and the run
-    as started, if it was."""
+    """A run that was made, the live runs that gave way (those running have to be stopped yet), the run as started,
+    if it was, and what is to be told of the ends of those that gave way."""
 
     run: Run
     gave_way: list[Run]
     started: Run | None
+    told: list[tuple[Run, Event]]
 
 
-def make_run(conn: sqlite3.Connection, new: NewRun) -> Created:
+def make_run(conn: sqlite3.Connection, graphs: Graphs, new: NewRun) -> Created:
     """Make a run: thread, multitask rule, run row. Raises NotFound, Conflict or BadRequest."""
     body = new.body
     assistant = within(Assistants(conn).get(body.assistant_id), new.access.assistants)
@@ -5707,12 +5725,10 @@ def make_run(conn: sqlite3.Connection, new: NewRun) -> Created:
     free = thread is None or thread.status != "busy"
     started = run.started() if new.start and free and not body.after_seconds else None
     Runs(conn).insert(started or run)
-    return Created(run, gave_way, started)
+    return Created(run, gave_way, started, keep_ends(conn, graphs, gave_way))
 
 
-def fire_crons(
-    conn: sqlite3.Connection, shared: Mapping[str, frozenset[tuple[str, str]]], thread_ttl: JsonObject | None
-) -> list[Created]:
+def fire_crons(conn: sqlite3.Connection, graphs: Graphs, thread_ttl: JsonObject | None) -> list[Created]:
     """Make the runs of the crons that are due: one each, however often they were missed."""
     made = []
     if CLOCK.ahead:
@@ -5726,7 +5742,7 @@ def fire_crons(
             continue
         conn.execute("SAVEPOINT cron")
         try:
-            made.append(make_run(conn, replace(cron_run(cron, shared), thread_ttl=thread_ttl)))
+            made.append(make_run(conn, graphs, replace(cron_run(cron, graphs.shared()), thread_ttl=thread_ttl)))
         except (ApiError, ValueError, TypeError, LookupError) as error:  # it keeps no other one from firing
             conn.execute("ROLLBACK TO cron")
             log.warning("cron %s could not start a run: %s", cron.cron_id, error)
@@ -6133,7 +6149,7 @@ class EventKeeper:
 
     def append(self, conn: sqlite3.Connection, events: Sequence[Event]) -> None:
         if self._run_log.resumable:
-            Events(conn).append(self._run.thread_id, self._run.run_id, events)
+            Events(conn).append(self._run.thread_id, events, self._run.run_id)
 
     def end(self, last: Sequence[Event]) -> None:
         """The last events, which the transaction that ended the run has kept."""
@@ -6211,18 +6227,42 @@ def _lifecycle(graphs: Graphs, run: Run, data: JsonObject) -> JsonObject:
     return {"event_id": event_id, "namespace": [], "timestamp": ms, "data": {**data, "graph_name": name}}
 
 
-def unbegun_end(conn: sqlite3.Connection, graphs: Graphs, run: Run) -> list[Event]:
-    """The end of a run that was cancelled before it began, for who waits for it by the event streaming protocol.
-    Where another run of the thread goes on, that one's end lets them go: this would be taken for it."""
-    if run.status != "pending" or Runs(conn).live(run.thread_id):
-        return []
+def keep_end(conn: sqlite3.Connection, graphs: Graphs, run: Run, outcome: Outcome) -> list[Event]:
+    """Keep and return what tells of the end of a run whose execution can't: it was cancelled before it began, or the
+    end could not be stored as it was. Where another run of the thread goes on, nothing is told by the event streaming
+    protocol of one that had not begun: the other's end lets its followers go, and this would be taken for it."""
+    is_told = run.status == "running" or not Runs(conn).live(run.thread_id)
     seq = Events(conn).last_seq(run.thread_id) + LOST_SEQS * run.attempt
-    ends = [to_json(_lifecycle(graphs, run, each)) for each in _terminals(Outcome("interrupted"))]
-    events = [Event(event_id(), f"{PROTOCOL}lifecycle", end, seq + n) for n, end in enumerate(ends, 1)]
+    ends = [Event(event_id(), "error", to_json(outcome.error), 0, run.run_id)] if outcome.status == "error" else []
+    for each in _terminals(outcome) if is_told else ():
+        seq += 1
+        end = to_json(_lifecycle(graphs, run, each))
+        ends.append(Event(event_id(), f"{PROTOCOL}lifecycle", end, seq, run.run_id))
     if run.kwargs["resumable"]:
-        Events(conn).append(run.thread_id, run.run_id, events)
-    Events(conn).set_last_seq(run.thread_id, seq + len(events))
-    return events
+        Events(conn).append(run.thread_id, ends, run.run_id)
+    if is_told:
+        Events(conn).set_last_seq(run.thread_id, seq)
+    return [*ends, keep_done(conn, run)]
+
+
+def keep_ends(conn: sqlite3.Connection, graphs: Graphs, cancelled: Iterable[Run]) -> list[tuple[Run, Event]]:
+    """Keep and return what tells of the ends of cancelled runs that had not begun."""
+    unbegun, end = (run for run in cancelled if run.status == "pending"), Outcome("interrupted")
+    return [(run, event) for run in unbegun for event in keep_end(conn, graphs, run, end)]
+
+
+async def end_unstored(db: Db, graphs: Graphs, logs: Logs, run: Run, outcome: Outcome) -> None:
+    """End a run whose own end could not be stored, as failed, and tell those who follow it."""
+
+    def end(conn: sqlite3.Connection) -> list[Event]:
+        ended = finish_run(conn, run, outcome)
+        return keep_end(conn, graphs, run, ended or Outcome("interrupted"))
+
+    told = await db.write(end)
+    if told[0].name == "error":
+        logs.fail_run(run, cast(JsonObject, outcome.error), told[0])
+    for event in told:
+        logs.tell_thread(run.thread_id, event)
 
 
 def _strict_refusal(error: BaseException) -> JsonObject | None:
@@ -6284,7 +6324,7 @@ class Execution:
         for tries in itertools.count(1):
             try:
                 await self._keeper.flush()
-                ended, last = await self._db.write(self._finish, outcome, failure)
+                ended, last, done = await self._db.write(self._finish, outcome, failure)
                 break
             except Unavailable as error:
                 if not patient():
@@ -6296,7 +6336,8 @@ class Execution:
         if failure in last:
             self._run_log.error = to_json(outcome.error)
         self._keeper.end(last)
-        self._logs.end_run(self._run)
+        self._logs.tell_thread(self._run.thread_id, done)
+        self._logs.close_run(self._run.run_id)
         return ended
 
     def _last(self, outcome: Outcome) -> Iterator[tuple[str, Any]]:
@@ -6329,19 +6370,20 @@ class Execution:
 
     def _finish(
         self, conn: sqlite3.Connection, outcome: Outcome, failure: Event | None
-    ) -> tuple[Outcome | None, list[Event]]:
-        """How the run ended, and the events that tell it. A run that was deleted ends as if it was cancelled."""
+    ) -> tuple[Outcome | None, list[Event], Event]:
+        """How the run ended, and the events that tell it to who follows the run, and its thread. A run that was deleted
+        ends as if it was cancelled."""
         ended = finish_run(conn, self._run, outcome)
         last = [failure] if failure and ended and ended.status == "error" else []
         last += [self._event(*told) for told in self._last(ended or Outcome("interrupted"))]
         self._keeper.append(conn, last)
         Events(conn).set_last_seq(self._run.thread_id, self._seq)
-        return ended, last
+        return ended, last, keep_done(conn, self._run) if ended else run_done(self._run)
 
     def _event(self, name: str, data: Any) -> Event:
         size = protocol_size(name, data)
         text = bytes(memoryview(to_json(data)))  # a copy of its own size: orjson's keeps a buffer of 4 KB
-        event = Event(event_id(), name, text, self._seq + 1 if size else 0)
+        event = Event(event_id(), name, text, self._seq + 1 if size else 0, self._run.run_id)
         self._seq += size
         return event
 
@@ -6917,7 +6959,7 @@ class Runner:
     async def _make(self, new: NewRun) -> Run:
         """If the run need not wait, it is started in the transaction that makes it."""
         new.start = not self.stopping and len(self._tasks) < self.max_concurrency
-        created = await self.db.write(make_run, new)
+        created = await self.db.write(make_run, self.graphs, new)
         self.begin(created)
         return created.run
 
@@ -6933,7 +6975,7 @@ class Runner:
             raise
 
     def begin(self, created: Created) -> None:
-        self.end(created.gave_way)
+        self.end(created.gave_way, created.told)
         # in a context of its own: what runs for others must not inherit who asked for this one
         noticed = (created.run.thread_id, created.started)
         self.loop.loop.call_soon_threadsafe(self._notice, *noticed, context=contextvars.Context())
@@ -6946,20 +6988,22 @@ class Runner:
             live = [run for run in found if run and run.status in ("pending", "running")]
             for run in live:
                 cancel_live_run(conn, run, action, reason)
-            return live, [(run, event) for run in live for event in unbegun_end(conn, self.graphs, run)]
+            return live, keep_ends(conn, self.graphs, live)
 
         cancelled, told = await self.db.write(cancel_all)
-        for run, event in told:
-            self.logs.tell_thread(run.thread_id, event)
-        self.end(cancelled)
+        self.end(cancelled, told)
         return cancelled
 
-    def end(self, runs: Iterable[Run], deleted: bool = False) -> None:
-        """Stop the graphs of runs that were cancelled; those that had none running are over."""
+    def end(self, runs: list[Run], told: list[tuple[Run, Event]] | None = None, deleted: bool = False) -> None:
+        """Stop the graphs of runs that were cancelled. Those that had none running are over: tell what was kept of
+        their ends, or where nothing is kept, just that."""
+        unbegun = (run for run in runs if run.status == "pending")
+        for run, event in ((run, run_done(run)) for run in unbegun) if told is None else told:
+            self.logs.tell_thread(run.thread_id, event)
         for run in runs:
             self.loop.loop.call_soon_threadsafe(self._stop_graph, run.run_id)
             if run.status == "pending":
-                self.logs.end_run(run)
+                self.logs.close_run(run.run_id)
                 if run.kwargs["webhook"]:
                     self.begin_soon(self._webhooks.send_due)
             elif deleted:
@@ -7043,7 +7087,7 @@ class Runner:
             return RETRY_SECONDS
 
     async def _fire_crons(self) -> None:
-        for created in await self.db.write(fire_crons, self.graphs.shared(), self.thread_ttl):
+        for created in await self.db.write(fire_crons, self.graphs, self.thread_ttl):
             self.begin(created)
 
     async def _run_safely(self, run: Run) -> None:
@@ -7054,11 +7098,7 @@ class Runner:
             log.error("run %s goes on when the server starts again: %s", run.run_id, error)
         except Exception as error:
             log.exception("run %s could not be ended", run.run_id)
-            value = exception_value(error)
-            if (ended := await self.db.write(finish_run, run, Outcome("error", value))) is not None:
-                if ended.status == "error":
-                    self.logs.fail_run(run, value)
-                self.logs.end_run(run)
+            await end_unstored(self.db, self.graphs, self.logs, run, Outcome("error", exception_value(error)))
         finally:
             self.logs.close_run(run.run_id)
 
@@ -7108,8 +7148,9 @@ class Runner:
             await asyncio.wait(self._background, timeout=1)
 
 
-async def show_state(runner: Runner, thread: Thread, since: int) -> None:
-    """Let a thread show the state that its checkpoints hold, unless it has had runs since that steady time."""
+async def show_state(runner: Runner, thread: Thread, since: int, update: bytes | None = None) -> None:
+    """Let a thread show the state that its checkpoints hold, unless it has had runs since that steady time, and tell
+    those who follow it of an update."""
 
     async def look(graph: Graph) -> Rest:
         return Rest.of(graph, await snapshot(graph, _thread_place(thread.thread_id)))
@@ -7117,35 +7158,39 @@ async def show_state(runner: Runner, thread: Thread, since: int) -> None:
     try:
         rest = await runner.with_graph(thread.metadata["graph_id"], thread.config, "threads.read", look)
     except Unavailable:
-        show_later(runner, thread, since)
+        show_later(runner, thread, since, update)
     except Exception as error:  # the graph is gone or broken: the next run or update shows the state
         log.warning("thread %s shows an old state: %s", thread.thread_id, error)
     else:
-        await show_rest(runner, thread, since, rest)
+        await show_rest(runner, thread, since, rest, update)
 
 
-async def show_rest(runner: Runner, thread: Thread, since: int, rest: Rest) -> None:
+async def show_rest(runner: Runner, thread: Thread, since: int, rest: Rest, update: bytes | None = None) -> None:
     """The same, of a state that was read. While the database does not take that, further tries follow: the state
     itself is stored, so whoever changed it need not know."""
 
-    def show(conn: sqlite3.Connection) -> None:
+    def show(conn: sqlite3.Connection) -> list[Event]:
         if not Runs(conn).has_since(thread.thread_id, since):
             Threads(conn).set_state(thread.thread_id, *rest[:3], thread.error, rest.output_keys)
+        told = [Event(event_id(), "state_update", update)] if update else []
+        Events(conn).append(thread.thread_id, told)
+        return told
 
     try:
-        await runner.db.write(show)
+        for event in await runner.db.write(show):
+            runner.logs.tell_thread(thread.thread_id, event)
     except Unavailable as error:
         log.warning("thread %s shows an old state for now: %s", thread.thread_id, error)
-        show_later(runner, thread, since)
+        show_later(runner, thread, since, update)
 
 
-def show_later(runner: Runner, thread: Thread, since: int) -> None:
+def show_later(runner: Runner, thread: Thread, since: int, update: bytes | None) -> None:
     """Let a thread show its state in a moment, unless the server stops: then the next start does it."""
 
     async def show() -> None:
         await asyncio.sleep(RETRY_SECONDS)
         if not runner.stopping:
-            await show_state(runner, thread, since)
+            await show_state(runner, thread, since, update)
 
     runner.begin_soon(show)
 
@@ -7441,25 +7486,15 @@ async def allow_thread(server: Server, thread_id: str) -> None:
     await allow(server, "threads.read", {"thread_id": uuid.UUID(to_uuid(thread_id, "thread")), "metadata": {}})
 
 
-async def allow_row(server: Server, action: str, row_id: str, asked: JsonObject | None = None) -> None:
-    """Raises NotFound for a row that its user may not use so. One that is not there is fine: it may be made."""
-    if server.graphs.auth is None:
-        return
-    name, table = PATH_TABLES[action.partition(".")[0]]
-    row_id = to_uuid(row_id, name)
-    limits = await allow(server, action, {f"{name}_id": uuid.UUID(row_id), "metadata": {}, **(asked or {})})
-    found = server.db.look(lambda conn: table(conn).get(row_id))
-    if found and not passes(found.metadata, limits):
-        raise NotFound(f"{name.capitalize()} with ID {row_id} not found")
-
-
-async def find_allowed(server: Server, action: str, row_id: str) -> Assistant | Thread | Cron:
+async def find_allowed(
+    server: Server, action: str, row_id: str, asked: JsonObject | None = None
+) -> Assistant | Thread | Cron:
     """The row that its user may use so; that of another takes the same as none at all. Raises NotFound."""
     name, table = PATH_TABLES[action.partition(".")[0]]
     row_id = to_uuid(row_id, name)
-    limits = await allow(server, action, {f"{name}_id": uuid.UUID(row_id), "metadata": {}})
-    found = server.db.look(lambda conn: table(conn).get(row_id))
-    if found is None or not passes(found.metadata, limits):
+    limits = await allow(server, action, {f"{name}_id": uuid.UUID(row_id), "metadata": {}, **(asked or {})})
+    found = server.db.look(lambda conn: table(conn).get(row_id, limits))
+    if found is None:
         raise NotFound(f"{name.capitalize()} with ID {row_id} not found")
     return found
 
@@ -8202,10 +8237,8 @@ async def _change_state(
             await show_state(server.runner, thread, began)
         raise
 
-    await show_rest(server.runner, thread, began, rest)
+    await show_rest(server.runner, thread, began, rest, to_json({"state": state, "thread_id": thread.thread_id}))
     server.runner.threads.notice()
-    told = to_json({"state": state, "thread_id": thread.thread_id})
-    server.runner.logs.tell_thread(thread.thread_id, Event(event_id(), "state_update", told))
     return changed
 
 
@@ -8291,7 +8324,9 @@ async def create_run_batch(server: Server, request: Request) -> Response:
     if not raw:
         raise Invalid("body: List should have at least 1 item")
     news = [await new_run(server, None, validate(RunCreateStateless, item)) for item in raw]
-    made = await server.db.write(lambda conn: [make_run(conn, replace(new, start=False)) for new in news])
+    made = await server.db.write(
+        lambda conn: [make_run(conn, server.graphs, replace(new, start=False)) for new in news]
+    )
     for created in made:
         server.runner.begin(created)
     return reply([created.run.to_dict() for created in made])
@@ -8620,13 +8655,13 @@ async def thread_tape(
     server: Server, thread_id: str, joined: RunLog, follower: Follower, after: tuple[int, int] | None
 ) -> AsyncIterator[list[Event]]:
     """A thread's events, in batches: those that are kept, if they are wanted from a place on, and those that come."""
-    shown, seen = still_shown(server, thread_id), (0, -1)
+    shown, seen = still_shown(server, thread_id), dict[str, tuple[int, int]]()  # by run: each keeps its own in order
     try:
         while after and (part := await server.db.read(lambda conn, at=after: Events(conn).of_thread(thread_id, at))):
-            seen = after = part[-1].id
+            after, seen = part[-1].id, seen | {event.run_id: event.id for event in part}
             yield part if shown() else []
         async for events in joined.follow(follower):
-            yield [event for event in events if event.id > seen] if shown() else []
+            yield [each for each in events if each.id > seen.get(each.run_id, (0, -1))] if shown() else []
     finally:
         server.runner.logs.leave_thread(thread_id, follower)
 
@@ -8635,7 +8670,7 @@ async def thread_frames(tape: AsyncIterator[list[Event]], modes: list[str]) -> A
     def wanted(event: Event) -> bool:
         if event.name == "state_update":
             return "state_update" in modes
-        return "run_modes" in modes or ("lifecycle" in modes and event.name == "metadata")
+        return "run_modes" in modes or ("lifecycle" in modes and event.name in ("metadata", RUN_DONE))
 
     async for batch in tape:
         yield run_frame_texts(filter(wanted, batch), (), (0, -1), True)
@@ -10134,7 +10169,7 @@ async def cancel_task(call: AgentCall) -> JsonObject:
     """Stop what goes on for a task; one that waits for an answer will not get it."""
     server, name, context, length = call.server, call.task_id(), call.text("contextId"), call.length({})
     task, thread = await find_task(call, name, context)
-    await allow_row(server, "threads.update", thread.thread_id, {"action": "interrupt"})
+    await find_allowed(server, "threads.update", thread.thread_id, {"action": "interrupt"})
     before = task.state
     if before == "input-required":
         await server.db.write(end_waiting, task.run)

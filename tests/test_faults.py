@@ -320,6 +320,11 @@ def test_a_changed_state_counts_though_its_thread_can_only_show_it_later(server:
     check_whole(server)  # nor does the stop wait for it
 
 
+def up_to_done(stream: httpx.Response) -> list[str]:
+    """The events of a thread's stream up to the end of a run."""
+    return list(itertools.takewhile(lambda line: "run_done" not in line, stream.iter_lines()))
+
+
 def test_a_run_whose_end_fails_to_be_stored_once_tells_that_it_failed(server: LiveServer) -> None:
     server.stop()
     server.program = HELD + HURRIED
@@ -329,10 +334,17 @@ def test_a_run_whose_end_fails_to_be_stored_once_tells_that_it_failed(server: Li
             (server.folder / "odd").touch()
             thread = new_thread(http)
             with http.stream("GET", f"/threads/{thread}/stream") as follows:
-                told = http.post(f"/threads/{thread}/runs/{way}", json=body()).text
+                told = http.post(f"/threads/{thread}/runs/{way}", json=body(stream_resumable=True)).text
                 shown = json.dumps(error, separators=(",", ":"))
                 assert told.endswith({"wait": f'{{"__error__":{shown}}}', "stream": f"data: {shown}\r\n\r\n"}[way])
-                assert any("run_done" in line for line in follows.iter_lines())
+                live = up_to_done(follows)
+            with http.stream("GET", f"/threads/{thread}/stream", headers={"last-event-id": "0"}) as comes_back:
+                assert up_to_done(comes_back) == live
+            [run] = http.get(f"/threads/{thread}/runs").json()
+            path = f"/threads/{thread}/runs/{run['run_id']}/stream"
+            assert f"data: {shown}" in http.get(path, headers={"last-event-id": "0"}).text
+            with http.stream("POST", f"/threads/{thread}/stream/events", json={"channels": ["lifecycle"]}) as events:
+                assert any('"failed"' in line for line in events.iter_lines())
             after = http.get(f"/threads/{thread}").json()
             assert (after["status"], after["error"]) == ("error", error)
 

@@ -55,10 +55,16 @@ async def thread(client: LangGraphClient, thread_id: str) -> Any:
 
 
 def rows(server: LiveServer, thread_id: str) -> dict[str, list[Any]]:
-    """All rows of a thread but its own."""
+    """All rows of a thread but its own, and events that tell that a run is over."""
     with closing(sqlite3.connect(server.folder / "devserver.db")) as conn:
         query = "SELECT * FROM {} WHERE thread_id = ? ORDER BY rowid"
-        tables = ("runs", "checkpoints", "writes", "run_writes", "events")
+        tables = (
+            "runs",
+            "checkpoints",
+            "writes",
+            "run_writes",
+            "(SELECT rowid, * FROM events WHERE event <> 'run_done')",
+        )
         return {table: conn.execute(query.format(table), (thread_id,)).fetchall() for table in tables}
 
 

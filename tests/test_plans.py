@@ -140,7 +140,10 @@ CALLS: dict[str, list[Call]] = {
     "Tasks.waiting": [lambda c: Tasks(c).waiting("t")],
     "Tasks.search": [lambda c: Tasks(c).search(LIMITS, "a", None, None, None, 10, 0)],
     "Tasks.search, a thread's": [lambda c: Tasks(c).search({}, "a", "t", "working", AT, 10, 0)],
-    "Events.append": [lambda c: Events(c).append("t", "r", [Event((1, 0), "x", b"1")])],
+    "Events.append": [
+        lambda c: Events(c).append("t", [Event((1, 0), "x", b"1")]),
+        lambda c: Events(c).append("t", [Event((1, 0), "x", b"1", run_id="r")], "r"),
+    ],
     "Events.of_run": [lambda c: Events(c).of_run("r", (1, 2))],
     "Events.newest": [lambda c: next(Events(c).newest("t", "x"), None)],
     "Events.of_thread": [lambda c: Events(c).of_thread("t", (1, 2))],
@@ -328,7 +331,7 @@ def filled(size: int) -> sqlite3.Connection:
             Runs(made).insert(dataclasses.replace(run, task_id=run.run_id))
         if n < 20:
             Runs(made).insert(dataclasses.replace(RUN, run_id=f"live{n}", thread_id=other))
-        Events(made).append("t", f"t/{n}", [Event((n, 0), "x", b"1" * 4000)])
+        Events(made).append("t", [Event((n, 0), "x", b"1" * 4000, run_id=f"t/{n}")], f"t/{n}")
         Crons(made).insert(dataclasses.replace(CRON, cron_id=f"c{n}" if n else "c", thread_id="t", metadata=LIMITS))
         Items(made).put("a.b", f"k{n}", b"{}")
         Items(made).put(f"c{n % 5}", f"k{n}", b"{}", ttl=1e6 - n)

@@ -705,7 +705,7 @@ async def test_a_threads_stream_can_be_come_back_to(client: LangGraphClient, tmp
     gate.touch()
     whole, same, *later = await asyncio.gather(*following)
     assert whole == same
-    assert names(whole) == ["metadata", *["updates"] * 3, "metadata", *["custom"] * 80, "metadata"]
+    assert names(whole) == ["metadata", *["updates"] * 3, *["metadata"] * 2, *["custom"] * 80, "metadata"]
     assert whole[: len(done)] == done
     assert later == [whole[1:], whole[3:]]
 
