@@ -7457,7 +7457,7 @@ async def _decide_body(
     value = {**validate(model, raw).model_dump(), **ids}
     value["metadata"] = value.get("metadata") or {}
     for name in ("assistant_id", "thread_id"):
-        if isinstance(value.get(name), str):
+        if value.get(name) and isinstance(value[name], str):
             value[name] = _to_id(server, name, value[name])
     if action == "crons.create":
         value |= {"payload": raw, "cron_id": None, "user_id": access.user["identity"]}
