@@ -2654,9 +2654,9 @@ class Tasks(Table):
 
 
 class Event(NamedTuple):
-    """Something a run, or without `run_id` its thread, has to tell. `id` orders the events of a server; `data` is
-    JSON. `seq` is its number, or the first of its numbers, among its thread's events in the event streaming protocol;
-    0 if it has no place there."""
+    """Something that a run, or its thread (then without `run_id`), has to tell. `id` orders the events of a server;
+    `data` is JSON. `seq` is its number, or the first of its numbers, among its thread's events in the event streaming
+    protocol; 0 if it has no place there."""
 
     id: tuple[int, int]
     name: str
@@ -2721,7 +2721,7 @@ class Events(Table):
     _QUERY = "SELECT ms, n, event, data, seq, run_id FROM events WHERE"
 
     def append(self, thread_id: str, events: Iterable[Event], run_id: str | None = None) -> None:
-        """Nothing is kept of a thread, or if it is named a run, that was deleted meanwhile."""
+        """Keep events of a thread. Nothing is kept if the thread, or the run if one is named, was deleted meanwhile."""
         table, name, row_id = ("runs", "run_id", run_id) if run_id else ("threads", "thread_id", thread_id)
         if not self._exists(f"SELECT 1 FROM {table} WHERE {name} = ?", row_id):
             return
@@ -4151,9 +4151,10 @@ def to_user(made: Any) -> User:
     can't be one."""
     apart: JsonObject = {}
     if isinstance(made, tuple) and len(made) == 2 and not hasattr(made, "identity"):
-        apart, made = {"permissions": made[0]}, made[1]
-        if not isinstance(apart["permissions"], list | tuple | set | frozenset) or isinstance(made, tuple):
+        permissions, made = made
+        if not isinstance(permissions, list | tuple | set | frozenset) or isinstance(made, tuple):
             raise TypeError("a pair must be (permissions, user), with a list of texts first")
+        apart = {"permissions": permissions}
     if isinstance(made, str):
         fields: JsonObject = {"identity": made}
     elif isinstance(made, Mapping):
@@ -6256,7 +6257,7 @@ async def end_unstored(db: Db, graphs: Graphs, logs: Logs, run: Run, outcome: Ou
 
     def end(conn: sqlite3.Connection) -> list[Event]:
         ended = finish_run(conn, run, outcome)
-        return keep_end(conn, graphs, run, ended or Outcome("interrupted"))
+        return keep_end(conn, graphs, run, ended) if ended else [run_done(run)]
 
     told = await db.write(end)
     if told[0].name == "error":
@@ -7415,7 +7416,7 @@ async def admit(server: Server, auth: AppAuth, request: Request, rule: str, mode
             request = await _decide_body(server, action, ids, request, model, access)
         else:
             await access.decide(action, {**ids, "metadata": {}})
-    if query_flag(request, "cancel_on_disconnect"):
+    if "run_id" in ids and query_flag(request, "cancel_on_disconnect"):
         await access.decide("threads.update", {**ids, "metadata": {}, "action": "interrupt"})
     access.path = list(filter(None, access.limits.values()))
     return request
@@ -7483,7 +7484,8 @@ async def allow(server: Server, action: str, value: JsonObject) -> JsonObject:
 async def allow_thread(server: Server, thread_id: str) -> None:
     """Have the application decide on following a thread, which may be made later. What of it is its user's to see,
     `still_shown` tells. Raises Refused."""
-    await allow(server, "threads.read", {"thread_id": uuid.UUID(to_uuid(thread_id, "thread")), "metadata": {}})
+    if server.graphs.auth:
+        await allow(server, "threads.read", {"thread_id": uuid.UUID(to_uuid(thread_id, "thread")), "metadata": {}})
 
 
 async def find_allowed(

@@ -301,6 +301,17 @@ def test_a_socket_for_a_thread_that_cannot_be_is_closed_as_without_an_auth(owned
     assert caught.value.rcvd.code == 4422
 
 
+@pytest.mark.parametrize("store_http", ["no auth"], indirect=True)
+def test_without_an_auth_commands_do_not_mind_the_form_of_a_threads_id(store_http: httpx.Client) -> None:
+    told = {
+        method: store_http.post("/threads/nonsense/commands", json=command(method, channels=["values"])).json()
+        for method in ("subscription.subscribe", "agent.getTree", "run.start")
+    }
+    assert told["subscription.subscribe"]["type"] == "success"
+    assert told["agent.getTree"]["error"] == "no_such_run"
+    assert told["run.start"]["error"] == "invalid_argument"
+
+
 # Following a thread that is not there yet
 
 CHANNELS = ["values", "lifecycle", "updates", "tasks", "checkpoints"]
