@@ -5988,12 +5988,10 @@ def _webhook_payload(run: Run, outcome: Outcome) -> bytes:
     return to_json(payload if error is None else {**payload, "error": error})
 
 
-def recover_runs(conn: sqlite3.Connection) -> list[str]:
-    """At start: what was running is pending again; gives the threads to work on."""
+def recover_runs(conn: sqlite3.Connection) -> tuple[int, list[str]]:
+    """At start: what was running is pending again; gives how many runs go on, and the threads to work on."""
     Runs(conn).release()
-    if begun := Runs(conn).begun():
-        log.info("resuming %s run%s", begun, "s" * (begun > 1))
-    return Runs(conn).waiting_threads()
+    return Runs(conn).begun(), Runs(conn).waiting_threads()
 
 
 NODE_THREADS = "devserver-node"
@@ -6939,7 +6937,10 @@ class Runner:
         self._slots = asyncio.Semaphore(self.max_concurrency)
         for thread in await self.db.read(lambda conn: Threads(conn).unshown()):
             await show_state(self, thread, CLOCK.steady())
-        for thread_id in await self.db.write(recover_runs):
+        count, threads = await self.db.write(recover_runs)
+        if count:
+            log.info("resuming %s run%s", count, "s" * (count > 1))
+        for thread_id in threads:
             self.loop.loop.call_soon_threadsafe(self._notice, thread_id)
         for begun in (self._webhooks.send_due, self.crons.run, self.items.run, self.threads.run):
             self.begin_soon(begun)
