@@ -62,6 +62,7 @@ def make_many(server: LiveServer, names: list[str], graph_id: str = "steps") -> 
     """Assistants, straight into the file of a server that runs."""
     at = devserver.now()
     with contextlib.closing(sqlite3.connect(server.folder / "devserver.db", timeout=30)) as conn, conn:
+        conn.create_function("steady", 0, devserver.CLOCK.steady)
         for name in names:
             new = devserver.Assistant(str(uuid.uuid4()), graph_id, name, None, {}, {}, {}, 1, at, at)
             devserver.Assistants(conn).insert(new)
