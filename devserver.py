@@ -135,7 +135,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer, _create_msgp
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.constants import START
-from langgraph.errors import EmptyInputError, GraphDrained, InvalidUpdateError, UnknownInterruptError
+from langgraph.errors import GraphDrained, InvalidUpdateError, UnknownInterruptError
 from langgraph.graph.state import StateGraph
 from langgraph.pregel import Pregel
 from langgraph.pregel._utils import get_function_nonlocals
@@ -611,6 +611,10 @@ class Invalid(ApiError):
     status = 422
 
 
+class InvalidId(Invalid):
+    pass
+
+
 class NotServed(ApiError):
     status = 501
 
@@ -691,11 +695,11 @@ def moment(at: datetime.datetime) -> str:
 
 
 def to_uuid(text: str, what: str) -> str:
-    """The canonical form of an id, leniently parsed. Raises Invalid naming `what` it is the id of."""
+    """The canonical form of an id, leniently parsed. Raises InvalidId naming `what` it is the id of."""
     try:
         return str(uuid.UUID(text))
     except ValueError:
-        raise Invalid(f"Invalid {what} ID: must be a UUID") from None
+        raise InvalidId(f"Invalid {what} ID: must be a UUID") from None
 
 
 def is_loopback(host: str) -> bool:
@@ -1321,7 +1325,7 @@ class SuperstepEnd(EphemeralValue[Any]):
         return False
 
 
-class MissingScope(ValueError):
+class MissingScope(Invalid):
     """The run's config has no value for the scope of a shared key."""
 
 
@@ -4512,13 +4516,17 @@ def _names_file(name: str, file: Path) -> bool:
 
 def _import_problem(error: BaseException, path: Path) -> str:
     """The exception, the line of the user's code that raised it, and how to get a module that was not found."""
-    text = f"{type(error).__name__}: {error}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_library(f.filename)]
-    if frames and not isinstance(error, SyntaxError):
-        text += f" (at {frames[-1].filename}:{frames[-1].lineno})"
+    place = None if isinstance(error, SyntaxError) else user_line(error)
+    text = f"{type(error).__name__}: {error}" + (f" (at {place})" if place else "")
     if isinstance(error, ModuleNotFoundError) and error.name and not _is_module(top := error.name.partition(".")[0]):
         text += f". {_where_to_get(top, error, path.resolve().parent)}"
     return text
+
+
+def user_line(error: BaseException) -> str | None:
+    """The innermost line of the user's code that an exception came through, as FILE:LINE; None if it is not theirs."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_library(f.filename)]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
 
 
 def _where_to_get(module: str, error: BaseException, root: Path) -> str:
@@ -7254,9 +7262,8 @@ async def read_json(request: Request) -> Any:
         raise Invalid("Invalid JSON in request body") from None
     try:
         orjson.dumps(functools.reduce(lambda inner, _: [inner], range(NESTING_TO_SPARE), value))
-    except TypeError as error:
-        if "Recursion" in str(error):  # it could be kept, but not shown
-            raise Invalid("The request body is nested too deeply") from None
+    except TypeError:  # it could be kept, but not shown
+        raise Invalid("The request body is nested too deeply") from None
     return value
 
 
@@ -8224,10 +8231,10 @@ async def _change_state(
         try:
             whole: RunnableConfig = {"configurable": {**place["configurable"], "graph_id": graph_id, **user}}
             changed = await graph.abulk_update_state(whole, supersteps(graph))
-        except (ValueError, InvalidUpdateError, ApiError):
+        except ApiError:
             raise
-        except Exception as error:  # a reducer that can't take the values
-            raise BadRequest(f"{type(error).__name__}: {error}") from None
+        except Exception as error:
+            raise _refused_update(thread, error) from None
         finally:
             RUN_SCOPE.reset(token)
         found = await snapshot(graph, _thread_place(thread.thread_id))
@@ -8243,6 +8250,16 @@ async def _change_state(
     await show_rest(server.runner, thread, began, rest, to_json({"state": state, "thread_id": thread.thread_id}))
     server.runner.threads.notice()
     return changed
+
+
+def _refused_update(thread: Thread, error: Exception) -> BadRequest:
+    """The answer to an update that LangGraph refuses, or that a reducer or an edge can't take: those are logged."""
+    where, raised_in = user_line(error), traceback.extract_tb(error.__traceback__)[-1].filename
+    refuses = isinstance(error, ValueError) and f"{os.sep}langgraph{os.sep}" in raised_in
+    if where is None and (refuses or isinstance(error, InvalidUpdateError)):
+        return BadRequest(str(error))
+    log.warning("an update of thread %s failed in %s", thread.thread_id, where or raised_in, exc_info=error)
+    return BadRequest(f"{type(error).__name__}: {error}")
 
 
 # -- runs --
@@ -9189,10 +9206,9 @@ async def answer_command(server: Server, thread: str, command: JsonObject, sessi
         result = await handler(server, thread, params, session)
     except CommandError as error:
         return command_failure(command["id"], error)
-    except (ApiError, InvalidUpdateError, ValueError) as error:
-        status = error.status if isinstance(error, ApiError) else 400
-        detail = "Invalid thread ID" if "thread ID: must be" in str(error) else str(error)
-        return command_failure(command["id"], CommandError("unknown_error", f"{status}: {detail}"))
+    except ApiError as error:
+        detail = "Invalid thread ID" if isinstance(error, InvalidId) else error.detail
+        return command_failure(command["id"], CommandError("unknown_error", f"{error.status}: {detail}"))
     return {"type": "success", "id": command["id"], "result": result, "meta": {"applied_through_seq": seq}}
 
 
@@ -9604,8 +9620,8 @@ async def _mcp_call(server: Server, types_: Any, params: JsonObject) -> Any:
     try:
         new = await new_run(server, None, validate(RunCreateStateless, body))
         run, run_log = await server.runner.create_followed(new)
-    except (ApiError, ValueError) as error:
-        raise RpcError(-32602, str(error)) from None
+    except ApiError as error:
+        raise RpcError(-32602, error.detail) from None
     async for _ in run_log.wait_closed():
         pass
     check_ended(server, run)
@@ -10058,10 +10074,10 @@ async def start_task(call: AgentCall, message: Any, modes: list[str], follower: 
     }
     try:
         checked = validate(RunCreateStateful, body)
-        new = await new_run(server, str(uuid.UUID(thread_id)), checked, run_id=run_id, task_id=task_id)
+        new = await new_run(server, to_uuid(thread_id, "thread"), checked, run_id=run_id, task_id=task_id)
         run, run_log = await server.runner.create_followed(new, follower)
-    except (ApiError, ValueError) as error:
-        detail = "Invalid thread ID" if "hexadecimal UUID" in str(error) else str(error)
+    except ApiError as error:
+        detail = "Invalid thread ID" if isinstance(error, InvalidId) else error.detail
         raise RpcError(-32602, f"Failed to create run: {detail}") from None
     return Started(run, run_log)
 
@@ -10852,12 +10868,13 @@ async def on_error(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         headers = {name: ", ".join(sorted(text.split(", "))) for name, text in (error.headers or {}).items()}  # Allow
         return reply({"detail": error.detail}, error.status_code, headers)
-    if isinstance(error, MissingScope):
-        return reply({"detail": str(error)}, 422)
-    if isinstance(error, ValueError | OverflowError | InvalidUpdateError | EmptyInputError):
-        return reply({"detail": str(error)}, 400)
     if isinstance(error, ClientDisconnect):
         return empty(400)
+    # whoever called this raises it again, so that its traceback is logged, too
+    if place := user_line(error):
+        log.error("%s %s failed in your code, %s", request.method, request.url.path, place)
+        return reply({"detail": f"{type(error).__name__}: {error} (at {os.path.basename(place)})"}, 500)
+    log.error("%s %s failed in devserver: please report it", request.method, request.url.path)
     return reply({"detail": "Internal Server Error"}, 500)
 
 
@@ -11077,16 +11094,7 @@ def around_api(server: Server, app: Starlette, api: Starlette) -> Starlette:
 
 
 def _starlette(server: Server, routes: list[BaseRoute], **options: Any) -> Starlette:
-    handled: list[type[Exception]] = [
-        ApiError,
-        HTTPException,
-        ValueError,
-        OverflowError,  # an integer that SQLite can't hold
-        InvalidUpdateError,
-        EmptyInputError,
-        ClientDisconnect,
-        Exception,
-    ]
+    handled: list[type[Exception]] = [ApiError, HTTPException, ClientDisconnect, Exception]
     app = Starlette(routes=routes, exception_handlers={kind: cast(Any, on_error) for kind in handled}, **options)
     app.state.server = server
     return app
