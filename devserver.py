@@ -159,6 +159,7 @@ from langgraph.store.base import (
 from langgraph.store.sqlite.base import SqliteStore
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import PydanticCustomError
 from starlette import types as asgi
 from starlette.applications import Starlette
 from starlette.datastructures import URLPath
@@ -242,6 +243,34 @@ Label = Annotated[str, Field(json_schema_extra={"pattern": r"^[^.]+$"})]
 WHOLE = BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)  # 1.0 is an integer in JSON
 Limit = Annotated[int, Field(ge=1, le=1000), WHOLE]
 Offset = Annotated[int, Field(ge=0, le=SAFE_INTEGER), WHOLE]
+# Bounds, where a request would cost more than its size, or SQL has a limit. The first wrong member ends the reading.
+Few = Annotated[list[T], Field(max_length=100, fail_fast=True)]
+Some = Annotated[list[T], Field(max_length=1_000, fail_fast=True)]
+Many = Annotated[list[T], Field(max_length=10_000, fail_fast=True)]
+CronSchedule = Annotated[str, Field(max_length=256)]
+MAX_CONDITIONS = 500
+
+
+def _bounded(condition: Any) -> Any:
+    """Refuse more conditions than may be looked for in each row."""
+    inside = [condition]
+    for number, value in enumerate(inside):
+        if number > MAX_CONDITIONS:
+            detail = f"There may be {MAX_CONDITIONS} conditions at most, nested ones included"
+            raise PydanticCustomError("too_long", detail)
+        inside += value.values() if isinstance(value, dict) else ()
+    return condition
+
+
+def _sql_integer(value: Any) -> Any:
+    if isinstance(value, int) and abs(value) > SAFE_INTEGER:
+        raise PydanticCustomError("too_large", "Input should be an integer of 64 bits at most")
+    return value
+
+
+Conditions = Annotated[JsonObject, BeforeValidator(_bounded)]
+_Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]+$")]  # LangGraph's checkpointer makes SQL of it
+HistoryConditions = Annotated[dict[_Name, Annotated[Any, BeforeValidator(_sql_integer)]], BeforeValidator(_bounded)]
 
 
 class Body(BaseModel):
@@ -259,7 +288,7 @@ class Config(Body):
 
     model_config = ConfigDict(strict=True, extra="allow", defer_build=True)
 
-    tags: list[str] = Field(default_factory=list)
+    tags: Many[str] = Field(default_factory=list)
     recursion_limit: Annotated[int, WHOLE] = 25
     configurable: JsonObject = Field(default_factory=dict)
     metadata: JsonObject = Field(default_factory=dict)
@@ -302,7 +331,7 @@ class Command(Body):
 
     update: JsonObject | list[Any] | None = None
     resume: Any = None
-    goto: str | Send | list[str | Send] | None = None
+    goto: str | Send | Many[str | Send] | None = None
 
 
 class AssistantCreate(Body):
@@ -326,9 +355,9 @@ class AssistantPatch(Body):
 
 
 class AssistantCountRequest(Body):
-    metadata: JsonObject = Field(default_factory=dict)
+    metadata: Conditions = Field(default_factory=dict)
     graph_id: str | None = None
-    name: str | None = None
+    name: Annotated[str, Field(max_length=1_000)] | None = None
 
 
 class AssistantSearchRequest(AssistantCountRequest):
@@ -336,11 +365,11 @@ class AssistantSearchRequest(AssistantCountRequest):
     offset: Offset = 0
     sort_by: Literal["assistant_id", "created_at", "updated_at", "name", "graph_id"] = "created_at"
     sort_order: SortOrder = "desc"
-    select: list[AssistantField] | None = None
+    select: Few[AssistantField] | None = None
 
 
 class AssistantVersionsSearchRequest(Body):
-    metadata: JsonObject = Field(default_factory=dict)
+    metadata: Conditions = Field(default_factory=dict)
     limit: Limit = 10
     offset: Offset = 0
 
@@ -368,7 +397,7 @@ class StateUpdateEntry(Body):
 
 
 class ThreadSuperstepUpdate(Body):
-    updates: Annotated[list[StateUpdateEntry], Field(min_length=1)]
+    updates: Annotated[Many[StateUpdateEntry], Field(min_length=1)]
 
 
 class ThreadCreate(Body):
@@ -376,7 +405,7 @@ class ThreadCreate(Body):
     metadata: JsonObject = Field(default_factory=dict)
     if_exists: IfExists = "raise"
     ttl: ThreadTtl | None = None
-    supersteps: list[ThreadSuperstepUpdate] = Field(default_factory=list)
+    supersteps: Many[ThreadSuperstepUpdate] = Field(default_factory=list)
 
 
 class ThreadPatch(Body):
@@ -385,23 +414,23 @@ class ThreadPatch(Body):
 
 
 class ThreadCountRequest(Body):
-    metadata: JsonObject = Field(default_factory=dict)
-    values: JsonObject = Field(default_factory=dict)
+    metadata: Conditions = Field(default_factory=dict)
+    values: Conditions = Field(default_factory=dict)
     status: ThreadStatus | None = None
 
 
 class ThreadSearchRequest(ThreadCountRequest):
-    ids: list[Id] | None = None
+    ids: Many[Id] | None = None
     limit: Limit = 10
     offset: Offset = 0
     sort_by: Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] = "updated_at"
     sort_order: SortOrder = "desc"
-    select: list[ThreadField] | None = None
-    extract: Annotated[dict[str, str], Field(max_length=10)] | None = None
+    select: Few[ThreadField] | None = None
+    extract: Annotated[dict[str, Annotated[str, Field(max_length=256)]], Field(max_length=10)] | None = None
 
 
 class ThreadPruneRequest(Body):
-    thread_ids: list[Id]
+    thread_ids: Many[Id]
     strategy: Literal["delete", "keep_latest"] = "delete"
 
 
@@ -420,7 +449,7 @@ class ThreadStateCheckpointRequest(Body):
 class ThreadStateSearch(Body):
     limit: Limit = 1
     before: CheckpointConfig | None = None
-    metadata: JsonObject | None = None
+    metadata: HistoryConditions | None = None
     checkpoint: CheckpointConfig | None = None
 
 
@@ -436,14 +465,14 @@ class RunCreate(Body):
     context: JsonObject | None = None
     metadata: JsonObject | None = None
     webhook: Annotated[str, Field(min_length=1)] | None = None
-    interrupt_before: Literal["*"] | list[str] | None = None
-    interrupt_after: Literal["*"] | list[str] | None = None
-    stream_mode: StreamMode | list[StreamMode] | None = None
+    interrupt_before: Literal["*"] | Many[str] | None = None
+    interrupt_after: Literal["*"] | Many[str] | None = None
+    stream_mode: StreamMode | Few[StreamMode] | None = None
     stream_subgraphs: bool | None = None
     stream_resumable: bool | None = None
     on_disconnect: DisconnectMode = "continue"
     on_completion: OnCompletion | None = None
-    feedback_keys: list[str] | None = None
+    feedback_keys: Many[str] | None = None
     multitask_strategy: MultitaskStrategy | None = None
     if_not_exists: IfNotExists | None = None
     after_seconds: Annotated[float, Field(ge=-1e9, le=1e9)] | None = None
@@ -476,13 +505,13 @@ class RunCreateStreamingStateless(RunCreateStateless):
 class RunsCancel(Body):
     status: Literal["pending", "running", "all"] | None = None
     thread_id: Id | None = None
-    run_ids: list[Id] | None = None
+    run_ids: Many[Id] | None = None
 
 
 class CronCreate(RunCreate):
     """A run that is made again and again, by a schedule."""
 
-    schedule: str
+    schedule: CronSchedule
     timezone: str | None = None
     end_time: str | None = None
     enabled: bool = True
@@ -497,7 +526,7 @@ class CronPatch(CronCreate):
     """Any of the fields that a cron is made of."""
 
     assistant_id: str = ""
-    schedule: str = ""
+    schedule: CronSchedule = ""
     metadata: JsonObject = Field(default_factory=dict)
 
 
@@ -505,7 +534,7 @@ class CronCountRequest(Body):
     assistant_id: Id | None = None
     thread_id: Id | None = None
     enabled: bool | None = None
-    metadata: JsonObject | None = None
+    metadata: Conditions | None = None
 
 
 class CronSearch(CronCountRequest):
@@ -513,7 +542,7 @@ class CronSearch(CronCountRequest):
     offset: Offset = 0
     sort_by: CronSort = "created_at"
     sort_order: SortOrder = "desc"
-    select: list[CronField] | None = None
+    select: Few[CronField] | None = None
 
 
 class ProtocolCommand(Body):
@@ -527,28 +556,28 @@ class ProtocolCommand(Body):
 class ProtocolEventStreamRequest(Body):
     """Which events of a thread to stream: channels, namespaces they are in, levels below those."""
 
-    channels: list[str]
-    namespaces: list[list[str]] | None = None
+    channels: Some[str]
+    namespaces: Some[Some[str]] | None = None
     depth: Annotated[int, Field(ge=0), WHOLE] | None = None
     since: Annotated[int, Field(ge=0), WHOLE] | None = None
 
 
 class StorePutRequest(Body):
-    namespace: list[Label]
+    namespace: Some[Label]
     key: str
     value: JsonObject
-    index: Literal[False] | list[str] | None = None
+    index: Literal[False] | Few[str] | None = None
     ttl: Minutes | None = None
 
 
 class StoreDeleteRequest(Body):
     key: str
-    namespace: list[Label] | None = None
+    namespace: Some[Label] | None = None
 
 
 class StoreSearchRequest(Body):
-    namespace_prefix: list[Label] | None = None
-    filter: JsonObject | None = None
+    namespace_prefix: Some[Label] | None = None
+    filter: Conditions | None = None
     limit: Annotated[int, Field(le=SAFE_INTEGER), WHOLE] | None = 10
     offset: Offset | None = 0
     query: str | None = None
@@ -556,8 +585,8 @@ class StoreSearchRequest(Body):
 
 
 class StoreListNamespacesRequest(Body):
-    prefix: list[Label] | None = None
-    suffix: list[Label] | None = None
+    prefix: Some[Label] | None = None
+    suffix: Some[Label] | None = None
     max_depth: Limit | None = None
     limit: Annotated[int, Field(ge=1, le=SAFE_INTEGER), WHOLE] | None = 100
     offset: Offset | None = 0
@@ -769,7 +798,6 @@ def _keepable(value: Any) -> Any:
 
 _SCALARS = (decimal.Decimal, float, uuid.UUID, datetime.date, datetime.time)  # with the subclasses that orjson refuses
 _KEPT = (BaseModel, tuple, set, frozenset, Mapping, *_SCALARS)
-_ESCAPED_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 _JSON_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -796,7 +824,9 @@ def _json(value: Any, default: Callable[[Any], Any]) -> bytes:
             text = orjson.dumps(value, default=default, option=_JSON_OPTIONS)
         except failures:
             text = orjson.dumps(_mend(value, default), default=default, option=_JSON_OPTIONS)
-    return _ESCAPED_NUL.sub(rb"\1\\ufffd", text) if b"\\u0000" in text else text
+    if b"\\u0000" in text:  # without the escaped backslashes that may be before it; JSON has no NUL of its own
+        text = text.replace(b"\\\\", b"\0").replace(b"\\u0000", b"\\ufffd").replace(b"\0", b"\\\\")
+    return text
 
 
 def _mend(value: Any, default: Callable[[Any], Any], path: str = "", above: frozenset[int] = frozenset()) -> Any:
@@ -1751,12 +1781,15 @@ def tool_name(name: str, assistant_id: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "", re.sub(r"\s+", "_", name))[:128] or assistant_id
 
 
+_condition = functools.lru_cache(maxsize=4)(orjson.loads)  # a search has the same one for each row
+
+
 def _contains_text(whole: str | None, part: str) -> bool:
-    return contains(orjson.loads(whole) if whole else None, orjson.loads(part))
+    return contains(orjson.loads(whole) if whole else None, _condition(part))
 
 
 def _matches_text(value: str | bytes, condition: str) -> bool:
-    return matches_filter(orjson.loads(value), orjson.loads(condition))
+    return matches_filter(orjson.loads(value), _condition(condition))
 
 
 def _add_vectors(conn: sqlite3.Connection) -> None:
@@ -1930,7 +1963,7 @@ class Where:
 
     def contains(self, column: str, part: JsonObject) -> None:
         """A JSON column contains the part. Most rows fail by the text of a member, long before they are parsed."""
-        for key, value in part.items():
+        for key, value in itertools.islice(part.items(), 20):  # SQLite has a limit
             if isinstance(value, str):
                 self.add(f"instr({column}, ?)", _json_text({key: value})[1:-1])
         if part:
@@ -5640,6 +5673,7 @@ def _known_context(graph: Graph, context: JsonObject | None) -> Any:
 ########################################################################################################
 
 BUSY = "Thread is already running a task. Wait for it to finish or choose a different multitask strategy."
+MAX_BATCH = 1_000
 NOT_TWICE = (
     "Cannot specify both configurable and context. Prefer setting context alone. Context was introduced in "
     "LangGraph 0.6.0 and is the long term planned replacement for configurable."
@@ -6465,8 +6499,6 @@ class Execution:
 
 def check_webhook(url: str, allowed: WebhookUrls) -> None:
     """Refuse webhooks that can't be meant, or may not be. One that is only a path leads to this server."""
-    import httpx
-
     if len(url) > allowed.max_url_length:
         raise Invalid("Webhook URL too long")
     if url.startswith("/") and not url.startswith("//"):
@@ -6591,8 +6623,6 @@ class WebhookSender:
 
     async def _post(self, url: str, payload: bytes) -> None:
         """POST a webhook, with four tries over some seconds. No proxy leads to this machine."""
-        import httpx
-
         whole = f"{self._address}{url}" if url.startswith("/") else url
         target = httpx.URL(whole)
         host, watch = target.host, _address_judge(target.raw_host.decode(), self._allowed)
@@ -7294,7 +7324,9 @@ def _validation_detail(error: ValidationError, value: Any) -> str:
             elif isinstance(inside, list) and isinstance(part, int) and part < len(inside):
                 path.append(str(part))
                 inside = inside[part]
-        details.setdefault(".".join(path) or "body", problem["msg"])
+        place = ".".join(path) or "body"
+        if place not in details or problem["type"] == "too_long":  # where it might be something else than a list
+            details[place] = problem["msg"]
     return "; ".join(f"{place}: {message}" for place, message in details.items())
 
 
@@ -7319,6 +7351,8 @@ def query_list(request: Request, *names: str) -> list[str]:
                 found += map(str, from_json(text)) if text.startswith("[") else [text] if text else []
             except ValueError:
                 raise Invalid(f"{name}: not a JSON list") from None
+    if len(found) > 100:
+        raise Invalid(f"{names[0]}: List should have at most 100 items")
     return found
 
 
@@ -7470,9 +7504,9 @@ async def _decide_body(
             value[name] = _to_id(server, name, value[name])
     if action == "crons.create":
         value |= {"payload": raw, "cron_id": None, "user_id": access.user["identity"]}
-    before = copy.deepcopy(value)
+    before = {name: to_json(value[name]) for name in model.model_fields if name in value}  # sooner than a deep copy
     await access.decide(action, value)
-    changed = {name: value[name] for name in model.model_fields if name in value and value[name] != before[name]}
+    changed = {name: value[name] for name in before if name in value and to_json(value[name]) != before[name]}
     return with_body(request, to_json({**value.get("payload", raw), **changed}))
 
 
@@ -7543,11 +7577,11 @@ async def allow_run(
     if server.graphs.auth is None:
         return {}, RunAccess()
     access, value = ACCESS.get(), _run_value(thread_id, body, run_id)
-    before = copy.deepcopy(value)
-    threads = await access.decide("threads.create_run", value)
-    left, old = {**value["kwargs"], **value}, {**before["kwargs"], **before}
     fields = RunCreate.model_fields.keys() - {"assistant_id", "metadata"}
-    changes = {name: left[name] for name in left if name in fields and left[name] != old.get(name)}
+    before = {name: to_json(each) for name, each in {**value["kwargs"], **value}.items() if name in fields}
+    threads = await access.decide("threads.create_run", value)
+    left = {**value["kwargs"], **value}
+    changes = {name: left[name] for name in left if name in fields and to_json(left[name]) != before.get(name)}
     metadata = dict(value["metadata"])
     thread = server.db.look(lambda conn: Threads(conn).get(thread_id)) if thread_id else None
     if thread is None and (left["if_not_exists"] == "create" if thread_id else left.get("on_completion") == "keep"):
@@ -8025,7 +8059,7 @@ def check_extract(paths: Mapping[str, str]) -> None:
 
 def extract(value: Any, path: str) -> Any:
     """The part of a thread that `values.messages[-1].content` names; None where there is nothing."""
-    for key, index in re.findall(r"([^.\[\]]+)|\[(-?\d{1,9})\]", path):
+    for key, index in map(re.Match.groups, re.finditer(r"([^.\[\]]+)|\[(-?\d{1,9})\]", path)):
         if index and isinstance(value, list) and -len(value) <= int(index) < len(value):
             value = value[int(index)]
         elif key and isinstance(value, dict) and not key.startswith("_"):
@@ -8339,11 +8373,12 @@ async def create_stateless_run(server: Server, request: Request) -> Response:
 async def create_run_batch(server: Server, request: Request) -> Response:
     """Start several runs, each on a thread of its own: all of them, or none."""
     raw = await read_json(request)
-    if not isinstance(raw, list):
-        raise Invalid("body: Input should be a valid list")
-    if not raw:
-        raise Invalid("body: List should have at least 1 item")
-    news = [await new_run(server, None, validate(RunCreateStateless, item)) for item in raw]
+    if not isinstance(raw, list) or not 1 <= len(raw) <= MAX_BATCH:
+        raise Invalid(f"body: Input should be a list of 1 to {MAX_BATCH} runs")
+    news = []
+    for item in raw:
+        news.append(await new_run(server, None, validate(RunCreateStateless, item)))
+        await asyncio.sleep(0)  # others have their turn
     made = await server.db.write(
         lambda conn: [make_run(conn, server.graphs, replace(new, start=False)) for new in news]
     )
@@ -8656,7 +8691,7 @@ async def join_thread_stream(server: Server, request: Request) -> Response:
     """Follow all runs of a thread, present and future."""
     thread_id = path_id(request, "thread")
     asked = query_list(request, "stream_modes", "stream_mode") or ["run_modes"]
-    modes = [part for text in asked for part in text.split(",")]
+    modes = list(dict.fromkeys(part for text in asked for part in text.split(",")))
     for mode in modes:
         if mode not in typing.get_args(ThreadStreamMode):
             raise Invalid(f"Invalid stream mode: {mode}")
@@ -9253,7 +9288,7 @@ async def pending_questions(server: Server, thread_id: str) -> list[str]:
     end, and its client may be faster: wait for it."""
     if not (shown := still_shown(server, thread_id))():
         return []
-    for run in server.db.look(lambda conn: Runs(conn).live(thread_id)):
+    for run in await server.db.read(lambda conn: Runs(conn).live(thread_id)):
         joined = await live_log(server, run, None, None) if run.status == "running" else None
         if joined and joined.interrupts:
             with contextlib.suppress(TimeoutError):
@@ -9679,6 +9714,7 @@ async def delete_mcp(server: Server, request: Request) -> Response:
 # -- the Agent2Agent protocol: every assistant is an agent; a task is a run, with those that answer its questions --
 
 A2A_PAGE = 100
+MAX_PARTS = 1_000
 A2A_SCOPE_HEADER, A2A_SCOPES = "LangGraph-A2A-History-Scope", ("context", "task")
 FINAL_STATES = ("completed", "failed", "canceled")
 FILE_WORDS = {"bytes": "raw", "uri": "url", "name": "filename", "mimeType": "mediaType"}  # in versions 0.3 and 1.0
@@ -9822,6 +9858,7 @@ def sent_message(call: AgentCall) -> Any:
     parts = raw.get("parts", [])
     rpc_check(isinstance(parts, list), "Invalid params: 'parts' must be an array")
     rpc_check(parts, "Message must contain at least one part")
+    rpc_check(len(parts) <= MAX_PARTS, f"Message must contain at most {MAX_PARTS} parts")
     for name in ("messageId", "role"):
         rpc_check(raw.get(name), f"Missing required '{name}' in message")
     for name in ("contextId", "taskId"):
