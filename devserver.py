@@ -10724,7 +10724,7 @@ def openapi() -> JsonObject:
     for route in [*ROUTES, Operation("GET", "/docs", get_docs, None, "html")]:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
     schemas = _request_schemas()
-    schemas["RunBatchCreate"] = {"type": "array", "minItems": 1, "items": _type_schema("RunCreateStateless")}
+    schemas["RunBatchCreate"] = _type_schema("[RunCreateStateless]") | {"minItems": 1, "maxItems": MAX_BATCH}
     schemas["Subgraphs"] = _type_schema("{GraphSchemaNoId}")
     schemas |= {name: _response_schema(fields) for name, fields in RESPONSES.items()}
     return {

@@ -279,6 +279,7 @@ HOSTILE: dict[str, tuple[str, str, Any]] = {
     "updates": ("POST", "/threads", {"supersteps": [{"updates": [1] * (MB // 2)}]}),
     "batch": ("POST", "/runs/batch", [RUN] * (MB // 75)),
     "largest batch": ("POST", "/runs/batch", [RUN] * 1000),
+    "messages": ("POST", "/runs/wait", {"assistant_id": "chat", "input": {"messages": [["user", "a"]] * (MB // 13)}}),
     "stream_mode": ("POST", "/runs/wait", {**RUN, "stream_mode": many("x")}),
     "goto": ("POST", "/runs/wait", {**RUN, "command": {"goto": [1] * (MB // 2)}}),
     "numbers": ("POST", "/threads", {"metadata": {"a": [0] * (MB // 2)}}),
