@@ -88,17 +88,7 @@ import uuid
 import warnings
 import weakref
 from collections import Counter, deque
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Container,
-    Coroutine,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncIterator, Callable, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
@@ -4783,13 +4773,13 @@ class SWRResult(Generic[T]):
 
     value: T
     status: Literal["miss", "fresh", "stale", "expired"]
-    load: Callable[[], Awaitable[T]] = field(repr=False)
-    store: Callable[[T], None] = field(repr=False)
+    load: Callable[[], Coroutine[Any, Any, T]] = field(repr=False)
+    store: Callable[[T], Coroutine[Any, Any, None]] = field(repr=False)
 
     async def mutate(self, value: T = ...) -> T:  # type: ignore[assignment]
         """Store another value; without one, what the loader gives now."""
         self.value = await self.load() if value is ... else value
-        self.store(self.value)
+        await self.store(self.value)
         self.status = "fresh"
         return self.value
 
@@ -4811,7 +4801,7 @@ class Cache:
         age = CLOCK.steady() / 1e6 - at
         return (text, age if age < min(ttl, max_age) else math.inf) if text else None
 
-    def _store(self, key: str, value: Any, ttl: datetime.timedelta | None) -> None:
+    async def set(self, key: str, value: Any, ttl: datetime.timedelta | None = None) -> None:
         """Raises TypeError for what is not JSON, ValueError for what is too large."""
         seconds = min(ttl.total_seconds() if ttl else self.MAX_SECONDS, self.MAX_SECONDS)
         text = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
@@ -4832,31 +4822,22 @@ class Cache:
         found = self._find(key)
         return orjson.loads(found[0]) if found and found[1] < math.inf else None
 
-    async def set(self, key: str, value: Any, ttl: datetime.timedelta | None = None) -> None:
-        self._store(key, value, ttl)
-
     async def swr(
-        self,
-        key: str,
-        loader: Callable[[], Awaitable[T]],
-        *,
-        fresh_for: datetime.timedelta,
-        max_age: datetime.timedelta,
-        model: type[T] | None = None,
-    ) -> SWRResult[T]:
+        self, key: str, loader: Any, *, fresh_for: datetime.timedelta, max_age: datetime.timedelta, model: Any = None
+    ) -> SWRResult[Any]:
         """A value that is stored, one that is stale while it is loaded again; else what the loader gives."""
         dump: Callable[[Any], Any] = operator.methodcaller("model_dump", mode="json") if model else lambda value: value
-        result = SWRResult(cast(T, None), "miss", loader, lambda value: self._store(key, dump(value), max_age))
+        result = SWRResult[Any](None, "miss", loader, lambda value: self.set(key, dump(value), max_age))
         if found := self._find(key, max_age.total_seconds()):
             text, age = found
             with contextlib.suppress(ValidationError):  # it was stored by another version of the model
-                result.value = cast(Any, model).model_validate_json(text) if model else orjson.loads(text)
+                result.value = model.model_validate_json(text) if model else orjson.loads(text)
                 result.status = (
                     "expired" if age == math.inf else "fresh" if age < fresh_for.total_seconds() else "stale"
                 )
         if result.status in ("miss", "expired"):
             result.value = await loader()
-            result.store(result.value)
+            await result.store(result.value)
         elif result.status == "stale":
             self._refresh(key, replace(result))
         return result
@@ -6745,7 +6726,7 @@ class Loopback:
         self.url, self.prefix = httpx.URL(address), prefix
         self.loop = asyncio.get_running_loop()
         self.app: asgi.ASGIApp | None = None  # until it is made
-        self.nobody = Caller(self)
+        self.nobody = Caller(self, None, None)
         self.state: JsonObject = {}  # of the lifespan of http.app
         Loopback.newest = self
 
@@ -6765,9 +6746,7 @@ class Caller:
 
     PATIENCE_SECONDS = 0.05  # most calls take less
 
-    def __init__(
-        self, loopback: Loopback, user: JsonObject | None = None, slots: asyncio.Semaphore | None = None
-    ) -> None:
+    def __init__(self, loopback: Loopback, user: JsonObject | None, slots: asyncio.Semaphore | None) -> None:
         """On the run loop, or on the HTTP loop for nobody."""
         self.loopback, self.user, self.slots = loopback, user, slots
         self.loop = asyncio.get_running_loop()
@@ -6792,11 +6771,12 @@ class Caller:
         self._calls.discard(call)
 
     def end(self, cancelled: bool) -> None:
-        """Lend no more. Calls of a cancelled run break off; those on the run loop are cancelled with its graph."""
+        """Lend no more. Cancel the calls of a cancelled run; those on the run loop are cancelled with its graph."""
         self.over = True
         for call in self._calls:
             call.closed.set()
             if cancelled and call.loop is not self.loop:
+                call.cancelled = True
                 call.leave()
 
 
@@ -6811,6 +6791,7 @@ class LoopbackCall(httpx.AsyncByteStream):
     def __init__(self, caller: Caller, request: httpx.Request, body: bytes) -> None:
         self.loop = asyncio.get_running_loop()
         self.closed = asyncio.Event()  # on the run loop
+        self.cancelled = False
         self._caller, self._request, self._body = caller, request, [body]
         self._parts: asyncio.Queue[asgi.Message | None] = asyncio.Queue(64)  # None for the end
         self._over = asyncio.Event()  # all is sent, or the caller has left
@@ -6848,7 +6829,7 @@ class LoopbackCall(httpx.AsyncByteStream):
         except TimeoutError:
             raise httpx.ReadTimeout(f"nothing came for {timeout} s") from None
         if message is None:
-            raise httpx.RemoteProtocolError("the answer was broken off")
+            raise asyncio.CancelledError if self.cancelled else httpx.RemoteProtocolError("the answer was broken off")
         return message
 
     async def aclose(self) -> None:
@@ -6895,22 +6876,16 @@ class LoopbackCall(httpx.AsyncByteStream):
         request, loopback = self._request, self._caller.loopback
         raw_path, _, query = request.url.raw_path.partition(b"?")
         headers = [(name.lower(), value) for name, value in request.headers.raw if name.lower() != b"host"]
+        # fmt: off
         return {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "method": request.method,
-            "scheme": loopback.url.scheme,
-            "path": loopback.prefix + request.url.path,
-            "raw_path": loopback.prefix.encode() + raw_path,
-            "query_string": query,
-            "root_path": "",
-            "headers": [(b"host", loopback.url.netloc), *headers],
-            "client": ("127.0.0.1", 0),
-            "server": (loopback.url.host, loopback.url.port),
-            "state": loopback.state.copy(),
+            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
+            "method": request.method, "scheme": loopback.url.scheme, "path": loopback.prefix + request.url.path,
+            "raw_path": loopback.prefix.encode() + raw_path, "root_path": "", "query_string": query,
+            "headers": [(b"host", loopback.url.netloc), *headers], "client": ("127.0.0.1", 0),
+            "server": (loopback.url.host, loopback.url.port), "state": loopback.state.copy(),
             "run_user": self._caller.user,
         }
+        # fmt: on
 
 
 class LoopbackTransport(httpx.AsyncBaseTransport):
@@ -11208,16 +11183,11 @@ def bind_sdk() -> None:
     finally:
         if hides:
             del sys.modules["langgraph_api"]
-    replaced: list[tuple[types.ModuleType, str, Any]] = [
-        (client, "get_asgi_transport", lambda: LoopbackTransport),
-        (client, "_registered_transports", deque(maxlen=0)),  # one more for each client, for ever
-        (cache, "_cache_get", CACHE.get),
-        (cache, "_cache_set", CACHE.set),
-        (cache, "_api_swr", CACHE.swr),
-        (cache, "SWRResult", SWRResult),
-    ]
-    for module, name, value in replaced:
-        setattr(module, name, value)
+    sdk_client, sdk_cache = cast(Any, client), cast(Any, cache)
+    sdk_client.get_asgi_transport = lambda: LoopbackTransport
+    sdk_client._registered_transports = deque(maxlen=0)  # else it holds every client's for ever
+    sdk_cache._cache_get, sdk_cache._cache_set, sdk_cache._api_swr = CACHE.get, CACHE.set, CACHE.swr
+    sdk_cache.SWRResult = SWRResult
     for transport in utilities._registered_transports:  # of clients that were made before
         transport.handle_async_request = LoopbackTransport().handle_async_request  # type: ignore[method-assign]
 

@@ -22,9 +22,9 @@ from langgraph_sdk.client import LangGraphClient
 from test_auth import OWN, as_user
 
 APP = (GRAPHS / "loopback.py").read_text()
-NAMES = ("child", "caller", "nested", "waiting", "waiting_in_thread", "looking")
+NAMES = ("child", "caller", "nested", "waiting", "waiting_in_thread", "looking", "many", "slow_reader")
 SERVED = {name: f"./loopback.py:{name}" for name in NAMES}
-CALLS = ("by_wait", "by_stateless_wait", "by_join", "by_stream", "by_remote_graph", "by_remote_stream")
+CALLS = ("by_wait", "by_stateless_wait", "by_join", "by_stream", "by_remote_graph", "by_remote_stream", "by_protocol")
 PLACES = ("in_async_node", "in_sync_node", "in_thread", "in_tool", "made_at_import", "import_and_sync_node")
 HTTP = {"app": "./loopback.py:app"}
 
@@ -127,7 +127,7 @@ async def test_clients_leave_nothing_behind_in_the_process(client: LangGraphClie
 # Slots: a run that waits for another one lets it run
 
 
-@pytest.mark.parametrize("how", ["wait", "join", "stream", "remote", "two at once", "in a thread"])
+@pytest.mark.parametrize("how", ["wait", "join", "stream", "remote", "protocol", "two at once", "in a thread"])
 async def test_one_run_at_a_time_is_enough_for_runs_that_wait_for_each_other(narrow: LiveServer, how: str) -> None:
     async with narrow.client() as client:
         assert (await ask(client, "nested", level=3, how=how))["path"] == [3, 2, 1, 0]
@@ -167,7 +167,7 @@ async def test_slots_that_were_lent_come_back(narrow: LiveServer, tmp_path: Path
 async def test_a_cancelled_run_gives_back_what_it_lent(narrow: LiveServer, tmp_path: Path, graph: str) -> None:
     async with narrow.client() as client:
         parent, child = [(await client.threads.create())["thread_id"] for _ in range(2)]
-        asked = {"gate": str(tmp_path / "never"), "child": child, "how": "wait"}
+        asked = {"gate": str(tmp_path / "never"), "child": child, "how": "wait, cancel"}
         run = await client.runs.create(parent, graph, input=asked)
         await eventually(lambda: _status(client, child, "running"))
         await client.runs.cancel(parent, run["run_id"], wait=True)
@@ -182,19 +182,47 @@ async def _status(client: LangGraphClient, thread_id: str, status: str) -> bool:
 # Leaving
 
 
+@pytest.mark.parametrize("leaving", ["cancel", "continue"])
 @pytest.mark.parametrize("how", ["wait", "stream"])
 @pytest.mark.parametrize("graph", ["waiting", "waiting_in_thread"])
 async def test_cancelling_a_run_ends_its_calls_as_a_client_that_leaves(
-    client: LangGraphClient, server: LiveServer, tmp_path: Path, graph: str, how: str
+    client: LangGraphClient, tmp_path: Path, graph: str, how: str, leaving: str
 ) -> None:
     gate, (parent, child) = tmp_path / "gate", [(await client.threads.create())["thread_id"] for _ in range(2)]
-    run = await client.runs.create(parent, graph, input={"gate": str(gate), "child": child, "how": how})
+    run = await client.runs.create(parent, graph, input={"gate": str(gate), "child": child, "how": f"{how}, {leaving}"})
     await eventually(lambda: _status(client, child, "running"))
     await client.runs.cancel(parent, run["run_id"], wait=True)
-    await eventually(lambda: _status(client, child, "interrupted"))
-    assert await _status(client, parent, "interrupted")
-    if graph == "waiting_in_thread":  # and its thread is free again
+    if graph == "waiting_in_thread":  # its thread is free again, whatever the child does
         await eventually(Path(f"{gate}.left").exists)
+    assert await _status(client, parent, "interrupted")
+    if leaving == "continue":
+        assert await _status(client, child, "running")
+        gate.touch()
+    await eventually(lambda: _status(client, child, "success" if leaving == "continue" else "interrupted"))
+
+
+@pytest.mark.parametrize("end", [LiveServer.stop, LiveServer.kill])
+async def test_a_run_that_waits_goes_on_after_a_restart(
+    make_server: Callable[..., LiveServer], tmp_path: Path, end: Callable[[LiveServer], Any]
+) -> None:
+    """It calls again at once, while the server starts."""
+    live, gate = make_server(SERVED, {"loopback.py": APP}, "--no-reload"), tmp_path / "gate"
+    async with live.client() as client:
+        parent, child = [(await client.threads.create())["thread_id"] for _ in range(2)]
+        asked = {"gate": str(gate), "child": child, "how": "wait, continue"}
+        run = await client.runs.create(parent, "waiting", input=asked)
+        await eventually(lambda: _status(client, child, "running"))
+    end(live)
+    live.start()
+    gate.touch()
+    async with live.client() as client, asyncio.timeout(20):
+        assert (await client.runs.join(parent, run["run_id"]))["told"] == "it ended"
+    assert live.stop() == 0, live.log
+
+
+async def test_a_slow_reader_gets_all_there_is(client: LangGraphClient) -> None:
+    told = await ask(client, "slow_reader", count=5000, pause=0.2)
+    assert told["told"] == [*range(5000)]
 
 
 SLOW = """
@@ -221,6 +249,52 @@ async def test_a_client_s_timeout_is_kept(make_server: Callable[..., LiveServer]
     live = make_server({**SERVED, "slow": "./slow.py:graph"}, files, "--no-reload", http=HTTP)
     async with live.client() as client:
         assert await ask(client, "slow") == {"seen": "nothing came for 0.3 s"}
+
+
+# An application: a chat that has what was said remembered once it is quiet, by a run of another graph on its thread
+
+MEMORY = """
+    import os
+    from langgraph.config import get_store
+    from langgraph.graph import START, MessagesState, StateGraph
+    from langgraph_sdk import get_client
+
+    async def answer(state):
+        return {"messages": [("ai", "I see")]}
+
+    async def schedule(state, config):
+        configurable = config["configurable"]
+        await get_client().runs.create(
+            thread_id=configurable["thread_id"], assistant_id="memory", input={"messages": []},
+            config={"configurable": {"user": configurable["user"]}}, multitask_strategy="enqueue", after_seconds=1,
+        )
+
+    async def remember(state, config):
+        said = [message.content for message in state["messages"] if message.type == "human"]
+        await get_store().aput(("memories", config["configurable"]["user"]), "said", {"all": said})
+
+    builder = StateGraph(MessagesState).add_node(answer).add_node(schedule)
+    chat = builder.add_edge(START, "answer").add_edge("answer", "schedule").compile()
+    memory = StateGraph(MessagesState).add_node(remember).add_edge(START, "remember").compile()
+"""
+
+
+async def test_a_chat_that_has_a_memory_made_by_another_graph(make_server: Callable[..., LiveServer]) -> None:
+    graphs = {"chat": "./memory.py:chat", "memory": "./memory.py:memory"}
+    live = make_server(graphs, {"memory.py": MEMORY}, "--no-reload", "--max-concurrency", "1")
+    config: Any = {"configurable": {"user": "ann"}}
+    async with live.client() as client:
+        thread_id = (await client.threads.create())["thread_id"]
+        for text in ("I like pizza", "and cats"):
+            said: Any = {"messages": [{"role": "user", "content": text}]}
+            state: Any = await client.runs.wait(thread_id, "chat", input=said, config=config)
+            assert state["messages"][-1]["content"] == "I see"
+
+        async def memory() -> Any:
+            found = (await client.store.search_items(("memories", "ann")))["items"]
+            return found and found[0]["value"]["all"] == ["I like pizza", "and cats"]
+
+        await eventually(memory)
 
 
 # Under auth

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
@@ -93,10 +93,18 @@ async def by_remote_stream(client: LangGraphClient, gate: str) -> Any:
     return last
 
 
+async def by_protocol(client: LangGraphClient, gate: str) -> Any:
+    async with client.threads.stream(assistant_id="child") as thread:
+        await thread.run.start(input={"n": 1, "gate": gate})
+        async for _ in thread.values:  # the first is the input
+            Path(gate).touch()
+        return await thread.output
+
+
 Call = Callable[[LangGraphClient, str], Coroutine[Any, Any, Any]]
 CALLS: dict[str, Call] = {
     function.__name__: function
-    for function in (by_wait, by_stateless_wait, by_join, by_stream, by_remote_graph, by_remote_stream)
+    for function in (by_wait, by_stateless_wait, by_join, by_stream, by_remote_graph, by_remote_stream, by_protocol)
 }
 
 # -- places: where a call can come from --
@@ -178,6 +186,10 @@ async def go_down(state: Nested) -> Nested:
     elif how == "stream":
         async for part in client.runs.stream(thread_id, "nested", input=asked):
             below = part.data
+    elif how == "protocol":
+        async with client.threads.stream(thread_id, assistant_id="nested") as thread:
+            await thread.run.start(input=asked)
+            below = await thread.output
     elif how == "remote":
         below = await RemoteGraph("nested", client=client).ainvoke(asked)
     elif how == "two at once":
@@ -200,11 +212,13 @@ class Waiting(TypedDict, total=False):
 
 async def wait_for_child(state: Waiting) -> Waiting:
     asked: Any = {"n": 1, "gate": state["gate"]}
-    if state["how"] == "stream":
-        async for _ in get_client().runs.stream(state["child"], "child", input=asked, on_disconnect="cancel"):
+    client, way, leaving = get_client(), *state["how"].split(", ")
+    given: Any = {"thread_id": state["child"], "assistant_id": "child", "input": asked, "on_disconnect": leaving}
+    if way == "stream":
+        async for _ in client.runs.stream(**given):
             pass
     else:
-        await get_client().runs.wait(state["child"], "child", input=asked, on_disconnect="cancel")
+        await client.runs.wait(**given)
     return {"told": "it ended"}
 
 
@@ -214,6 +228,32 @@ def wait_in_thread(state: Waiting) -> Waiting:
     finally:
         Path(f"{state['gate']}.left").touch()
 
+
+class Many(TypedDict, total=False):
+    count: int
+    pause: float
+    told: list[int]
+
+
+async def count_up(state: Many) -> Many:
+    tell = get_stream_writer()
+    for number in range(state["count"]):
+        tell(number)
+    return {}
+
+
+async def read_slowly(state: Many) -> Many:
+    told: list[Any] = []
+    async for part in get_client().runs.stream(None, "many", input=cast(Any, state), stream_mode="custom"):
+        if part.event == "custom":
+            told.append(part.data)
+            if len(told) % 1000 == 0:
+                await asyncio.sleep(state["pause"])
+    return {"told": told}
+
+
+many = StateGraph(Many).add_node(count_up).add_edge(START, "count_up").compile()
+slow_reader = StateGraph(Many).add_node(read_slowly).add_edge(START, "read_slowly").compile()
 
 waiting = StateGraph(Waiting).add_node(wait_for_child).add_edge(START, "wait_for_child").compile()
 waiting_in_thread = StateGraph(Waiting).add_node(wait_in_thread).add_edge(START, "wait_in_thread").compile()
