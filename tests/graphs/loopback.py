@@ -34,8 +34,10 @@ class Child(TypedDict, total=False):
 
 
 async def pass_gate(state: Child, config: RunnableConfig) -> Child:
-    """Say "first", wait until the gate's file is there, and add 10."""
+    """Say "first", leave a file that tells of the run, wait until the gate's file is there, and add 10."""
     get_stream_writer()("first")
+    if state.get("gate"):
+        Path(f"{state['gate']}.{config['configurable']['run_id']}").touch()
     while state.get("gate") and not Path(state["gate"]).exists():
         await asyncio.sleep(0.01)
     return {"n": state["n"] + 10, "user": config["configurable"].get("langgraph_auth_user_id")}
