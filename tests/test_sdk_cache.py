@@ -41,6 +41,22 @@ def cache(monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
+class SetClock(devserver.Clock):
+    """A time of day that a test sets on or back, in seconds."""
+
+    at = 0.0
+
+    def micros(self) -> int:
+        return super().micros() + int(self.at * 1e6)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SetClock:
+    clock = SetClock()
+    monkeypatch.setattr(devserver, "CLOCK", clock)
+    return clock
+
+
 class Loader:
     """Gives 1, 2, 3 ..., or raises what it is told to."""
 
@@ -192,28 +208,21 @@ async def test_what_is_not_json_is_refused_and_changes_nothing(cache: ModuleType
 
 
 @pytest.mark.parametrize(
-    ("ttl", "seconds"),
-    [
-        (None, 86_400),
-        (timedelta(0), 86_400),
-        (timedelta(days=3), 86_400),
-        (timedelta(seconds=5), 5),
-        (timedelta(milliseconds=1), 0.001),
-    ],
+    ("ttl", "seconds"), [(None, 86_400), (timedelta(0), 86_400), (timedelta(days=3), 86_400), (timedelta(seconds=5), 5)]
 )
-async def test_values_expire(
-    cache: ModuleType, monkeypatch: pytest.MonkeyPatch, ttl: timedelta | None, seconds: float
-) -> None:
-    clock = [1_000_000.0]
-    monkeypatch.setattr("time.time", lambda: clock[0])
+async def test_values_expire(cache: ModuleType, clock: SetClock, ttl: timedelta | None, seconds: float) -> None:
     await cache.cache_set("k", 1, ttl=ttl)
-    clock[0] += seconds * 0.99
+    clock.at += seconds * 0.9
     assert await cache.cache_get("k") == 1
-    clock[0] += seconds * 0.02
+    clock.at += seconds * 0.2
     assert await cache.cache_get("k") is None
-    await cache.cache_set("k", 2, ttl=ttl)
-    assert await cache.cache_get("k") == 2
-    clock[0] -= 1  # put back: nobody knows how old the value is
+
+
+async def test_a_value_lives_no_longer_when_the_clock_was_put_back(cache: ModuleType, clock: SetClock) -> None:
+    await cache.cache_set("k", 1, ttl=timedelta(seconds=1))
+    clock.at -= 3600
+    assert await cache.cache_get("k") == 1
+    await asyncio.sleep(1.01)
     assert await cache.cache_get("k") is None
 
 
@@ -249,9 +258,8 @@ async def test_the_oldest_values_go_when_they_are_too_large(cache: ModuleType, m
 # swr
 
 
-async def test_swr_by_the_age_of_a_value(cache: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, load = [1_000_000.0], Loader()
-    monkeypatch.setattr("time.time", lambda: clock[0])
+async def test_swr_by_the_age_of_a_value(cache: ModuleType, clock: SetClock) -> None:
+    load = Loader()
 
     async def swr() -> tuple[str, Any]:
         result = await cache.swr("k", load, fresh_for=timedelta(seconds=10), max_age=timedelta(seconds=60))
@@ -259,16 +267,16 @@ async def test_swr_by_the_age_of_a_value(cache: ModuleType, monkeypatch: pytest.
         return result.status, result.value
 
     assert await swr() == ("miss", 1)
-    clock[0] += 9
+    clock.at += 9
     assert await swr() == ("fresh", 1)
-    clock[0] += 1
+    clock.at += 2
     assert await swr() == ("stale", 1)
     await asyncio.sleep(0.01)
     assert (await swr(), load.calls) == (("fresh", 2), 2)
-    clock[0] += 60
+    clock.at += 60
     assert (await swr(), load.calls) == (("expired", 3), 3)
     assert await cache.cache_get("k") == 3
-    clock[0] += 60
+    clock.at += 60
     assert await cache.cache_get("k") is None
 
 
