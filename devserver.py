@@ -6725,7 +6725,8 @@ class Loopback:
         """On the HTTP loop."""
         self.url, self.prefix = httpx.URL(address), prefix
         self.loop = asyncio.get_running_loop()
-        self.app: asgi.ASGIApp | None = None  # until it is made
+        self.loading = True  # graphs and http.app: meanwhile the HTTP loop stands still
+        self.app: asgi.ASGIApp
         self.nobody = Caller(self, None, None)
         self.state: JsonObject = {}  # of the lifespan of http.app
         Loopback.newest = self
@@ -6734,7 +6735,7 @@ class Loopback:
         if scope["type"] == "lifespan":
             self.state = scope.get("state", self.state)
         CALLER.set(self.nobody)
-        await cast(asgi.ASGIApp, self.app)(scope, receive, send)
+        await self.app(scope, receive, send)
 
 
 class Caller:
@@ -6800,7 +6801,7 @@ class LoopbackCall(httpx.AsyncByteStream):
     async def open(self) -> httpx.Response:
         """Send the request and return the response once its head is there. Raises httpx.TransportError."""
         caller, loopback = self._caller, self._caller.loopback
-        if loopback.app is None or loopback.loop.is_closed():
+        if loopback.loading or loopback.loop.is_closed():
             raise httpx.ConnectError("this process's devserver still loads its graphs, or has stopped")
         contextvars.Context().run(asyncio.run_coroutine_threadsafe, self._answer(), loopback.loop)  # not in the run's
         if caller.slots and not caller.over:
@@ -11204,6 +11205,7 @@ async def start_server(settings: Settings, db: Db, max_concurrency: int, address
     graphs = Graphs(settings, saver, store)
     graphs.load()
     app = load_app(settings)
+    loopback.loading = False
     if unknown := configs.keys() - graphs.ids():
         log.warning("LANGGRAPH_CONFIG names graphs that there are not: %s", ", ".join(sorted(unknown)))
     await db.write(sync_system_assistants, graphs.all(), configs)

@@ -342,7 +342,9 @@ TWO_SERVERS = """
     async def start(folder, port):
         settings = devserver.read_settings(Path(folder) / "langgraph.json")
         address = f"http://localhost:{port}"
-        server = await devserver.start_server(settings, devserver.Db(":memory:"), 4, address)
+        db = devserver.Db(":memory:")
+        await db.open()
+        server = await devserver.start_server(settings, db, 4, address)
         return server, httpx.AsyncClient(transport=httpx.ASGITransport(devserver.create_app(server)), base_url=address)
 
     async def main():
@@ -419,6 +421,42 @@ def test_two_servers_of_one_process_are_told_apart(tmp_path: Path) -> None:
         write_project(tmp_path / name, graphs, {f"where_{name}.py": WHERE}, http=http)
     told = json.loads(in_process(tmp_path, TWO_SERVERS).splitlines()[-1])
     assert told == [[1] * 4, [1] * 4, [2] * 4, [2] * 4] * 2
+
+
+RESUMED = """
+    import asyncio, time
+    from pathlib import Path
+    import devserver, httpx
+
+    async def main():
+        settings = devserver.read_settings(Path("langgraph.json"))
+        db = devserver.Db("kept.db")
+        await db.open()
+        server = await devserver.start_server(settings, db, 4, "http://localhost:1")
+        time.sleep(1)  # runs that are resumed begin before there is an application
+        app, left = devserver.create_app(server), Path("left")
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost:1") as client:
+            if left.exists():
+                print((await client.get(left.read_text())).json()["seen"]["path"])
+            else:
+                thread = (await client.post("/threads", json={})).json()["thread_id"]
+                asked = {"assistant_id": "looking", "input": {"how": "app"}, "after_seconds": 1}
+                run = (await client.post(f"/threads/{thread}/runs", json=asked)).json()["run_id"]
+                left.write_text(f"/threads/{thread}/runs/{run}/join")
+        await server.runner.stop()
+        await db.close()
+
+    asyncio.run(main())
+"""
+
+
+def test_a_resumed_run_may_call_before_the_application_is_made(tmp_path: Path) -> None:
+    app = APP.replace('"in_lifespan": home["status"],', "").replace('threading.get_ident() == home["thread"]', "True")
+    app = app.replace("request.state.opened", "None")  # nothing runs the lifespan here
+    write_project(tmp_path, SERVED, {"loopback.py": app}, http=HTTP)
+    in_process(tmp_path, RESUMED)
+    time.sleep(1)
+    assert in_process(tmp_path, RESUMED) == "/where\n"
 
 
 def test_without_a_server_a_client_says_so(tmp_path: Path) -> None:
