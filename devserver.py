@@ -217,15 +217,14 @@ CronField = Literal[
 CronSort = Literal[
     "cron_id", "assistant_id", "thread_id", "next_run_date", "end_time", "created_at", "updated_at",
 ]
-# Set by the server alone; removed from what clients send (api: reserved keys).
-RESERVED_CONFIGURABLE = frozenset({
-    "langgraph_auth_user", "langgraph_auth_user_id", "langgraph_auth_permissions", "langgraph_request_id",
-    "__langsmith_project__", "__langsmith_example_id__", "__request_start_time_ms__", "__after_seconds__",
-    "__otel_traceparent__", "__otel_tracestate__", "__dd_trace_headers__", "__pregel_node_finished",
-    "__context_provided__",
-})
 RESERVED_METADATA = frozenset({"thread_id", "assistant_id", "run_id", "cron_id", "counters_since_delta_snapshot"})
 # fmt: on
+# Names that only the server gives a value, wherever in a config, a configurable or a context a client puts them.
+SERVER_ONLY = re.compile(
+    r"(thread|run|assistant|graph|cron|checkpoint)_id|checkpoint_(ns|map)|langgraph_(auth_.*|request_id)|__.*", re.S
+)
+PLACE_KEYS = ("checkpoint_ns", "checkpoint_id", "checkpoint_map")  # of these a run has its client's, for its own thread
+CONFIG_KEYS = ("tags", "metadata", "run_name", "max_concurrency", "recursion_limit", "configurable")
 CancelAction = Literal["interrupt", "rollback"]
 SAFE_INTEGER = 2**63 - 1
 Id = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
@@ -305,8 +304,7 @@ class CheckpointConfig(Body):
 
     def configurable(self) -> JsonObject:
         """The keys of a RunnableConfig's configurable."""
-        places = ("checkpoint_ns", "checkpoint_id", "checkpoint_map")
-        return {key: value for key, value in self.given().items() if key in places and value is not None}
+        return {key: value for key, value in self.given().items() if key in PLACE_KEYS and value is not None}
 
 
 class Send(Body):
@@ -954,18 +952,60 @@ class User(dict[str, Any]):
             return self[name]
         return getattr(self.original, name)
 
-    def configurable(self) -> JsonObject:
-        """The keys of a config that tell a graph whom it works for."""
-        return {
-            "langgraph_auth_user": self,
-            "langgraph_auth_user_id": self["identity"],
-            "langgraph_auth_permissions": self["permissions"],
-            "user_id": self["identity"],
-        }
-
     def shown(self) -> JsonObject:
         """Without fields of the application's own: they may be secret."""
         return {name: self[name] for name in self.SHOWN}
+
+
+# -- what a graph is told: a client's values, and the server's own --
+
+
+def user_values(user: User | None) -> JsonObject:
+    """Return the values of a configurable that tell a graph whom it works for; None is anybody, without an Auth."""
+    if user is None:
+        return {"langgraph_auth_user": None, "langgraph_auth_user_id": "", "langgraph_auth_permissions": []}
+    return {
+        "langgraph_auth_user": user,
+        "langgraph_auth_user_id": user["identity"],
+        "langgraph_auth_permissions": user["permissions"],
+        "user_id": user["identity"],
+    }
+
+
+def without_reserved(metadata: Mapping[str, Any]) -> JsonObject:
+    """Return a client's metadata without the keys that are the server's own."""
+    return {key: value for key, value in metadata.items() if key not in RESERVED_METADATA}
+
+
+def without_own(given: Mapping[str, Any] | None) -> JsonObject:
+    """Return a client's values without the names that only the server gives a value."""
+    return {name: value for name, value in (given or {}).items() if not SERVER_ONLY.fullmatch(name)}
+
+
+def client_config(body: Config | None) -> JsonObject:
+    """Return the config of a request without what only the server says."""
+    config = without_own(body.given() if body else {})
+    if "configurable" in config:
+        config["configurable"] = without_own(config["configurable"])
+    if "metadata" in config:
+        config["metadata"] = without_reserved(config["metadata"])
+    return config
+
+
+def with_own(given: Mapping[str, Any] | None, own: JsonObject) -> JsonObject:
+    """Return a client's values; an id that only the server knows is the server's, wherever the client gave one."""
+    return without_own(given) | {name: own[name] for name in given or () if isinstance(own.get(name), str)}
+
+
+def graph_config(given: Mapping[str, Any], own: JsonObject) -> JsonObject:
+    """Return a config as a graph or its factory gets it; the configurable ends with all of the server's own values.
+
+    LangGraph copies keys that no RunnableConfig has over the configurable: they are moved there before."""
+    config = {key: given[key] for key in CONFIG_KEYS if key in given}
+    others = {key: given[key] for key in given if key not in CONFIG_KEYS and given[key] not in (None, [], {})}
+    config["configurable"] = {**without_own(config.get("configurable")), **without_own(others), **own}
+    config["metadata"] = with_own(config.get("metadata"), own)
+    return config
 
 
 ########################################################################################################
@@ -2364,17 +2404,22 @@ class Run:
         at = now()
         return replace(self, status="running", attempt=self.attempt + 1, started_at=at, updated_at=at)
 
+    @staticmethod
+    def kwargs_with(kwargs: JsonObject, own: JsonObject) -> JsonObject:
+        """Return a run's kwargs with a config and a context in which the server's own values stand."""
+        config = graph_config(kwargs["config"], own)
+        return {**kwargs, "config": config, "context": with_own(kwargs.get("context"), own)}
+
     def config(self) -> JsonObject:
-        """The config of the run as its graph sees it: with the number of the attempt, and its user as an object."""
-        config: JsonObject = self.kwargs["config"]
-        if (user := config["configurable"].get("langgraph_auth_user")) is not None:
-            config = {**config, "configurable": {**config["configurable"], "langgraph_auth_user": User(user)}}
+        """The config of the run as its graph gets it: with the run's id, and the number of the attempt."""
+        config = {**self.kwargs["config"], "run_id": uuid.UUID(self.run_id)}
         return {**config, "metadata": {**config["metadata"], "run_attempt": self.attempt}} if self.attempt else config
 
     def to_dict(self) -> JsonObject:
         config = self.config()
-        if (user := config["configurable"].get("langgraph_auth_user")) is not None:
-            config["configurable"]["langgraph_auth_user"] = user.shown()
+        del config["run_id"]
+        if (user := config["configurable"]["langgraph_auth_user"]) is not None:
+            config["configurable"] = {**config["configurable"], "langgraph_auth_user": user.shown()}
         return {
             "run_id": self.run_id,
             "thread_id": self.thread_id,
@@ -2389,6 +2434,7 @@ class Run:
         }
 
 
+OWN_FLAGS = ("__event_streaming_v2", "__pregel_strict_resume")  # among the server's own values of a run
 ANSWERED = -100  # in place of an index in run_writes: the run's answer reached the task
 
 
@@ -2501,11 +2547,10 @@ class Runs(Table):
             (now(),),
         )
 
-    def last_config(self, thread_id: str) -> JsonObject | None:
-        """kwargs of the thread's newest run."""
-        query = "SELECT kwargs FROM runs WHERE thread_id = ? ORDER BY due DESC, rowid DESC LIMIT 1"
+    def newest(self, thread_id: str) -> Run | None:
+        query = "SELECT * FROM runs WHERE thread_id = ? ORDER BY due DESC, rowid DESC LIMIT 1"
         row = self.conn.execute(query, (thread_id,)).fetchone()
-        return orjson.loads(row[0]) if row else None
+        return self._row(row) if row else None
 
     def list(self, thread_id: str, status: str | None, limit: int, offset: int) -> list[Run]:
         where = Where()
@@ -2611,7 +2656,14 @@ class Runs(Table):
 
     @staticmethod
     def _row(row: sqlite3.Row) -> Run:
-        return Run(**_parsed(Run, row, "metadata", "kwargs"))
+        """A run as it was made, though by an older server: that kept values which only the server gives now."""
+        values = _parsed(Run, row, "metadata", "kwargs")
+        kept = values["kwargs"]["config"]["configurable"]
+        own = {name: kept[name] for name in kept if SERVER_ONLY.fullmatch(name)}
+        own = {name: own[name] for name in own if name in OWN_FLAGS or not name.startswith("__")}
+        own |= {name: values[name] for name in ("run_id", "thread_id", "assistant_id")}
+        own |= user_values(User(user) if (user := own.get("langgraph_auth_user")) else None)
+        return Run(**{**values, "kwargs": Run.kwargs_with(values["kwargs"], own)})
 
 
 @dataclass(frozen=True)
@@ -3752,9 +3804,9 @@ class HeaderPatterns(SettingsPart):
             return any(fnmatch.fnmatchcase(name, pattern.lower()) for pattern in patterns)
 
         named = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
-        includes = (*self.includes, *self.include)
-        excludes = (*self.excludes, *self.exclude, *self.SECRET, *RESERVED_CONFIGURABLE, "checkpoint*", "__*")
-        return {name: value for name, value in named.items() if matches(name, includes) and not matches(name, excludes)}
+        includes, excludes = (*self.includes, *self.include), (*self.excludes, *self.exclude, *self.SECRET)
+        chosen = [name for name in named if matches(name, includes) and not matches(name, excludes)]
+        return without_own({name: named[name] for name in chosen})
 
 
 class HttpSettings(SettingsPart):
@@ -4268,7 +4320,7 @@ ACCESS: contextvars.ContextVar[Access] = contextvars.ContextVar("devserver_acces
 def identity() -> JsonObject:
     """The keys of a config that tell a graph, or a graph factory, who sends the present request."""
     access = ACCESS.get(None)
-    return access.user.configurable() if access else {}
+    return user_values(access.user) if access else {}
 
 
 # -- loading --
@@ -5661,14 +5713,15 @@ NOT_TWICE = (
 )
 
 
-def without_reserved(values: Mapping[str, Any] | None, reserved: frozenset[str]) -> JsonObject:
-    return {key: value for key, value in (values or {}).items() if key not in reserved}
-
-
-# What of the request's headers enters the configurable (http.configurable_headers).
+# What of the request enters the configurable: its id, and the headers that langgraph.json names.
 CONFIGURABLE_HEADERS: contextvars.ContextVar[Mapping[str, str]] = contextvars.ContextVar(
     "configurable_headers", default=types.MappingProxyType({})
 )
+
+
+def request_id() -> dict[str, str]:
+    """Return the key of a configurable that names the present request, if there is one."""
+    return {name: value for name, value in CONFIGURABLE_HEADERS.get().items() if name == "langgraph_request_id"}
 
 
 @dataclass
@@ -5687,26 +5740,92 @@ class NewRun:
     access: RunAccess = RunAccess()
     run_id: str = field(default_factory=new_id)
 
-    def config(self) -> JsonObject:
-        config = self.body.config.given() if self.body.config else {}
-        if "configurable" in config:
-            config["configurable"] = without_reserved(config["configurable"], RESERVED_CONFIGURABLE)
-        if isinstance(config.get("metadata"), dict):
-            config["metadata"] = without_reserved(config["metadata"], RESERVED_METADATA)
-        return config
-
-    def place(self) -> JsonObject:
-        """The checkpoint to start from, as keys of the configurable."""
-        place = self.body.checkpoint.configurable() if self.body.checkpoint else {}
-        if self.body.checkpoint_id is not None:
-            place["checkpoint_id"] = self.body.checkpoint_id
-        return place
-
     def metadata(self) -> JsonObject:
-        return without_reserved({**(self.body.metadata or {}), **self.access.metadata}, RESERVED_METADATA)
+        config = self.body.config.metadata if self.body.config else {}
+        given = {**config, **(self.body.metadata or {}), **self.access.metadata}
+        return without_reserved({key: given[key] for key in given if key != "graph_id"})
 
-    def context(self) -> JsonObject:
-        return without_reserved(self.body.context, RESERVED_CONFIGURABLE)
+    def run(self, assistant: Assistant, thread_id: str, thread: Thread | None) -> Run:
+        """Return the run for its row. `thread` is None if it is made for the run. Raises BadRequest or Invalid."""
+        config, context = client_config(self.body.config), self.body.context or {}
+        if config.get("configurable") and without_own(context):
+            raise BadRequest(NOT_TWICE)
+        given = {**config.get("configurable", {}), **context}
+        above = [assistant.config.get("configurable", {}), thread.config.get("configurable", {}) if thread else {}]
+        metadata = {**assistant.metadata, **(thread.metadata if thread else {}), **self.metadata()}
+        metadata["assistant_id"] = assistant.assistant_id
+        asked = {
+            **self.options(),
+            "config": {
+                **assistant.config,
+                **config,
+                "configurable": {"user_id": "", **above[0], **above[1], **given, **self.headers},
+                "metadata": metadata,
+            },
+            "context": {
+                **assistant.context,
+                **given,
+                **({"cron_id": self.cron_id} if self.cron_id and not context else {}),
+            },
+        }
+        kwargs = Run.kwargs_with(asked, self.own(assistant, thread_id))
+        check_scopes(kwargs, self.shared.get(assistant.graph_id, ()))
+        at, delay = CLOCK.now(), datetime.timedelta(seconds=self.body.after_seconds or 0)
+        return Run(
+            run_id=self.run_id,
+            thread_id=thread_id,
+            assistant_id=assistant.assistant_id,
+            created_at=moment(at + delay),
+            updated_at=moment(at),
+            started_at=None,
+            status="pending",
+            metadata=metadata,
+            kwargs=kwargs,
+            multitask_strategy=self.body.multitask_strategy or "enqueue",
+            task_id=self.task_id,
+            due=CLOCK.steady() + delay // datetime.timedelta(microseconds=1),
+        )
+
+    def own(self, assistant: Assistant, thread_id: str) -> JsonObject:
+        """Return the values of the run's configurable that only the server gives."""
+        body = self.body
+        given = body.config.configurable if body.config else {}
+        place = {name: given.get(name) for name in PLACE_KEYS}
+        if body.checkpoint:
+            place |= body.checkpoint.configurable()
+        own = {
+            **place,
+            "checkpoint_id": body.checkpoint_id or place["checkpoint_id"],
+            "cron_id": self.cron_id,
+            "langgraph_request_id": self.headers.get("langgraph_request_id"),
+            "__event_streaming_v2": self.protocol,
+            "__pregel_strict_resume": body.strict_resume,
+        }
+        return {name: value for name, value in own.items() if value not in (None, False)} | {
+            "run_id": self.run_id,
+            "thread_id": thread_id,
+            "graph_id": assistant.graph_id,
+            "assistant_id": assistant.assistant_id,
+            **user_values(User(self.access.user) if self.access.user else None),
+        }
+
+    def options(self) -> JsonObject:
+        """Return what else the run's graph is called with, and how its client is told of it."""
+        body = self.body
+        return {
+            "input": body.input,
+            "command": _given_command(body),
+            "stream_mode": PROTOCOL_MODES if self.protocol else body.stream_modes(),
+            "interrupt_before": body.interrupt_before,
+            "interrupt_after": body.interrupt_after,
+            "webhook": body.webhook,
+            "feedback_keys": body.feedback_keys,
+            "temporary": self.thread_id is None and body.on_completion != "keep",
+            "subgraphs": bool(body.stream_subgraphs),
+            "resumable": bool(body.stream_resumable),
+            "checkpoint_during": True if body.checkpoint_during is None else body.checkpoint_during,
+            "durability": body.durability or ("exit" if body.checkpoint_during is False else "async"),
+        }
 
 
 class Created(NamedTuple):
@@ -5727,9 +5846,7 @@ def make_run(conn: sqlite3.Connection, graphs: Graphs, new: NewRun) -> Created:
     makes_thread = thread is None and (new.thread_id is None or body.if_not_exists == "create")
     if assistant is None or not (makes_thread or within(thread, new.access.threads)):
         raise NotFound("Thread or assistant not found.")
-    config, context = new.config(), new.context()
-    if context and config.get("configurable"):
-        raise BadRequest(NOT_TWICE)
+    config = client_config(body.config)
     new = replace(new, task_id=_task_of(conn, new, thread))
     gave_way = _make_room(conn, new, thread)
     if thread and gave_way:  # a stateless run's thread has gone with it
@@ -5737,15 +5854,13 @@ def make_run(conn: sqlite3.Connection, graphs: Graphs, new: NewRun) -> Created:
     thread_id = thread.thread_id if thread else new.thread_id or new_id()
     before = thread
     if thread is None:
-        metadata = {"graph_id": assistant.graph_id, "assistant_id": assistant.assistant_id}
-        metadata |= {**config.get("metadata", {}), **new.metadata()}
+        metadata = {"graph_id": assistant.graph_id, "assistant_id": assistant.assistant_id, **new.metadata()}
         Threads(conn).insert(thread_id, metadata, _thread_config(assistant, {}, config), new.thread_ttl)
     elif thread.status != "busy" or gave_way:
         metadata = {**thread.metadata, "graph_id": assistant.graph_id, "assistant_id": assistant.assistant_id}
         before = replace(thread, metadata=metadata, config=_thread_config(assistant, thread.config, config))
         Threads(conn).update(thread_id, metadata=before.metadata, config=before.config)
-    run = _new_run(new, thread_id, assistant, before, config, context)
-    check_scopes(run.kwargs, new.shared.get(assistant.graph_id, ()))
+    run = new.run(assistant, thread_id, before)
     free = thread is None or thread.status != "busy"
     started = run.started() if new.start and free and not body.after_seconds else None
     Runs(conn).insert(started or run)
@@ -5766,7 +5881,7 @@ def fire_crons(conn: sqlite3.Connection, graphs: Graphs, thread_ttl: JsonObject 
             continue
         conn.execute("SAVEPOINT cron")
         try:
-            made.append(make_run(conn, graphs, replace(cron_run(cron, graphs.shared()), thread_ttl=thread_ttl)))
+            made.append(make_run(conn, graphs, cron_run(cron, graphs.shared(), thread_ttl=thread_ttl)))
         except (ApiError, ValueError, TypeError, LookupError) as error:  # it keeps no other one from firing
             conn.execute("ROLLBACK TO cron")
             log.warning("cron %s could not start a run: %s", cron.cron_id, error)
@@ -5775,18 +5890,13 @@ def fire_crons(conn: sqlite3.Connection, graphs: Graphs, thread_ttl: JsonObject 
     return made
 
 
-def cron_run(cron: Cron, shared: Mapping[str, frozenset[tuple[str, str]]]) -> NewRun:
+def cron_run(cron: Cron, shared: Mapping[str, frozenset[tuple[str, str]]], **more: Any) -> NewRun:
     """The run that a cron makes when it fires."""
     body = RunCreateStateless.model_validate({**cron.payload, "assistant_id": cron.assistant_id})
-    config = body.config.given() if body.config else {}
-    config["configurable"] = without_reserved(config.get("configurable"), frozenset({"cron_id"}))
-    changes = {
-        "config": Config.model_validate(config),
-        "metadata": {**cron.metadata, **(body.metadata or {})},
-        "on_completion": cron.on_run_completed,
-    }
+    changes = {"metadata": {**cron.metadata, **(body.metadata or {})}, "on_completion": cron.on_run_completed}
     access = RunAccess(**cron.access) if cron.access else RunAccess()
-    return NewRun(cron.thread_id, body.model_copy(update=changes), shared, cron_id=cron.cron_id, access=access)
+    body = body.model_copy(update=changes)
+    return NewRun(cron.thread_id, body, shared, cron_id=cron.cron_id, access=access, **more)
 
 
 def check_scopes(kwargs: JsonObject, shared: Iterable[tuple[str, str]]) -> None:
@@ -5845,86 +5955,6 @@ def _thread_config(assistant: Assistant, thread: JsonObject, run: JsonObject) ->
     """What a run leaves in its thread's config: all but its own configurable."""
     configurable = {**assistant.config.get("configurable", {}), **thread.get("configurable", {})}
     return {**assistant.config, **thread, **run, "configurable": configurable}
-
-
-def _new_run(
-    new: NewRun, thread_id: str, assistant: Assistant, thread: Thread | None, config: JsonObject, context: JsonObject
-) -> Run:
-    body = new.body
-    given = {**config.get("configurable", {}), **context}
-    metadata = {
-        **assistant.metadata,
-        **(thread.metadata if thread else {}),
-        **config.get("metadata", {}),
-        **new.metadata(),
-        "assistant_id": assistant.assistant_id,
-    }
-    configurable = _configurable(new, thread_id, assistant, thread, given)
-    from_cron = {"cron_id": new.cron_id} if new.cron_id and not context else {}
-    at, delay = CLOCK.now(), datetime.timedelta(seconds=body.after_seconds or 0)
-    return Run(
-        run_id=new.run_id,
-        thread_id=thread_id,
-        assistant_id=assistant.assistant_id,
-        created_at=moment(at + delay),
-        updated_at=moment(at),
-        started_at=None,
-        status="pending",
-        metadata=metadata,
-        kwargs={
-            **_run_options(new),
-            "config": {**assistant.config, **config, "configurable": configurable, "metadata": metadata},
-            "context": {**assistant.context, **given, **from_cron},
-        },
-        multitask_strategy=body.multitask_strategy or "enqueue",
-        task_id=new.task_id,
-        due=CLOCK.steady() + delay // datetime.timedelta(microseconds=1),
-    )
-
-
-def _configurable(
-    new: NewRun, thread_id: str, assistant: Assistant, thread: Thread | None, given: JsonObject
-) -> JsonObject:
-    """The configurable of a run: assistant's, thread's, the client's, and what only the server knows."""
-    configurable = {
-        "user_id": "",
-        **assistant.config.get("configurable", {}),
-        **(thread.config.get("configurable", {}) if thread else {}),
-        **given,
-        **new.headers,
-        **new.place(),
-        "run_id": new.run_id,
-        "thread_id": thread_id,
-        "graph_id": assistant.graph_id,
-        "assistant_id": assistant.assistant_id,
-    }
-    if new.access.user:
-        configurable |= User(new.access.user).configurable()
-    if new.cron_id:
-        configurable["cron_id"] = new.cron_id
-    if new.protocol:
-        configurable["__event_streaming_v2"] = True
-    if new.body.strict_resume:
-        configurable["__pregel_strict_resume"] = True
-    return configurable
-
-
-def _run_options(new: NewRun) -> JsonObject:
-    body = new.body
-    return {
-        "input": body.input,
-        "command": _given_command(body),
-        "stream_mode": PROTOCOL_MODES if new.protocol else body.stream_modes(),
-        "interrupt_before": body.interrupt_before,
-        "interrupt_after": body.interrupt_after,
-        "webhook": body.webhook,
-        "feedback_keys": body.feedback_keys,
-        "temporary": new.thread_id is None and body.on_completion != "keep",
-        "subgraphs": bool(body.stream_subgraphs),
-        "resumable": bool(body.stream_resumable),
-        "checkpoint_during": True if body.checkpoint_during is None else body.checkpoint_during,
-        "durability": body.durability or ("exit" if body.checkpoint_during is False else "async"),
-    }
 
 
 def _given_command(body: RunCreate) -> JsonObject | None:
@@ -6205,9 +6235,8 @@ def _resume(conn: sqlite3.Connection, run: Run) -> Run:
     if (vain := run.attempt - 1 - Runs(conn).reached_in(run)) >= ATTEMPTS:
         raise Fatal(f"the server ended {vain} times while this run went on, so it is not tried again")
     if Runs(conn).has_checkpoint(run):
-        configurable = without_reserved(
-            run.kwargs["config"]["configurable"], frozenset({"checkpoint_id", "checkpoint_ns", "checkpoint_map"})
-        )
+        configurable = run.kwargs["config"]["configurable"]
+        configurable = {key: configurable[key] for key in configurable if key not in PLACE_KEYS}
         kwargs = {**run.kwargs, "input": None, "command": None}
         kwargs["config"] = {**run.kwargs["config"], "configurable": configurable}
         return replace(run, kwargs=kwargs)
@@ -6439,13 +6468,11 @@ class Execution:
         if run.attempt > 1:
             run = await self._db.write(_resume, run)
         run = self._with_null_answer(run)
-        config = {**run.config(), "run_id": uuid.UUID(run.run_id)}
-        run = replace(run, kwargs={**run.kwargs, "config": config})
         RUN_SCOPE.set(scope)
         entry = self._graphs.get(run.graph_id)
         if entry.shared:
             await asyncio.to_thread(scope.preload, entry.shared)
-        async with self._graphs.open(run.graph_id, config, "threads.create_run", kwargs["context"]) as graph:
+        async with self._graphs.open(run.graph_id, run.config(), "threads.create_run", kwargs["context"]) as graph:
             applied = run.attempt > 1 and self._db.look(lambda conn: Runs(conn).has_checkpoint(run))
             if applied and await _is_at_breakpoint(graph, run):
                 log.debug("run %s had come to its breakpoint", run.run_id)
@@ -7026,11 +7053,13 @@ class Runner:
                 self.logs.close_run(run.run_id)
 
     async def with_graph(
-        self, graph_id: str, config: JsonObject, access: str, use: Callable[[Graph], Coroutine[Any, Any, T]]
+        self, graph_id: str, config: JsonObject, access: str, use: Callable[[Graph], Coroutine[Any, Any, T]], **ids: str
     ) -> T:
-        """Use a graph for something other than a run. What may call user code happens on the run loop."""
-        given = config.get("configurable") or {}
-        asked = {**config, "configurable": {**given, **CONFIGURABLE_HEADERS.get(), **identity()}}
+        """Use a graph for something other than a run, by the config and the ids of a row. What may call user code
+        happens on the run loop."""
+        given = {**(config.get("configurable") or {}), **CONFIGURABLE_HEADERS.get()}
+        own = {**ids, "graph_id": graph_id, **request_id(), **identity()}
+        asked = graph_config({**config, "configurable": given}, own)
 
         async def opened() -> T:
             async with self.graphs.open(graph_id, asked, access) as graph:
@@ -7172,7 +7201,8 @@ async def show_state(runner: Runner, thread: Thread, since: int, update: bytes |
         return Rest.of(graph, await snapshot(graph, _thread_place(thread.thread_id)))
 
     try:
-        rest = await runner.with_graph(thread.metadata["graph_id"], thread.config, "threads.read", look)
+        graph_id, ids = thread.metadata["graph_id"], {"thread_id": thread.thread_id}
+        rest = await runner.with_graph(graph_id, thread.config, "threads.read", look, **ids)
     except Unavailable:
         show_later(runner, thread, since, update)
     except Exception as error:  # the graph is gone or broken: the next run or update shows the state
@@ -7692,10 +7722,7 @@ def check_graph(server: Server, graph_id: str) -> None:
 
 def config_and_context(body: AssistantCreate | AssistantPatch) -> JsonObject:
     """An assistant's config and context mirror each other: the one given is copied to the other."""
-    config = body.config.given()
-    if "configurable" in config:
-        config["configurable"] = without_reserved(config["configurable"], RESERVED_CONFIGURABLE)
-    context = without_reserved(body.context, RESERVED_CONFIGURABLE)
+    config, context = client_config(body.config), without_own(body.context)
     configurable = config.get("configurable")
     if context and configurable:
         raise BadRequest(NOT_TWICE)
@@ -7724,7 +7751,7 @@ async def create_assistant(server: Server, request: Request) -> Response:
         graph_id=body.graph_id,
         name=body.name or "Untitled",
         description=body.description,
-        metadata=without_reserved(body.metadata, RESERVED_METADATA),
+        metadata=without_reserved(body.metadata),
         version=1,
         created_at=at,
         updated_at=at,
@@ -7773,7 +7800,7 @@ async def update_assistant(server: Server, request: Request) -> Response:
     def patch(conn: sqlite3.Connection) -> Assistant:
         old = Assistants(conn).get(assistant_id, *limits)
         if old is not None and body.metadata:
-            changes["metadata"] = {**old.metadata, **without_reserved(body.metadata, RESERVED_METADATA)}
+            changes["metadata"] = {**old.metadata, **without_reserved(body.metadata)}
         return Assistants(conn).update(assistant_id, changes, *limits)
 
     return reply((await server.db.write(patch)).to_dict())
@@ -7885,8 +7912,8 @@ async def get_assistant_subgraphs(server: Server, request: Request) -> Response:
 
 async def of_assistant_graph(server: Server, assistant_id: str, use: Callable[[Graph], Coroutine[Any, Any, T]]) -> T:
     assistant = await find_assistant(server, assistant_id)
-    config = {**assistant.config, "configurable": assistant.config.get("configurable", {})}
-    return await server.runner.with_graph(assistant.graph_id, config, "assistants.read", use)
+    ids = {"assistant_id": assistant_id}
+    return await server.runner.with_graph(assistant.graph_id, assistant.config, "assistants.read", use, **ids)
 
 
 # -- threads --
@@ -7896,7 +7923,7 @@ async def create_thread(server: Server, request: Request) -> Response:
     """Make a thread, with a history if `supersteps` are given."""
     body = await parse(request, ThreadCreate)
     thread_id = to_uuid(body.thread_id, "thread") if body.thread_id else new_id()
-    metadata = without_reserved(body.metadata, RESERVED_METADATA)
+    metadata = without_reserved(body.metadata)
     ttl = thread_ttl(body.ttl) if body.ttl else server.runner.thread_ttl
     readable: JsonObject = {}
     if body.if_exists == "do_nothing":
@@ -7967,7 +7994,7 @@ async def patch_thread(server: Server, request: Request) -> Thread:
         thread = Threads(conn).get(thread_id, *limits)
         if thread is None:
             raise NotFound()
-        changes: JsonObject = {"metadata": {**thread.metadata, **without_reserved(body.metadata, RESERVED_METADATA)}}
+        changes: JsonObject = {"metadata": {**thread.metadata, **without_reserved(body.metadata)}}
         if body.ttl:
             changes["ttl"] = thread_ttl(body.ttl)
         Threads(conn).update(thread_id, **changes)
@@ -8122,8 +8149,8 @@ async def of_thread_state(
     graph_id = thread_graph_id(server, thread)
     if graph_id is None:
         return missing
-    config = {**thread.config, "configurable": {**thread.config.get("configurable", {}), "thread_id": thread.thread_id}}
-    return await server.runner.with_graph(graph_id, config, "threads.read", read)
+    ids = {"thread_id": thread.thread_id}
+    return await server.runner.with_graph(graph_id, thread.config, "threads.read", read, **ids)
 
 
 async def get_state(server: Server, request: Request) -> Response:
@@ -8228,10 +8255,10 @@ async def _change_state(
     live = await server.db.read(lambda conn: Runs(conn).live(thread.thread_id))
     if live:
         raise Conflict(f"Thread {thread.thread_id} has in-flight runs: {[run.run_id for run in live]}")
-    kwargs = await server.db.read(lambda conn: Runs(conn).last_config(thread.thread_id)) or {}
-    configured = kwargs.get("config", thread.config).get("configurable", {})
+    newest = await server.db.read(lambda conn: Runs(conn).newest(thread.thread_id))
+    kwargs = newest.kwargs if newest else {"config": thread.config, "context": {}}
     scope = SharedScope(
-        ({**configured, **(user := identity())}, kwargs.get("context") or {}),
+        ({**kwargs["config"].get("configurable", {}), **(user := identity())}, kwargs["context"]),
         lambda prefix: server.db.look(lambda conn: Items(conn).load(prefix)),
         updates=(thread.thread_id, began),
     )
@@ -8251,7 +8278,8 @@ async def _change_state(
         return changed, state_value(found), Rest.of(graph, found)
 
     try:
-        changed, state, rest = await server.runner.with_graph(graph_id, thread.config, "threads.update", change)
+        ids = {"thread_id": thread.thread_id}
+        changed, state, rest = await server.runner.with_graph(graph_id, thread.config, "threads.update", change, **ids)
     except Exception:  # of several supersteps the first may be there
         if await server.db.read(lambda conn: Threads(conn).is_unshown(thread.thread_id)):
             await show_state(server.runner, thread, began)
@@ -8312,10 +8340,8 @@ async def check_run_body(server: Server, body: RunCreate) -> None:
 
 
 def check_run_fields(body: RunCreate) -> None:
-    """Refuse a run for what only shows once all fields are known. Raises Invalid or BadRequest."""
-    configurable = without_reserved(body.config.configurable if body.config else {}, RESERVED_CONFIGURABLE)
-    if configurable and without_reserved(body.context, RESERVED_CONFIGURABLE):
-        raise BadRequest(NOT_TWICE)
+    """Refuse a run for what only shows once all fields are known. Raises Invalid."""
+    configurable = body.config.configurable if body.config else {}
     asked = (body.checkpoint_id, body.checkpoint and body.checkpoint.checkpoint_id, configurable.get("checkpoint_id"))
     for checkpoint_id in filter(None, asked):
         try:
@@ -8596,7 +8622,8 @@ async def rest_without(server: Server, run: Run, had: bool, place: str | None) -
         at: RunnableConfig = {"configurable": {"thread_id": run.thread_id, "checkpoint_ns": "", "checkpoint_id": place}}
         return Rest.of(graph, await snapshot(graph, at))
 
-    return await server.runner.with_graph(run.graph_id, run.config(), "threads.read", read)
+    ids = {"thread_id": run.thread_id, "run_id": run.run_id, "assistant_id": run.assistant_id}
+    return await server.runner.with_graph(run.graph_id, run.config(), "threads.read", read, **ids)
 
 
 async def live_log(server: Server, run: Run, follower: Follower | None, after: tuple[int, int] | None) -> RunLog | None:
@@ -8819,8 +8846,7 @@ def check_cron_run(conn: sqlite3.Connection, new: NewRun) -> None:
             f"Thread with ID '{new.thread_id}' not found. Please verify the ID is correct and the thread hasn't been "
             "deleted or expired."
         )
-    run = _new_run(new, new.thread_id or new_id(), assistant, thread, new.config(), new.context())
-    check_scopes(run.kwargs, new.shared.get(assistant.graph_id, ()))
+    new.run(assistant, new.thread_id or new_id(), thread)
 
 
 async def allow_cron(server: Server, cron: Cron) -> Cron:
@@ -8919,7 +8945,7 @@ async def fire_cron(server: Server, request: Request) -> Response:
     cron = server.db.look(lambda conn: Crons(conn).get(cron_id, *path_limits(server)))
     if cron is None:
         raise NotFound(f"Cron '{cron_id}' not found")
-    new = replace(cron_run(cron, server.graphs.shared()), thread_ttl=server.runner.thread_ttl)
+    new = cron_run(cron, server.graphs.shared(), thread_ttl=server.runner.thread_ttl, headers=request_id())
     run = await server.runner.create(new)
     return reply(run.to_dict(), headers=run_headers(run, None))
 
@@ -11002,14 +11028,16 @@ class Metered:
 
 
 class HeadersToConfigurable:
-    """Takes from each request's headers what langgraph.json wants in the configurable of its runs."""
+    """Takes from each request's headers its id, and what langgraph.json wants in the configurable of its runs."""
 
     def __init__(self, app: asgi.ASGIApp, patterns: HeaderPatterns) -> None:
         self.app = app
         self._patterns = patterns
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
-        CONFIGURABLE_HEADERS.set(self._patterns.select(scope["headers"]))
+        headers = scope.get("headers", ())
+        named = next((value.decode("latin-1") for name, value in headers if name == b"x-request-id"), "")
+        CONFIGURABLE_HEADERS.set({**self._patterns.select(headers), "langgraph_request_id": named or new_id()})
         await self.app(scope, receive, send)
 
 
@@ -11117,9 +11145,8 @@ def create_app(server: Server, host: str = "127.0.0.1", studio: bool = False) ->
     """The ASGI application of a server that was started, from the inside out."""
     server.studio = studio
     http, cors = server.settings.http, cors_settings(server.settings, studio)
-    patterns = http.configurable_headers
-    headers = Middleware(HeadersToConfigurable, patterns=patterns)
-    app = _starlette(server, _routes(http), middleware=[headers] if patterns.includes or patterns.include else [])
+    headers = Middleware(HeadersToConfigurable, patterns=http.configurable_headers)
+    app = _starlette(server, _routes(http), middleware=[headers])
     if server.app:
         app = around_api(server, server.app, app)
     if http.mount_prefix:

@@ -214,7 +214,7 @@ async def test_configurable_is_context_where_no_context_is_given(client: LangGra
     given: Any = {"configurable": {"user": "bob", "langgraph_auth_user": "root"}}
     result: Any = await client.runs.wait(None, "context", input={}, config=given)
     assert result["seen"]["context"] == {"user": "bob", "level": 0}
-    assert "langgraph_auth_user" not in result["seen"]["configurable"]
+    assert result["seen"]["configurable"]["langgraph_auth_user"] is None
 
 
 async def test_context_and_configurable_cannot_both_be_given(client: LangGraphClient) -> None:

@@ -127,7 +127,7 @@ CALLS: dict[str, list[Call]] = {
     "Runs.wanted_after": [lambda c: Runs(c).wanted_after("r")],
     "Runs.begun": [lambda c: Runs(c).begun()],
     "Runs.release": [lambda c: Runs(c).release()],
-    "Runs.last_config": [lambda c: Runs(c).last_config("t")],
+    "Runs.newest": [lambda c: Runs(c).newest("t")],
     "Runs.list": [lambda c: Runs(c).list("t", None, 10, 0), lambda c: Runs(c).list("t", "success", 10, 5)],
     "Runs.delete": [lambda c: Runs(c).delete(RUN)],
     "Runs.take_back": [lambda c: Runs(c).take_back("r", "t", None), lambda c: Runs(c).take_back("r", "t", "x", 1)],
