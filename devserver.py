@@ -957,9 +957,6 @@ class User(dict[str, Any]):
         return {name: self[name] for name in self.SHOWN}
 
 
-# -- what a graph is told: a client's values, and the server's own --
-
-
 def user_values(user: User | None) -> JsonObject:
     """Return the values of a configurable that tell a graph whom it works for; None is anybody, without an Auth."""
     if user is None:
@@ -985,11 +982,8 @@ def without_own(given: Mapping[str, Any] | None) -> JsonObject:
 def client_config(body: Config | None) -> JsonObject:
     """Return the config of a request without what only the server says."""
     config = without_own(body.given() if body else {})
-    if "configurable" in config:
-        config["configurable"] = without_own(config["configurable"])
-    if "metadata" in config:
-        config["metadata"] = without_reserved(config["metadata"])
-    return config
+    parts = {"configurable": without_own, "metadata": without_reserved}
+    return config | {name: clean(config[name]) for name, clean in parts.items() if name in config}
 
 
 def with_own(given: Mapping[str, Any] | None, own: JsonObject) -> JsonObject:
@@ -2407,8 +2401,8 @@ class Run:
     @staticmethod
     def kwargs_with(kwargs: JsonObject, own: JsonObject) -> JsonObject:
         """Return a run's kwargs with a config and a context in which the server's own values stand."""
-        config = graph_config(kwargs["config"], own)
-        return {**kwargs, "config": config, "context": with_own(kwargs.get("context"), own)}
+        config, context = graph_config(kwargs["config"], own), with_own(kwargs.get("context"), own)
+        return {**kwargs, "config": config, "context": context}
 
     def config(self) -> JsonObject:
         """The config of the run as its graph gets it: with the run's id, and the number of the attempt."""
@@ -2659,8 +2653,8 @@ class Runs(Table):
         """A run as it was made, though by an older server: that kept values which only the server gives now."""
         values = _parsed(Run, row, "metadata", "kwargs")
         kept = values["kwargs"]["config"]["configurable"]
-        own = {name: kept[name] for name in kept if SERVER_ONLY.fullmatch(name)}
-        own = {name: own[name] for name in own if name in OWN_FLAGS or not name.startswith("__")}
+        flags = {name: kept[name] for name in OWN_FLAGS if name in kept}
+        own = flags | {name: kept[name] for name in kept if SERVER_ONLY.fullmatch(name) and name[:2] != "__"}
         own |= {name: values[name] for name in ("run_id", "thread_id", "assistant_id")}
         own |= user_values(User(user) if (user := own.get("langgraph_auth_user")) else None)
         return Run(**{**values, "kwargs": Run.kwargs_with(values["kwargs"], own)})
@@ -5719,11 +5713,6 @@ CONFIGURABLE_HEADERS: contextvars.ContextVar[Mapping[str, str]] = contextvars.Co
 )
 
 
-def request_id() -> dict[str, str]:
-    """Return the key of a configurable that names the present request, if there is one."""
-    return {name: value for name, value in CONFIGURABLE_HEADERS.get().items() if name == "langgraph_request_id"}
-
-
 @dataclass
 class NewRun:
     """A run as a client asked for it. Without `thread_id` it gets a thread of its own."""
@@ -5751,22 +5740,15 @@ class NewRun:
         if config.get("configurable") and without_own(context):
             raise BadRequest(NOT_TWICE)
         given = {**config.get("configurable", {}), **context}
+        from_cron = {"cron_id": self.cron_id} if self.cron_id and not context else {}
         above = [assistant.config.get("configurable", {}), thread.config.get("configurable", {}) if thread else {}]
+        configurable = {"user_id": "", **above[0], **above[1], **given, **self.headers}
         metadata = {**assistant.metadata, **(thread.metadata if thread else {}), **self.metadata()}
         metadata["assistant_id"] = assistant.assistant_id
         asked = {
             **self.options(),
-            "config": {
-                **assistant.config,
-                **config,
-                "configurable": {"user_id": "", **above[0], **above[1], **given, **self.headers},
-                "metadata": metadata,
-            },
-            "context": {
-                **assistant.context,
-                **given,
-                **({"cron_id": self.cron_id} if self.cron_id and not context else {}),
-            },
+            "config": {**assistant.config, **config, "configurable": configurable, "metadata": metadata},
+            "context": {**assistant.context, **given, **from_cron},
         }
         kwargs = Run.kwargs_with(asked, self.own(assistant, thread_id))
         check_scopes(kwargs, self.shared.get(assistant.graph_id, ()))
@@ -6218,8 +6200,9 @@ class EventKeeper:
             self._follower = None
 
 
-def _thread_place(thread_id: str) -> RunnableConfig:
-    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
+def place_config(thread_id: str, **place: Any) -> RunnableConfig:
+    """Return the config for a place in a thread's history; no checkpoint id means the latest."""
+    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": "", **place}}
 
 
 ATTEMPTS = 5
@@ -6254,10 +6237,10 @@ async def _is_at_breakpoint(graph: Graph, run: Run) -> bool:
     after = run.kwargs["interrupt_after"] or graph.interrupt_after_nodes
     if not isinstance(graph.checkpointer, Saver) or not (before or after):
         return False
-    waiting = {name for name in (await snapshot(graph, _thread_place(run.thread_id))).next if not name.startswith("__")}
+    waiting = {name for name in (await snapshot(graph, place_config(run.thread_id))).next if not name.startswith("__")}
     if waiting and (before == "*" or waiting & set(before)):
         return True
-    latest = await graph.checkpointer.aget_tuple(_thread_place(run.thread_id))
+    latest = await graph.checkpointer.aget_tuple(place_config(run.thread_id))
     if latest is None or latest.parent_config is None or not waiting:
         return False
     parent = await graph.checkpointer.aget_tuple(latest.parent_config)
@@ -6413,7 +6396,7 @@ class Execution:
             return None
         try:
             async with self._graphs.open(self._run.graph_id, self._run.config(), "threads.read") as graph:
-                found = await snapshot(graph, _thread_place(self._run.thread_id))
+                found = await snapshot(graph, place_config(self._run.thread_id))
                 return Rest.of(graph, found) if found.created_at else None
         except Exception as error:  # the graph is gone or broken: the run's own error says so
             log.debug("no state after run %s: %s", self._run.run_id, error)
@@ -6486,7 +6469,7 @@ class Execution:
             if run.temporary and not kwargs["webhook"] and not self._run_log.interrupts:
                 return Outcome("success", shared=scope.rest())
             RECALL.set(Recall(cast(Saver, graph.checkpointer).serde, *scope.latest) if scope.latest else None)
-            rest = Rest.of(graph, await snapshot(graph, _thread_place(run.thread_id)))
+            rest = Rest.of(graph, await snapshot(graph, place_config(run.thread_id)))
             if rest.status == "interrupted" and self._run_log.last_values is not MISSING:
                 # LangGraph's last values have writes that wait for the rest of their superstep
                 self._run_log.last_values = output_of(rest.values, rest.output_keys)
@@ -6995,16 +6978,16 @@ class Runner:
         self.logs.close_all()
         self.loop.stop()
 
-    async def create(self, new: NewRun) -> Run:
-        """Make a run and start it."""
-        return await asyncio.shield(self._make(new))  # also if the client leaves meanwhile
+    async def create(self, *asked: NewRun) -> list[Run]:
+        """Make runs, all of them or none; those that need not wait are started in the same transaction."""
 
-    async def _make(self, new: NewRun) -> Run:
-        """If the run need not wait, it is started in the transaction that makes it."""
-        new.start = not self.stopping and len(self._tasks) < self.max_concurrency
-        created = await self.db.write(make_run, self.graphs, new)
-        self.begin(created)
-        return created.run
+        async def create() -> list[Run]:
+            free = 0 if self.stopping else self.max_concurrency - len(self._tasks)
+            news = [replace(new, start=n < free) for n, new in enumerate(asked)]
+            made = await self.db.write(lambda conn: [make_run(conn, self.graphs, new) for new in news])
+            return [self.begin(created) for created in made]
+
+        return await asyncio.shield(create())  # also if the client leaves meanwhile
 
     async def create_followed(self, new: NewRun, follower: Follower | None = None) -> tuple[Run, RunLog]:
         """Make a run with its log open, and followed, before it can begin: a busy thread's worker may claim it."""
@@ -7012,16 +6995,17 @@ class Runner:
         if follower:
             run_log.join(follower, None)
         try:
-            return await self.create(new), run_log
+            return (await self.create(new))[0], run_log
         except BaseException:
             self.logs.close_run(new.run_id)
             raise
 
-    def begin(self, created: Created) -> None:
+    def begin(self, created: Created) -> Run:
         self.end(created.gave_way, created.told)
         # in a context of its own: what runs for others must not inherit who asked for this one
         noticed = (created.run.thread_id, created.started)
         self.loop.loop.call_soon_threadsafe(self._notice, *noticed, context=contextvars.Context())
+        return created.run
 
     async def cancel(self, runs: list[tuple[str, str]], action: str, reason: str) -> list[Run]:
         """Cancel these (thread id, run id) if they are live; gives those that were."""
@@ -7055,11 +7039,9 @@ class Runner:
     async def with_graph(
         self, graph_id: str, config: JsonObject, access: str, use: Callable[[Graph], Coroutine[Any, Any, T]], **ids: str
     ) -> T:
-        """Use a graph for something other than a run, by the config and the ids of a row. What may call user code
-        happens on the run loop."""
+        """Use a graph for something other than a run. What may call user code happens on the run loop."""
         given = {**(config.get("configurable") or {}), **CONFIGURABLE_HEADERS.get()}
-        own = {**ids, "graph_id": graph_id, **request_id(), **identity()}
-        asked = graph_config({**config, "configurable": given}, own)
+        asked = graph_config({**config, "configurable": given}, {**ids, "graph_id": graph_id, **identity()})
 
         async def opened() -> T:
             async with self.graphs.open(graph_id, asked, access) as graph:
@@ -7124,9 +7106,8 @@ class Runner:
         if worker.started:
             return worker.started.popleft()
         try:
-            if not self.db.look(lambda conn: Runs(conn).has_pending(thread_id)):
-                return None
-            return await self.db.write(lambda conn: Runs(conn).claim(thread_id))
+            pending = self.db.look(lambda conn: Runs(conn).has_pending(thread_id))
+            return await self.db.write(lambda conn: Runs(conn).claim(thread_id)) if pending else None
         except Unavailable as error:
             log.warning("thread %s waits: %s", thread_id, error)
             return RETRY_SECONDS
@@ -7198,11 +7179,11 @@ async def show_state(runner: Runner, thread: Thread, since: int, update: bytes |
     those who follow it of an update."""
 
     async def look(graph: Graph) -> Rest:
-        return Rest.of(graph, await snapshot(graph, _thread_place(thread.thread_id)))
+        return Rest.of(graph, await snapshot(graph, place_config(thread.thread_id)))
 
     try:
-        graph_id, ids = thread.metadata["graph_id"], {"thread_id": thread.thread_id}
-        rest = await runner.with_graph(graph_id, thread.config, "threads.read", look, **ids)
+        graph_id, thread_id = thread.metadata["graph_id"], thread.thread_id
+        rest = await runner.with_graph(graph_id, thread.config, "threads.read", look, thread_id=thread_id)
     except Unavailable:
         show_later(runner, thread, since, update)
     except Exception as error:  # the graph is gone or broken: the next run or update shows the state
@@ -7912,8 +7893,8 @@ async def get_assistant_subgraphs(server: Server, request: Request) -> Response:
 
 async def of_assistant_graph(server: Server, assistant_id: str, use: Callable[[Graph], Coroutine[Any, Any, T]]) -> T:
     assistant = await find_assistant(server, assistant_id)
-    ids = {"assistant_id": assistant_id}
-    return await server.runner.with_graph(assistant.graph_id, assistant.config, "assistants.read", use, **ids)
+    graph_id, config = assistant.graph_id, assistant.config
+    return await server.runner.with_graph(graph_id, config, "assistants.read", use, assistant_id=assistant_id)
 
 
 # -- threads --
@@ -7943,7 +7924,7 @@ async def create_thread(server: Server, request: Request) -> Response:
     if body.supersteps and is_new:
         try:
             steps = body.supersteps
-            place = _thread_place(thread_id)
+            place = place_config(thread_id)
             await change_state(server, thread, place, lambda graph: [state_updates(step, graph) for step in steps])
             thread = await server.db.read(lambda conn: Threads(conn).require(thread_id))
         except MissingGraph as error:
@@ -8137,11 +8118,6 @@ def thread_graph_id(server: Server, thread: Thread) -> str | None:
     return graph_id if isinstance(graph_id, str) else None
 
 
-def place_config(thread: Thread, place: JsonObject) -> RunnableConfig:
-    """The config for a place in a thread's history; no checkpoint id means the latest."""
-    return {"configurable": {"thread_id": thread.thread_id, "checkpoint_ns": "", **place}}
-
-
 async def of_thread_state(
     server: Server, thread: Thread, read: Callable[[Graph], Coroutine[Any, Any, T]], missing: T
 ) -> T:
@@ -8149,15 +8125,15 @@ async def of_thread_state(
     graph_id = thread_graph_id(server, thread)
     if graph_id is None:
         return missing
-    ids = {"thread_id": thread.thread_id}
-    return await server.runner.with_graph(graph_id, thread.config, "threads.read", read, **ids)
+    config, thread_id = thread.config, thread.thread_id
+    return await server.runner.with_graph(graph_id, config, "threads.read", read, thread_id=thread_id)
 
 
 async def get_state(server: Server, request: Request) -> Response:
     """The present state of a thread; `subgraphs` includes those of waiting subgraphs."""
     thread = await find_thread(server, request)
     subgraphs = request.query_params.get("subgraphs") in ("true", "True")
-    config = _thread_place(thread.thread_id)
+    config = place_config(thread.thread_id)
     return reply(await of_thread_state(server, thread, lambda graph: read_state(graph, config, subgraphs), EMPTY_STATE))
 
 
@@ -8213,8 +8189,8 @@ async def history_of(
     before: JsonObject | None,
     metadata: JsonObject | None,
 ) -> list[JsonObject]:
-    config = place_config(thread, place)
-    bound = place_config(thread, before) if before and before.get("checkpoint_id") else None
+    config = place_config(thread.thread_id, **place)
+    bound = place_config(thread.thread_id, **before) if before and before.get("checkpoint_id") else None
     return await of_thread_state(
         server, thread, lambda graph: read_history(graph, config, limit, bound, metadata), list[JsonObject]()
     )
@@ -8228,7 +8204,7 @@ async def update_state(server: Server, request: Request) -> Response:
     if body.checkpoint_id is not None:
         place["checkpoint_id"] = body.checkpoint_id
     update = langgraph_types.StateUpdate(body.values, body.as_node, None)
-    changed = await change_state(server, thread, place_config(thread, place), lambda graph: [[update]])
+    changed = await change_state(server, thread, place_config(thread.thread_id, **place), lambda graph: [[update]])
     configurable = {key: changed["configurable"][key] for key in _CHECKPOINT_KEYS if key in changed["configurable"]}
     return reply(
         {"checkpoint": configurable, "configurable": configurable, "checkpoint_id": configurable["checkpoint_id"]}
@@ -8274,7 +8250,7 @@ async def _change_state(
             raise _refused_update(thread, error) from None
         finally:
             RUN_SCOPE.reset(token)
-        found = await snapshot(graph, _thread_place(thread.thread_id))
+        found = await snapshot(graph, place_config(thread.thread_id))
         return changed, state_value(found), Rest.of(graph, found)
 
     try:
@@ -8361,14 +8337,14 @@ def run_headers(run: Run, location: str | None, stateless: bool = False) -> dict
 async def create_run(server: Server, request: Request) -> Response:
     """Start a run in the background."""
     body = await parse(request, RunCreateStateful)
-    run = await server.runner.create(await new_run(server, path_id(request, "thread"), body))
+    [run] = await server.runner.create(await new_run(server, path_id(request, "thread"), body))
     return reply(run.to_dict(), headers=run_headers(run, None))
 
 
 async def create_stateless_run(server: Server, request: Request) -> Response:
     """Start a run on a thread of its own, in the background."""
     body = await parse(request, RunCreateStateless)
-    run = await server.runner.create(await new_run(server, None, body))
+    [run] = await server.runner.create(await new_run(server, None, body))
     return reply(run.to_dict(), headers=run_headers(run, None, stateless=True))
 
 
@@ -8381,12 +8357,7 @@ async def create_run_batch(server: Server, request: Request) -> Response:
     for item in raw:
         news.append(await new_run(server, None, validate(RunCreateStateless, item)))
         await asyncio.sleep(0)  # others have their turn
-    made = await server.db.write(
-        lambda conn: [make_run(conn, server.graphs, replace(new, start=False)) for new in news]
-    )
-    for created in made:
-        server.runner.begin(created)
-    return reply([created.run.to_dict() for created in made])
+    return reply([run.to_dict() for run in await server.runner.create(*news)])
 
 
 async def stream_run(server: Server, request: Request) -> Response:
@@ -8619,8 +8590,7 @@ async def rest_without(server: Server, run: Run, had: bool, place: str | None) -
         return Rest("idle", {}, {})
 
     async def read(graph: Graph) -> Rest:
-        at: RunnableConfig = {"configurable": {"thread_id": run.thread_id, "checkpoint_ns": "", "checkpoint_id": place}}
-        return Rest.of(graph, await snapshot(graph, at))
+        return Rest.of(graph, await snapshot(graph, place_config(run.thread_id, checkpoint_id=place)))
 
     ids = {"thread_id": run.thread_id, "run_id": run.run_id, "assistant_id": run.assistant_id}
     return await server.runner.with_graph(run.graph_id, run.config(), "threads.read", read, **ids)
@@ -8945,8 +8915,11 @@ async def fire_cron(server: Server, request: Request) -> Response:
     cron = server.db.look(lambda conn: Crons(conn).get(cron_id, *path_limits(server)))
     if cron is None:
         raise NotFound(f"Cron '{cron_id}' not found")
-    new = cron_run(cron, server.graphs.shared(), thread_ttl=server.runner.thread_ttl, headers=request_id())
-    run = await server.runner.create(new)
+    headers = {
+        "langgraph_request_id": CONFIGURABLE_HEADERS.get()["langgraph_request_id"]
+    }  # the cron is another's, maybe
+    new = cron_run(cron, server.graphs.shared(), thread_ttl=server.runner.thread_ttl, headers=headers)
+    [run] = await server.runner.create(new)
     return reply(run.to_dict(), headers=run_headers(run, None))
 
 
@@ -9281,7 +9254,7 @@ async def start_protocol_run(server: Server, thread_id: str, body: JsonObject) -
     given = {key: value for key, value in body.items() if value is not None}
     options = {"stream_subgraphs": True, "stream_resumable": True, "if_not_exists": "create"}
     new = await new_run(server, thread_id, validate(RunCreateStateful, {**given, **options}), protocol=True)
-    run = await server.runner.create(new)
+    [run] = await server.runner.create(new)
     return {"run_id": run.run_id}
 
 
@@ -11036,7 +11009,7 @@ class HeadersToConfigurable:
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         headers = scope.get("headers", ())
-        named = next((value.decode("latin-1") for name, value in headers if name == b"x-request-id"), "")
+        named = dict(headers).get(b"x-request-id", b"").decode("latin-1")
         CONFIGURABLE_HEADERS.set({**self._patterns.select(headers), "langgraph_request_id": named or new_id()})
         await self.app(scope, receive, send)
 
