@@ -160,7 +160,7 @@ def test_a_cron_that_cannot_run_any_more_can_be_disabled(server: LiveServer, htt
     path = f"/runs/crons/{cron['cron_id']}"
     for patch in ({"enabled": False}, {"schedule": "1 1 1 1 *"}, {"metadata": {"a": 1}}, {"end_time": None}):
         assert http.patch(path, json=patch).json() | patch == http.get(path).json()
-    assert http.patch(path, json={"input": {}}).status_code == 400
+    assert http.patch(path, json={"input": {}}).status_code in (400, 422)
 
 
 def test_a_cron_on_a_thread_has_nothing_to_do_with_a_thread_of_its_own(http: httpx.Client, thread: str) -> None:
