@@ -124,7 +124,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer, _create_msgpack_ext_hook
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 from langgraph.checkpoint.sqlite import SqliteSaver
-from langgraph.constants import START
+from langgraph.constants import END, START
 from langgraph.errors import GraphDrained, InvalidUpdateError, UnknownInterruptError
 from langgraph.graph.state import StateGraph
 from langgraph.pregel import Pregel
@@ -4506,7 +4506,7 @@ def _embed_target(embed: str, root: Path) -> Any:
 
 
 # What the extras of pyproject.toml bring: messages name it, as in a checkout no index has a package called devserver.
-EXTRAS = {"a2a": "a2a-sdk>=1.0", "debug": "debugpy>=1.8", "mcp": "mcp>=2.0", "models": "langchain>=1.0"}
+EXTRAS = {"debug": "debugpy>=1.8", "models": "langchain>=1.0"}
 
 
 def installing(extra: str) -> str:
@@ -9478,6 +9478,7 @@ async def protocol_socket(socket: WebSocket) -> None:
 
 MCP_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 MCP_PAGE = 100
+MCP_HINTS = {"readOnlyHint": False, "destructiveHint": False, "idempotentHint": False, "openWorldHint": True}
 
 
 class RpcError(Exception):
@@ -9491,17 +9492,14 @@ class RpcError(Exception):
         return {"code": self.code, "message": str(self)}
 
 
-def needs_extra(name: str, module: str) -> Any:
-    """Import an optional package. Raises NotServed naming the extra that brings it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise NotServed(f"This needs the package of the extra '{name}'. {installing(name)}") from None
+def rpc_check(condition: Any, problem: str, code: int = -32602) -> None:
+    """Raises RpcError unless the condition holds."""
+    if not condition:
+        raise RpcError(code, problem)
 
 
 async def call_mcp(server: Server, request: Request) -> Response:
     """The Model Context Protocol, stateless: one JSON answer per call."""
-    types_ = needs_extra("mcp", "mcp.types")
     try:
         message = await read_json(request)
     except Invalid:
@@ -9515,7 +9513,7 @@ async def call_mcp(server: Server, request: Request) -> Response:
         return empty(202)
     answer: JsonObject = {"jsonrpc": "2.0", "id": message["id"]}
     try:
-        answer["result"] = await _mcp_result(server, types_, message["method"], message.get("params") or {})
+        answer["result"] = await _mcp_result(server, message["method"], message.get("params") or {})
     except RpcError as error:
         answer["error"] = error.value()
     return reply(answer)
@@ -9534,26 +9532,22 @@ def _mcp_problem(message: Any) -> str | None:
     return None
 
 
-async def _mcp_result(server: Server, types_: Any, method: Any, params: JsonObject) -> JsonObject:
-    if not isinstance(params, dict):
-        raise RpcError(-32602, "params must be an object")
+async def _mcp_result(server: Server, method: Any, params: Any) -> JsonObject:
+    rpc_check(isinstance(params, dict), "params must be an object")
     if method == "ping":
         return {}
     if method == "initialize":
         version = params.get("protocolVersion")
-        made = types_.InitializeResult(
-            protocol_version=version if version in MCP_VERSIONS else MCP_VERSIONS[-1],
-            capabilities=types_.ServerCapabilities(tools=types_.ToolsCapability(list_changed=False)),
-            server_info=types_.Implementation(name="devserver", version=__version__),
-        )
-    elif method == "tools/list":
-        made = await _mcp_tools(server, types_, params.get("cursor"))
-    elif method == "tools/call":
-        made = await _mcp_call(server, types_, params)
-    else:
-        raise RpcError(-32601, f"Method not found: {method}")
-    dumped: JsonObject = made.model_dump(by_alias=True, exclude_none=True, exclude_unset=True, mode="json")
-    return dumped
+        return {
+            "protocolVersion": version if version in MCP_VERSIONS else MCP_VERSIONS[-1],
+            "capabilities": {"tools": {"listChanged": False}},
+            "serverInfo": {"name": "devserver", "version": __version__},
+        }
+    if method == "tools/list":
+        return await _mcp_tools(server, params.get("cursor"))
+    if method == "tools/call":
+        return await _mcp_call(server, params)
+    raise RpcError(-32601, f"Method not found: {method}")
 
 
 async def tool_assistants(server: Server, body: AssistantSearchRequest) -> Page:
@@ -9564,10 +9558,10 @@ async def tool_assistants(server: Server, body: AssistantSearchRequest) -> Page:
     return await server.db.read(lambda conn: Assistants(conn).search(wanted, limits))
 
 
-async def _mcp_tools(server: Server, types_: Any, cursor: Any) -> Any:
+async def _mcp_tools(server: Server, cursor: Any) -> JsonObject:
     offset = int(cursor) if isinstance(cursor, str) and cursor.isascii() and cursor.isdigit() else 0
     page = await tool_assistants(server, AssistantSearchRequest(limit=MCP_PAGE, offset=min(offset, SAFE_INTEGER)))
-    tools: dict[str, Any] = {}
+    tools: dict[str, JsonObject] = {}
     for assistant in page.rows:
         name = tool_name(assistant.name, assistant.assistant_id)
         if name in tools or assistant.graph_id not in server.graphs.ids():
@@ -9579,16 +9573,15 @@ async def _mcp_tools(server: Server, types_: Any, cursor: Any) -> Any:
         except Exception as error:  # whatever a factory of the user's raises: the others are tools all the same
             log.warning("assistant %s is left out of the tools: %r", assistant.assistant_id, error)
             continue
-        hints = {"destructive_hint": False, "idempotent_hint": False, "open_world_hint": True}
-        tools[name] = types_.Tool(
-            name=name,
-            title=assistant.name,
-            description=assistant.description or f"Tool based on the {assistant.name} assistant",
-            input_schema=schema,
-            annotations=types_.ToolAnnotations(read_only_hint=False, **hints),
-        )
-    more = {"next_cursor": str(offset + MCP_PAGE)} if page.more else {}
-    return types_.ListToolsResult(tools=list(tools.values()), **more)
+        tools[name] = {
+            "name": name,
+            "title": assistant.name,
+            "description": assistant.description or f"Tool based on the {assistant.name} assistant",
+            "inputSchema": schema,
+            "annotations": MCP_HINTS,
+        }
+    more = {"nextCursor": str(offset + MCP_PAGE)} if page.more else {}
+    return {"tools": list(tools.values()), **more}
 
 
 async def input_schema(server: Server, assistant: Assistant) -> JsonObject:
@@ -9620,7 +9613,7 @@ async def _mcp_input_schema(server: Server, assistant: Assistant) -> JsonObject:
     return {**made, "properties": properties, "type": "object"}
 
 
-async def _mcp_call(server: Server, types_: Any, params: JsonObject) -> Any:
+async def _mcp_call(server: Server, params: JsonObject) -> JsonObject:
     assistant = await _mcp_assistant(server, params.get("name"))
     body = {
         "assistant_id": assistant.assistant_id,
@@ -9637,8 +9630,8 @@ async def _mcp_call(server: Server, types_: Any, params: JsonObject) -> Any:
     check_ended(server, run)
     result = from_json(await run_result(server, run, run_log))
     failure = result.get("__error__") if isinstance(result, dict) else None
-    text = types_.TextContent(type="text", text=failure_text(failure) if failure else repr(result))
-    return types_.CallToolResult(content=[text], **({"is_error": True} if failure else {}))
+    text = {"type": "text", "text": failure_text(failure) if failure else repr(result)}
+    return {"content": [text], **({"isError": True} if failure else {})}
 
 
 async def _mcp_assistant(server: Server, name: Any) -> Assistant:
@@ -9669,11 +9662,10 @@ def failure_text(error: JsonObject) -> str:
 
 
 def _mcp_input(arguments: Any) -> JsonObject:
-    if not isinstance(arguments, dict):
-        raise RpcError(-32602, "arguments must be an object")
+    rpc_check(isinstance(arguments, dict), "arguments must be an object")
     if isinstance(arguments.get("messages"), str):
         return {**arguments, "messages": [{"role": "user", "content": arguments["messages"]}]}
-    return arguments
+    return cast(JsonObject, arguments)
 
 
 async def get_mcp(server: Server, request: Request) -> Response:
@@ -9692,6 +9684,7 @@ A2A_PAGE = 100
 MAX_PARTS = 1_000
 A2A_SCOPE_HEADER, A2A_SCOPES = "LangGraph-A2A-History-Scope", ("context", "task")
 FINAL_STATES = ("completed", "failed", "canceled")
+TASK_STATES = (*FINAL_STATES, "submitted", "working", "input-required", "rejected", "auth-required", "unknown")
 FILE_WORDS = {"bytes": "raw", "uri": "url", "name": "filename", "mimeType": "mediaType"}  # in versions 0.3 and 1.0
 # fmt: off
 HISTORY_EXTENSION = {
@@ -9711,27 +9704,23 @@ class AgentCall:
 
     server: Server
     request: Request
-    types: Any  # the SDK's models of version 0.3
     assistant: Assistant
     rpc_id: str | int
     params: JsonObject
     modern: bool
 
-    def value(self, made: Any) -> JsonObject:
-        """A task or an update as JSON."""
-        value: JsonObject = made.model_dump(by_alias=True, exclude_none=True, mode="json")
-        return modern_words(value) if self.modern else value
+    def value(self, made: JsonObject) -> JsonObject:
+        """A task or an update, made in the words of version 0.3, in those of the call."""
+        return modern_words(made) if self.modern else made
 
-    def wrapped(self, made: Any) -> JsonObject:
+    def wrapped(self, made: JsonObject) -> JsonObject:
         """The same where it may be one of several kinds."""
-        value = self.value(made)
         names = {"task": "task", "status-update": "statusUpdate", "artifact-update": "artifactUpdate"}
-        return {names[value["kind"]]: value} if self.modern else value
+        return {names[made["kind"]]: self.value(made)} if self.modern else made
 
     def frame(self, name: str, value: JsonObject) -> bytes:
         """A server-sent event with a result, or an error."""
-        answer = {"jsonrpc": "2.0", "id": self.rpc_id, name: value}
-        return sse_frame(Event((0, 0), "message", to_json(answer)), False)
+        return rpc_frame({"jsonrpc": "2.0", "id": self.rpc_id, name: value})
 
     def text(self, name: str) -> str:
         """A parameter that is a text, empty if it is not given. Raises RpcError."""
@@ -9755,20 +9744,13 @@ class AgentCall:
         return self.request.headers.get(A2A_SCOPE_HEADER, A2A_SCOPES[0])
 
 
-def rpc_check(condition: Any, problem: str, code: int = -32602) -> None:
-    """Raises RpcError unless the condition holds."""
-    if not condition:
-        raise RpcError(code, problem)
-
-
 def rpc_error(error: RpcError | ApiError) -> JsonObject:
     return error.value() if isinstance(error, RpcError) else RpcError(-32602, error.detail).value()
 
 
 async def call_agent(server: Server, request: Request) -> Response:
     """The Agent2Agent protocol: a JSON-RPC call of one of an agent's methods."""
-    types_ = needs_extra("a2a", "a2a.compat.v0_3.types")
-    rpc_id = None
+    rpc_id, streams = None, False
     try:
         message = await _rpc_message(request)
         rpc_id = message.get("id")
@@ -9779,15 +9761,22 @@ async def call_agent(server: Server, request: Request) -> Response:
         accept = request.headers.get("accept") or "*/*"
         if not any(each in accept for each in (wanted, f"{wanted.partition('/')[0]}/*", "*/*")):
             return reply({"error": f"Accept header must include {wanted}"}, 400)
+        streams = method in STREAMING_METHODS
         rpc_check(isinstance(params, dict), "Invalid params: must be an object")
         assistant = await find_agent(server, request.path_params["assistant_id"])
         modern = "/" not in message["method"]
-        result = await method(AgentCall(server, request, types_, assistant, message["id"], params, modern))
+        result = await method(AgentCall(server, request, assistant, message["id"], params, modern))
     except Refused:
         raise
     except (RpcError, ApiError) as error:
-        return reply({"jsonrpc": "2.0", "id": rpc_id, "error": rpc_error(error)})
+        answer = {"jsonrpc": "2.0", "id": rpc_id, "error": rpc_error(error)}
+        return Response(rpc_frame(answer), headers=STREAM_HEADERS) if streams else reply(answer)
     return result if isinstance(result, Response) else reply({"jsonrpc": "2.0", "id": rpc_id, "result": result})
+
+
+def rpc_frame(answer: JsonObject) -> bytes:
+    """An answer as a server-sent event."""
+    return sse_frame(Event((0, 0), "message", to_json(answer)), False)
 
 
 async def _rpc_message(request: Request) -> JsonObject:
@@ -9825,7 +9814,45 @@ async def find_agent(server: Server, assistant_id: str) -> Assistant:
 # what a client says
 
 
-def sent_message(call: AgentCall) -> Any:
+class SentFile(Body):
+    """A file in a part: its content in base64, or its address."""
+
+    bytes: str | None = None
+    uri: str | None = None
+    mime_type: str | None = Field(default=None, alias="mimeType")
+    name: str | None = None
+
+
+class SentPart(Body):
+    """A part of a message: a text, an object or a file, as its kind says."""
+
+    kind: Literal["text", "data", "file"]
+    text: str | None = None
+    data: JsonObject | None = None
+    file: SentFile | None = None
+    metadata: JsonObject | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if getattr(self, self.kind) is None or (self.file and self.file.bytes is self.file.uri):  # both None
+            raise ValueError(f"a part of kind '{self.kind}' needs '{self.kind}', and a file 'bytes' or 'uri'")
+        return self
+
+
+class SentMessage(Body):
+    """A message to an agent, in the words of version 0.3."""
+
+    message_id: str = Field(alias="messageId")
+    role: Literal["user", "agent"]
+    parts: list[SentPart]
+    context_id: str | None = Field(default=None, alias="contextId")
+    task_id: str | None = Field(default=None, alias="taskId")
+    metadata: JsonObject | None = None
+    extensions: list[str] | None = None
+    reference_task_ids: list[str] | None = Field(default=None, alias="referenceTaskIds")
+
+
+def sent_message(call: AgentCall) -> SentMessage:
     """The message of a call, checked. Raises RpcError."""
     raw = call.params.get("message")
     rpc_check(isinstance(raw, dict), "Missing or invalid 'message' in params")
@@ -9839,11 +9866,10 @@ def sent_message(call: AgentCall) -> Any:
     for name in ("contextId", "taskId"):
         rpc_check(isinstance(raw.get(name) or "", str), f"{name} must be a string")
     role = str(raw["role"]).removeprefix("ROLE_").lower()
-    raw = {**raw, "role": role, "parts": [_sent_part(part) for part in parts]}
     try:
-        return call.types.Message.model_validate(raw)
-    except ValidationError as error:
-        raise RpcError(-32602, f"Invalid message: {_validation_detail(error, raw)}") from None
+        return validate(SentMessage, {**raw, "role": role, "parts": [_sent_part(part) for part in parts]})
+    except Invalid as error:
+        raise RpcError(-32602, f"Invalid message: {error}") from None
 
 
 def _sent_part(part: Any) -> JsonObject:
@@ -9857,31 +9883,32 @@ def _sent_part(part: Any) -> JsonObject:
     return {**given, "kind": kind}
 
 
-def read_parts(message: Any) -> tuple[JsonObject, str | list[JsonObject] | None]:
+def read_parts(message: SentMessage) -> tuple[JsonObject, str | list[JsonObject] | None]:
     """What a message brings for a graph: its data parts as one object, and its texts and files as the content of
     a message of the conversation, if there are any."""
     data: JsonObject = {}
     blocks = []
-    for part in (part.root for part in message.parts):
-        if part.kind == "data":
-            data |= part.data
-        else:
-            blocks.append({"type": "text", "text": part.text} if part.kind == "text" else _file_block(part.file))
+    for part in message.parts:
+        data |= part.data or {}
+        if part.text is not None:
+            blocks.append({"type": "text", "text": part.text})
+        elif part.file:
+            blocks.append(_file_block(part.file))
     if blocks and all(block["type"] == "text" for block in blocks):
-        return data, "\n".join(block["text"] for block in blocks)
+        return data, "\n".join(str(block["text"]) for block in blocks)
     return data, blocks or None
 
 
-def _file_block(file: Any) -> JsonObject:
+def _file_block(file: SentFile) -> JsonObject:
     """A file as a content block of LangChain's messages."""
     kind = (file.mime_type or "").partition("/")[0]
-    source = {"base64": file.bytes} if hasattr(file, "bytes") else {"url": file.uri}
+    source = {"url": file.uri} if file.bytes is None else {"base64": file.bytes}
     mime_type = {"mime_type": file.mime_type} if file.mime_type else {}
     name = {"extras": {"filename": file.name}} if file.name else {}
     return {"type": kind if kind in ("image", "audio", "video") else "file", **source, **mime_type, **name}
 
 
-def graph_input(message: Any, task_id: str) -> JsonObject:
+def graph_input(message: SentMessage, task_id: str) -> JsonObject:
     """The data parts merged, and what is text or file as one more message."""
     data, content = read_parts(message)
     if content is None:
@@ -9896,7 +9923,7 @@ def graph_input(message: Any, task_id: str) -> JsonObject:
     return {**data, "messages": [*(known if isinstance(known, list) else [known]), new]}
 
 
-def task_answer(message: Any, task_id: str, asked: list[str]) -> JsonObject:
+def task_answer(message: SentMessage, task_id: str, asked: list[str]) -> JsonObject:
     """The command that answers a task's questions (their ids): with `resume` of the data, or the text, or all the
     data; what is left changes the state. Raises RpcError if it can't be told which question is answered."""
     data, content = read_parts(message)
@@ -9957,52 +9984,59 @@ def _block_part(block: Any) -> JsonObject | None:
     text = block.get("text") if isinstance(block, dict) else block
     if isinstance(text, str):
         return {"kind": "text", "text": text} if text else None
-    if not isinstance(block, dict) or not (block.get("base64") or block.get("url")):
+    if not isinstance(block, dict):
         return None
     name = (block.get("extras") or {}).get("filename")
     file = {"bytes": block.get("base64"), "uri": block.get("url"), "mimeType": block.get("mime_type"), "name": name}
-    return {"kind": "file", "file": {key: value for key, value in file.items() if value is not None}}
+    file = {key: value for key, value in file.items() if isinstance(value, str) and value}
+    return {"kind": "file", "file": file} if "bytes" in file or "uri" in file else None
 
 
-def conversation(types_: Any, thread: Thread) -> list[Any]:
+def conversation(thread: Thread) -> list[JsonObject]:
     """The messages of a thread that say something, each with the task that it belongs to, if any."""
     said, task_id, values = [], None, thread.output
     messages = values.get("messages") if isinstance(values, dict) else None
     for number, message in enumerate(messages if isinstance(messages, list) else ()):
-        with contextlib.suppress(AttributeError, TypeError, ValidationError):  # it is no message
+        with contextlib.suppress(AttributeError, TypeError, LookupError):  # it is no message
             is_user = message["type"].lower().startswith("human")
             marks = (message.get("additional_kwargs") or {}).get("a2a")
             start = marks.get("task_start_id") if isinstance(marks, dict) else None
             if start or is_user:
                 task_id = f"{thread.thread_id}:{start}" if start else None
-            ids = {"message_id": message.get("id") or str(number), "context_id": thread.thread_id, "task_id": task_id}
             parts = message_parts(message)
             if parts and message["type"] != "system":
-                said.append(types_.Message(role="user" if is_user else "agent", parts=parts, **ids))
+                ids = {"contextId": thread.thread_id, **({"taskId": task_id} if task_id else {})}
+                said.append(message_value(message.get("id") or number, "user" if is_user else "agent", parts, ids))
     return said
 
 
+def message_value(message_id: Any, role: str, parts: list[JsonObject], ids: JsonObject) -> JsonObject:
+    return {"kind": "message", "messageId": str(message_id), "role": role, "parts": parts, **ids}
+
+
 def task_ids(run: Run) -> JsonObject:
-    """The ids of a run's task, as the models' fields."""
-    return {"context_id": run.thread_id, "task_id": f"{run.thread_id}:{run.task_id}"}
+    """The ids of a run's task."""
+    return {"contextId": run.thread_id, "taskId": f"{run.thread_id}:{run.task_id}"}
 
 
-def task_status(call: AgentCall, run: Run, state: str, parts: list[Any], timestamp: str) -> Any:
+def task_status(run: Run, state: str, parts: list[JsonObject], timestamp: str) -> JsonObject:
     """A status, with what the agent has to say."""
-    message = call.types.Message(message_id=str(uuid.uuid4()), role="agent", parts=parts, **task_ids(run))
-    return call.types.TaskStatus(state=state, message=message if parts else None, timestamp=timestamp)
+    said = {"message": message_value(uuid.uuid4(), "agent", parts, task_ids(run))} if parts else {}
+    return {"state": state, **said, "timestamp": timestamp}
 
 
-def present_status(call: AgentCall, task: Task, thread: Thread, note: str = "") -> Any:
-    """A task's status; a failure says what has failed, anything else has the note."""
+def present_status(task: Task, thread: Thread, note: str = "") -> JsonObject:
+    """A task's status; a failure says what has failed, a cancelled task that it is, anything else has the note."""
     if task.state == "failed":
         error = thread.error if task.latest else None
         note = f"Error executing assistant{': ' + failure_text(error) if error else ''}"
+    elif task.state == "canceled":
+        note = "Task was canceled"
     parts = [{"kind": "text", "text": note}] if note else []
-    return task_status(call, task.run, task.state, parts, task.run.updated_at)
+    return task_status(task.run, task.state, parts, task.run.updated_at)
 
 
-def task_artifacts(call: AgentCall, task: Task, thread: Thread, history: list[Any]) -> list[Any]:
+def task_artifacts(call: AgentCall, task: Task, thread: Thread, history: list[JsonObject]) -> list[JsonObject]:
     """What a task has come to: the questions that wait for an answer, or the agent's last message, or else its
     graph's values, if no later run has changed them."""
     name, description, parts = "Interrupt", "Agent requires input to continue", []
@@ -10010,35 +10044,35 @@ def task_artifacts(call: AgentCall, task: Task, thread: Thread, history: list[An
         parts = [{"kind": "data", "data": question} for question in questions(thread)]
     elif task.state == "completed":
         name, description = "Assistant Response", f"Response from assistant {call.assistant.assistant_id}"
-        task_id = task_ids(task.run)["task_id"]
+        mine = (task_ids(task.run)["taskId"], "agent")
         for said in history:
-            if said.task_id == task_id and said.role == "agent" and said.parts[0].root.kind != "data":
-                parts = said.parts
+            if (said.get("taskId"), said["role"]) == mine and said["parts"][0]["kind"] != "data":
+                parts = said["parts"]
         if task.latest and not parts:
             parts = [{"kind": "text", "text": repr(thread.output)}]
     artifact_id = str(uuid.uuid5(uuid.UUID(task.run.run_id), "artifact"))
-    made = call.types.Artifact(artifact_id=artifact_id, name=name, description=description, parts=parts)
-    return [made] if parts else []
+    return [{"artifactId": artifact_id, "name": name, "description": description, "parts": parts}] if parts else []
 
 
 def questions(thread: Thread) -> list[JsonObject]:
     return [question for asked in (thread.interrupts or {}).values() for question in asked]
 
 
-def shown_task(call: AgentCall, run: Run, status: Any, history: list[Any], length: int | None, **more: Any) -> Any:
+def shown_task(run: Run, status: JsonObject, history: list[JsonObject], length: int | None) -> JsonObject:
     """A task with the last `length` messages of its history."""
     ids = task_ids(run)
-    kept = None if length == 0 else history[-(length or 0) :]
-    return call.types.Task(id=ids["task_id"], context_id=ids["context_id"], status=status, history=kept, **more)
+    kept = {} if length == 0 else {"history": history[-(length or 0) :]}
+    return {"kind": "task", "id": ids["taskId"], "contextId": ids["contextId"], "status": status, **kept}
 
 
-def present_task(call: AgentCall, task: Task, thread: Thread, length: int | None, note: str = "") -> Any:
+def present_task(call: AgentCall, task: Task, thread: Thread, length: int | None, note: str = "") -> JsonObject:
     """A task as it is, with its artifacts, and the history of its context or of it alone."""
-    history, task_id = conversation(call.types, thread), task_ids(task.run)["task_id"]
+    history, task_id = conversation(thread), task_ids(task.run)["taskId"]
     if call.scope() == "task":
-        history = [message for message in history if message.task_id == task_id]
-    artifacts = task_artifacts(call, task, thread, history) or None
-    return shown_task(call, task.run, present_status(call, task, thread, note), history, length, artifacts=artifacts)
+        history = [message for message in history if message.get("taskId") == task_id]
+    made = task_artifacts(call, task, thread, history)
+    shown = shown_task(task.run, present_status(task, thread, note), history, length)
+    return {**shown, "artifacts": made} if made else shown
 
 
 # the methods
@@ -10065,7 +10099,9 @@ async def find_task(call: AgentCall, name: str, context: str | None, where: str 
     return task, thread
 
 
-async def start_task(call: AgentCall, message: Any, modes: list[str], follower: Follower | None = None) -> Started:
+async def start_task(
+    call: AgentCall, message: SentMessage, modes: list[str], follower: Follower | None = None
+) -> Started:
     """Start a run for a message: of a new task, or of the one that the message names. Raises RpcError."""
     server, run_id = call.server, new_id()
     thread_id, task_id, command = message.context_id or new_id(), run_id, None
@@ -10098,7 +10134,7 @@ async def ended_task(call: AgentCall, started: Started) -> tuple[Task, Thread]:
     """A task whose run is over, and its thread with what that run left in it. Raises RpcError."""
     run, run_log = started
     check_ended(call.server, run)
-    task, thread = await find_task(call, task_ids(run)["task_id"], None)
+    task, thread = await find_task(call, task_ids(run)["taskId"], None)
     if task.run.run_id == run.run_id:  # later runs may have changed the thread
         values = thread.output if run_log.last_values is MISSING else run_log.last_values
         error = thread.error if run_log.error is None else from_json(run_log.error)
@@ -10116,10 +10152,11 @@ def message_options(call: AgentCall) -> JsonObject:
     return cast(JsonObject, options)
 
 
-def submitted(call: AgentCall, message: Any, started: Started, length: int | None) -> Any:
+def submitted(message: SentMessage, started: Started, length: int | None) -> JsonObject:
     """A task that has just begun, with the message that began it."""
-    status = task_status(call, started.run, "submitted", [], started.run.updated_at)
-    return shown_task(call, started.run, status, [message.model_copy(update=task_ids(started.run))], length)
+    status = task_status(started.run, "submitted", [], started.run.updated_at)
+    said = {"kind": "message", **message.model_dump(by_alias=True, exclude_none=True), **task_ids(started.run)}
+    return shown_task(started.run, status, [said], length)
 
 
 async def send_message(call: AgentCall) -> JsonObject:
@@ -10127,7 +10164,7 @@ async def send_message(call: AgentCall) -> JsonObject:
     length, message = call.length(options), sent_message(call)
     started = await start_task(call, message, ["values"])
     if options.get("blocking") is False or options.get("returnImmediately") is True:
-        return call.wrapped(submitted(call, message, started, length))
+        return call.wrapped(submitted(message, started, length))
     async for _ in started.run_log.wait_closed():
         pass
     return call.wrapped(present_task(call, *await ended_task(call, started), length))
@@ -10136,7 +10173,7 @@ async def send_message(call: AgentCall) -> JsonObject:
 async def stream_message(call: AgentCall) -> Response:
     length, message, follower = call.length(message_options(call)), sent_message(call), Follower()
     started = await start_task(call, message, ["values", "messages"], follower)
-    return task_stream(call, submitted(call, message, started, length), started, follower)
+    return task_stream(call, submitted(message, started, length), started, follower)
 
 
 async def resubscribe_task(call: AgentCall) -> Response:
@@ -10148,17 +10185,22 @@ async def resubscribe_task(call: AgentCall) -> Response:
     return task_stream(call, first, Started(task.run, run_log), follower)
 
 
-def task_stream(call: AgentCall, first: Any, started: Started, follower: Follower) -> Response:
+def task_stream(call: AgentCall, first: JsonObject, started: Started, follower: Follower) -> Response:
     frames = with_heartbeats(task_frames(call, first, started, follower), follower)
     return event_stream(call.server, None, frames, {"content-type": "text/event-stream"}, cancel=False)
 
 
-async def task_frames(call: AgentCall, first: Any, started: Started, follower: Follower) -> AsyncIterator[list[bytes]]:
+async def task_frames(
+    call: AgentCall, first: JsonObject, started: Started, follower: Follower
+) -> AsyncIterator[list[bytes]]:
     """A task's updates while its run goes on, in batches of events; the last one says how it ended."""
-    types_, ids, run = call.types, task_ids(started.run), started.run
+    run = started.run
 
-    def frame(made: Any) -> bytes:
+    def frame(made: JsonObject) -> bytes:
         return call.frame("result", call.wrapped(made))
+
+    def told(status: JsonObject, final: bool) -> bytes:
+        return frame({"kind": "status-update", "status": status, "final": final, **task_ids(run)})
 
     yield [frame(first)]
     said: list[JsonObject] = []
@@ -10166,8 +10208,7 @@ async def task_frames(call: AgentCall, first: Any, started: Started, follower: F
         frames = []
         for parts in filter(None, map(_agent_parts, batch)):
             if parts != said:
-                status = task_status(call, run, "working", parts, now())
-                frames.append(frame(types_.TaskStatusUpdateEvent(status=status, final=False, **ids)))
+                frames.append(told(task_status(run, "working", parts, now()), final=False))
             said = parts
         yield frames
     try:
@@ -10175,10 +10216,10 @@ async def task_frames(call: AgentCall, first: Any, started: Started, follower: F
     except RpcError as error:
         yield [call.frame("error", error.value())]
         return
-    whole = {"append": False, "last_chunk": True} if task.state == "completed" else {}
-    for artifact in task_artifacts(call, task, thread, conversation(types_, thread)):
-        yield [frame(types_.TaskArtifactUpdateEvent(artifact=artifact, **whole, **ids))]
-    yield [frame(types_.TaskStatusUpdateEvent(status=present_status(call, task, thread), final=True, **ids))]
+    whole = {"append": False, "lastChunk": True} if task.state == "completed" else {}
+    for artifact in task_artifacts(call, task, thread, conversation(thread)):
+        yield [frame({"kind": "artifact-update", "artifact": artifact, **whole, **task_ids(run)})]
+    yield [told(present_status(task, thread), final=True)]
 
 
 def _agent_parts(event: Event) -> list[JsonObject]:
@@ -10197,13 +10238,15 @@ async def get_task(call: AgentCall) -> JsonObject:
 
 
 async def cancel_task(call: AgentCall) -> JsonObject:
-    """Stop what goes on for a task; one that waits for an answer will not get it."""
+    """Stop what goes on for a task; one that waits for an answer drops its question."""
     server, name, context, length = call.server, call.task_id(), call.text("contextId"), call.length({})
     task, thread = await find_task(call, name, context)
     await find_allowed(server, "threads.update", thread.thread_id, {"action": "interrupt"})
     before = task.state
     if before == "input-required":
-        await server.db.write(end_waiting, task.run)
+        if await server.db.write(end_waiting, task.run):
+            with contextlib.suppress(Conflict):  # another run goes on from there
+                await change_state(server, thread, place_config(thread.thread_id), drop_tasks)
     elif before not in FINAL_STATES:
         live = server.db.look(lambda conn: Runs(conn).live(thread.thread_id))
         mine = [run for run in live if run.task_id == task.run.task_id]
@@ -10218,11 +10261,18 @@ async def cancel_task(call: AgentCall) -> JsonObject:
     return {**call.value(present_task(call, task, thread, length)), "id": name}
 
 
-def end_waiting(conn: sqlite3.Connection, run: Run) -> None:
-    """End a task that waits for an answer, unless it has just got one."""
+def end_waiting(conn: sqlite3.Connection, run: Run) -> bool:
+    """End a task that waits for an answer. Return whether it did: the task may just have got one."""
     waiting = Tasks(conn).waiting(run.thread_id)
-    if waiting and waiting.run.run_id == run.run_id:
+    waits = waiting is not None and waiting.run.run_id == run.run_id
+    if waits:
         Runs(conn).set_status(run.run_id, "interrupted")
+    return waits
+
+
+def drop_tasks(graph: Graph) -> list[list[langgraph_types.StateUpdate]]:
+    """The change of a state after which no node is to run, and no question open."""
+    return [[langgraph_types.StateUpdate(None, END, None)]]
 
 
 async def list_tasks(call: AgentCall) -> JsonObject:
@@ -10231,7 +10281,7 @@ async def list_tasks(call: AgentCall) -> JsonObject:
     rpc_check(is_size, f"pageSize must be an integer between 1 and {A2A_PAGE}.")
     token, state, since = call.text("pageToken") or "0", call.text("status"), call.text("statusTimestampAfter")
     rpc_check(re.fullmatch(r"[0-9]{1,18}", token), f"Invalid page token: '{token}'.")
-    states = {f"TASK_STATE_{each.name.upper()}": each.value for each in call.types.TaskState}
+    states = {f"TASK_STATE_{each.upper().replace('-', '_')}": each for each in TASK_STATES}
     rpc_check(state in ("", *states, *states.values()), f"Invalid status value: '{state}'.")
     limits = await allow(call.server, "threads.search", {"metadata": {}})
     page, total = await call.server.db.read(
@@ -10248,7 +10298,7 @@ async def list_tasks(call: AgentCall) -> JsonObject:
     tasks = []
     for found in page:
         with contextlib.suppress(RpcError):  # gone meanwhile
-            task, thread = await find_task(call, task_ids(found.run)["task_id"], None)
+            task, thread = await find_task(call, task_ids(found.run)["taskId"], None)
             shown = call.value(present_task(call, task, thread, length))
             tasks.append(
                 {**shown, "artifacts": shown.get("artifacts", []) if call.params.get("includeArtifacts") else []}
@@ -10325,7 +10375,6 @@ async def find_agent_card(server: Server, request: Request) -> Response:
 
 
 async def show_card(server: Server, request: Request, assistant_id: str) -> Response:
-    needs_extra("a2a", "a2a.compat.v0_3.types")
     try:
         return reply(await agent_card(server, request, await find_agent(server, assistant_id)))
     except Refused:
@@ -10439,11 +10488,11 @@ ROUTES = [
     Operation("POST", "/runs/crons/{cron_id}/fire", fire_cron, None, "Run", also="400 404 409"),
     Operation("POST", "/threads/{thread_id}/runs/crons", create_cron_for_thread, ThreadCronCreate, "Cron",
         also="400 404"),
-    Operation("POST", "/mcp/", call_mcp, JsonObject, "object", also="202 307 400=object 501"),
+    Operation("POST", "/mcp/", call_mcp, JsonObject, "object", also="202 307 400=object"),
     Operation("GET", "/mcp/", get_mcp, status=405, also="307"),
     Operation("DELETE", "/mcp/", delete_mcp, status=404, also="307"),
-    Operation("POST", "/a2a/{assistant_id}", call_agent, JsonObject, "object|stream", also="202 400=object 501"),
-    Operation("GET", "/a2a/{assistant_id}", get_agent_card, None, "object", also="400=object 501"),
+    Operation("POST", "/a2a/{assistant_id}", call_agent, JsonObject, "object|stream", also="202 400=object"),
+    Operation("GET", "/a2a/{assistant_id}", get_agent_card, None, "object", also="400=object"),
     Operation("GET", "/.well-known/agent-card.json", find_agent_card, None, "object", query="assistant_id!:uuid",
         also="400=object 501"),
     Operation("PUT", "/store/items", put_item, StorePutRequest, status=204, also="400 422=text|ErrorResponse"),
@@ -10863,6 +10912,8 @@ def _routes(http: HttpSettings) -> list[BaseRoute]:
                 route.methods.discard("HEAD")  # its connection would be busy until the stream ends, if it ever does
             routes.append(route)
     routes.append(Route("/mcp", _mcp_endpoint, methods=["GET", "POST", "DELETE"]))
+    routes.append(Route("/a2a/{assistant_id}/", _endpoint(call_agent), methods=["POST"]))
+    routes.append(Route("/a2a/{assistant_id}/", _endpoint(get_agent_card), methods=["GET"]))
     routes.append(Route("/ui/{assistant_id}", _endpoint(get_ui), methods=["POST"]))
     routes.append(Route("/.well-known/agent.json", _endpoint(find_agent_card), methods=["GET"]))
     for name in ("agent-card.json", "agent.json"):

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -583,7 +583,7 @@ async def test_a_task_that_goes_on_is_canceled(
     follows = await send(agent, {"gate": ""}, **follow_up(task))
     assert follows["id"] == task["id"]
     canceled = MessageToDict(await agent.cancel_task(CancelTaskRequest(id=task["id"])))
-    assert (canceled["id"], state(canceled)) == (task["id"], "canceled")
+    assert (canceled["id"], state(canceled), note(canceled)) == (task["id"], "canceled", "Task was canceled")
     assert {run["status"] for run in await client.runs.list(task["contextId"])} == {"interrupted"}
     with pytest.raises(TaskNotCancelableError):
         await agent.cancel_task(CancelTaskRequest(id=task["id"]))
@@ -591,11 +591,20 @@ async def test_a_task_that_goes_on_is_canceled(
         await agent.cancel_task(CancelTaskRequest(id=f"{task['contextId']}:{uuid.uuid4()}"))
 
 
-async def test_a_task_that_waits_for_an_answer_is_canceled(connect: Connect) -> None:
+async def test_a_task_that_waits_for_an_answer_is_canceled_with_its_question(
+    connect: Connect, client: LangGraphClient
+) -> None:
     agent = await connect()
     asked = await send(agent, "ask me")
-    assert state(MessageToDict(await agent.cancel_task(CancelTaskRequest(id=asked["id"])))) == "canceled"
-    assert state(await get(agent, asked)) == "canceled"
+    canceled = MessageToDict(await agent.cancel_task(CancelTaskRequest(id=asked["id"])))
+    for shown in (canceled, await get(agent, asked)):
+        assert (state(shown), note(shown)) == ("canceled", "Task was canceled")
+        assert "artifacts" not in shown
+    thread = await client.threads.get(asked["contextId"])
+    now = await client.threads.get_state(asked["contextId"])
+    assert (thread["status"], thread["interrupts"], now["next"], now["interrupts"]) == ("idle", {}, [], [])
+    messages = cast(dict[str, Any], now["values"])["messages"]
+    assert [each["content"] for each in messages] == ["ask me"]
     with pytest.raises(UnsupportedOperationError):
         await send(agent, "yes", **follow_up(asked))
     after = await send(agent, "hello", context_id=asked["contextId"])
@@ -666,7 +675,7 @@ async def test_a_stream_ends_when_its_task_is_canceled(connect: Connect, tmp_pat
     task = MessageToDict(await anext(stream))["task"]
     await agent.cancel_task(CancelTaskRequest(id=task["id"]))
     [last] = [MessageToDict(event) async for event in stream]
-    assert state(last["statusUpdate"]) == "canceled"
+    assert (state(last["statusUpdate"]), note(last["statusUpdate"])) == ("canceled", "Task was canceled")
 
 
 async def test_a_stream_ends_when_its_thread_is_deleted(
@@ -678,6 +687,37 @@ async def test_a_stream_ends_when_its_thread_is_deleted(
     await client.threads.delete(task["contextId"])
     with pytest.raises(TaskNotFoundError):
         await anext(stream)
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "code"),
+    [
+        ("message/stream", {"message": {"messageId": "m", "role": "user", "parts": []}}, -32602),
+        ("message/stream", [1], -32602),
+        ("SendStreamingMessage", {"message": {"messageId": "m", "role": "user", "parts": [{}]}}, -32005),
+        ("message/stream", {"message": 5}, -32602),
+        ("tasks/resubscribe", {"id": "x"}, -32001),
+        ("SubscribeToTask", {}, -32602),
+    ],
+)
+@pytest.mark.parametrize("agent", ["talk", "nobody"])
+def test_an_error_of_a_stream_is_an_event(
+    server: LiveServer, http: httpx.Client, method: str, params: Any, code: int, agent: str
+) -> None:
+    answer = http.post(agent_url(server, agent), json=rpc(method, params))
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+    event, data = answer.text.strip().splitlines()
+    assert event == "event: message"
+    body = json.loads(data.removeprefix("data: "))
+    assert (body["jsonrpc"], body["id"]) == ("2.0", 1)
+    known = agent == "talk" or isinstance(params, list)  # they are looked at first
+    assert body["error"]["code"] == (code if known else -32602)
+
+
+def test_a_slash_at_the_end_is_no_other_agent(http: httpx.Client) -> None:
+    assert http.get(f"{TALK}/").json() == http.get(TALK).json()
+    answer = http.post(f"{TALK}/", json=rpc("message/send", {"message": TEXT}))
+    assert artifact(answer.json()["result"]) == "you said hi"
 
 
 # Calls that no SDK makes
@@ -777,20 +817,16 @@ def test_messages_of_any_shape_do_no_harm(http: httpx.Client) -> None:
 # Servers
 
 
-def test_without_the_extra_the_routes_name_it(make_server: Callable[..., LiveServer]) -> None:
-    """The project hides the package, as if it was not installed."""
+def test_no_package_of_the_protocol_is_needed(make_server: Callable[..., LiveServer]) -> None:
+    """The project hides it, as if it was not installed."""
     hides = "\nimport sys\nsys.modules['a2a'] = None\n"
     server = make_server(
         {"talk": "./agents.py:talk"}, {**SOURCES, "agents.py": SOURCES["agents.py"] + hides}, "--no-reload"
     )
     with server.http() as http:
-        for method, path in (
-            ("POST", TALK),
-            ("GET", TALK),
-            ("GET", f"/.well-known/agent.json?assistant_id={TALK[5:]}"),
-        ):
-            answer = http.request(method, path)
-            assert (answer.status_code, "pip install 'a2a-sdk>=1.0'" in answer.json()["detail"]) == (501, True)
+        assert http.get(TALK).json()["name"] == "talk"
+        said = http.post(TALK, json=rpc("message/send", {"message": TEXT})).json()["result"]
+    assert artifact(said) == "you said hi"
     assert server.stop() == 0
 
 

@@ -661,16 +661,6 @@ def test_extras_are_named_by_their_packages() -> None:
     assert not re.search(r"pip install '?devserver", (ROOT / "devserver.py").read_text())
 
 
-@pytest.mark.parametrize(("name", "module"), [("mcp", "mcp.types"), ("a2a", "a2a.types")])
-def test_a_protocol_without_its_package_says_how_to_get_it(
-    monkeypatch: pytest.MonkeyPatch, name: str, module: str
-) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(devserver.NotServed) as refused:
-        devserver.needs_extra(name, module)
-    assert f"pip install '{devserver.EXTRAS[name]}'" in refused.value.detail
-
-
 def test_a_model_without_langchain_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "langchain.embeddings", False)
     monkeypatch.setitem(sys.modules, "langchain", None)

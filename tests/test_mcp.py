@@ -255,11 +255,12 @@ async def test_a_stop_ends_a_call_that_waits(make_server: Callable[..., LiveServ
     assert await stopping == 0, server.log
 
 
-def test_without_the_extra_the_route_names_it(make_server: Callable[..., LiveServer]) -> None:
-    """The project hides the package, as if it was not installed."""
+def test_no_package_of_the_protocol_is_needed(make_server: Callable[..., LiveServer]) -> None:
+    """The project hides it, as if it was not installed."""
     hidden = f"{SOURCES['basic.py']}\nimport sys\nsys.modules['mcp'] = None\n"
     server = make_server({"steps": "./basic.py:steps"}, {"basic.py": hidden}, "--no-reload")
     with server.http() as http:
-        answer = http.post("/mcp", json={}, headers=ACCEPT)
-        assert (answer.status_code, "pip install 'mcp>=2.0'" in answer.json()["detail"]) == (501, True)
+        call = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+        [tool] = http.post("/mcp", json=call, headers=ACCEPT).json()["result"]["tools"]
+        assert tool["name"] == "steps"
     assert server.stop() == 0
