@@ -1782,11 +1782,15 @@ class Db:
         )
         conn.row_factory = sqlite3.Row
         conn.create_function("steady", 0, CLOCK.steady)
-        conn.create_function("contains", 2, _contains_text, deterministic=True)
-        conn.create_function("passes", 2, _passes_text, deterministic=True)
+        functions: dict[str, Callable[[Any, Any], Any]] = {
+            "contains": lambda whole, part: contains(orjson.loads(whole) if whole else None, _condition(part)),
+            "passes": lambda metadata, limits: passes(orjson.loads(metadata), orjson.loads(limits)),
+            "tool_name": tool_name,
+            "matches_filter": lambda value, condition: matches_filter(orjson.loads(value), _condition(condition)),
+        }
+        for name, function in functions.items():
+            conn.create_function(name, 2, function, deterministic=True)
         conn.create_function("casefold", 1, lambda text: text and text.casefold(), deterministic=True)
-        conn.create_function("tool_name", 2, tool_name, deterministic=True)
-        conn.create_function("matches_filter", 2, _matches_text, deterministic=True)
         if self.vectors:
             _add_vectors(conn)
         conn.execute("PRAGMA cache_size = -32000")
@@ -1808,14 +1812,6 @@ def tool_name(name: str, assistant_id: str) -> str:
 _condition = functools.lru_cache(maxsize=4)(orjson.loads)  # a search has the same one for each row
 
 
-def _contains_text(whole: str | None, part: str) -> bool:
-    return contains(orjson.loads(whole) if whole else None, _condition(part))
-
-
-def _matches_text(value: str | bytes, condition: str) -> bool:
-    return matches_filter(orjson.loads(value), _condition(condition))
-
-
 def _add_vectors(conn: sqlite3.Connection) -> None:
     """sqlite-vec's `vec_distance_cosine`: its own, or a slower one where Python's SQLite takes no extensions."""
     if not hasattr(conn, "enable_load_extension"):
@@ -1833,10 +1829,6 @@ def _distance(a: bytes, b: bytes) -> float | None:
     x, y = array.array("f", a), array.array("f", b)
     lengths = math.hypot(*x) * math.hypot(*y)
     return 1 - sum(map(operator.mul, x, y)) / lengths if lengths else None
-
-
-def _passes_text(metadata: str, limits: str) -> bool:
-    return passes(orjson.loads(metadata), orjson.loads(limits))
 
 
 def _schema_version(conn: sqlite3.Connection, path: str) -> int:
@@ -7401,10 +7393,13 @@ async def enter(server: Server, auth: AppAuth, connection: HTTPConnection) -> Ac
     elif headers.get("x-auth-scheme") == "langsmith" and auth.spec.studio and server.studio:
         user = studio_user()
     else:
-        body = await connection.body() if "body" in auth.parameters and isinstance(connection, Request) else b""
+        parsed = None
+        if "body" in auth.parameters and isinstance(connection, Request):
+            with contextlib.suppress(ValueError):
+                parsed = from_json(await connection.body())
         given = {
             "request": connection,
-            "body": _json_or_none(body),
+            "body": parsed,
             "path": scope["path"],
             "method": scope.get("method", "GET"),
             "path_params": dict(connection.path_params),
@@ -7417,13 +7412,6 @@ async def enter(server: Server, auth: AppAuth, connection: HTTPConnection) -> Ac
     ACCESS.set(access)
     scope["user"], scope["access"] = user, access  # request.user: for routes of the application's own
     return access
-
-
-def _json_or_none(body: bytes) -> Any:
-    try:
-        return from_json(body)
-    except ValueError:
-        return None
 
 
 async def admit(server: Server, auth: AppAuth, request: Request, rule: str, model: Any) -> Request:
@@ -7697,10 +7685,6 @@ async def get_ui(server: Server, request: Request) -> Response:
 # -- assistants --
 
 
-def check_graph(server: Server, graph_id: str) -> None:
-    server.graphs.get(graph_id)
-
-
 def config_and_context(body: AssistantCreate | AssistantPatch) -> JsonObject:
     """An assistant's config and context mirror each other: the one given is copied to the other."""
     config, context = client_config(body.config), without_own(body.context)
@@ -7725,7 +7709,7 @@ async def create_assistant(server: Server, request: Request) -> Response:
     """Make an assistant of a graph."""
     body = await parse(request, AssistantCreate)
     assistant_id = to_uuid(body.assistant_id, "assistant") if body.assistant_id else str(uuid.uuid4())
-    check_graph(server, body.graph_id)
+    server.graphs.get(body.graph_id)
     at = now()
     new = Assistant(
         assistant_id=assistant_id,
@@ -7770,7 +7754,7 @@ async def update_assistant(server: Server, request: Request) -> Response:
     assistant_id = path_id(request, "assistant")
     body = await parse(request, AssistantPatch)
     if body.graph_id:
-        check_graph(server, body.graph_id)
+        server.graphs.get(body.graph_id)
     changes: JsonObject = {
         key: value for key, value in body.given().items() if key in ("graph_id", "name", "description") and value
     }
@@ -7808,7 +7792,7 @@ async def search_assistants(server: Server, request: Request) -> Response:
     """Assistants by metadata, graph and name."""
     body = await parse(request, AssistantSearchRequest)
     if body.graph_id:
-        check_graph(server, body.graph_id)
+        server.graphs.get(body.graph_id)
     limits = limits_on(server, "assistants.search")
     page = await server.db.read(lambda conn: Assistants(conn).search(body, limits))
     rows = [selected(row.to_dict(), body.select) for row in page.rows]
@@ -7819,7 +7803,7 @@ async def count_assistants(server: Server, request: Request) -> Response:
     """How many assistants a search finds."""
     body = await parse(request, AssistantCountRequest)
     if body.graph_id:
-        check_graph(server, body.graph_id)
+        server.graphs.get(body.graph_id)
     limits = limits_on(server, "assistants.search")
     return reply(await server.db.read(lambda conn: Assistants(conn).count(body, limits)))
 
@@ -7845,7 +7829,7 @@ async def set_latest_assistant(server: Server, request: Request) -> Response:
 
     def change(conn: sqlite3.Connection) -> Assistant:
         changed = Assistants(conn).set_version(assistant_id, body.version, *limits)
-        check_graph(server, changed.graph_id)
+        server.graphs.get(changed.graph_id)
         return changed
 
     return reply((await server.db.write(change)).to_dict())
@@ -10245,8 +10229,9 @@ async def cancel_task(call: AgentCall) -> JsonObject:
     before = task.state
     if before == "input-required":
         if await server.db.write(end_waiting, task.run):
+            no_tasks = langgraph_types.StateUpdate(None, END, None)  # as LangGraph drops a question
             with contextlib.suppress(Conflict):  # another run goes on from there
-                await change_state(server, thread, place_config(thread.thread_id), drop_tasks)
+                await change_state(server, thread, place_config(thread.thread_id), lambda graph: [[no_tasks]])
     elif before not in FINAL_STATES:
         live = server.db.look(lambda conn: Runs(conn).live(thread.thread_id))
         mine = [run for run in live if run.task_id == task.run.task_id]
@@ -10268,11 +10253,6 @@ def end_waiting(conn: sqlite3.Connection, run: Run) -> bool:
     if waits:
         Runs(conn).set_status(run.run_id, "interrupted")
     return waits
-
-
-def drop_tasks(graph: Graph) -> list[list[langgraph_types.StateUpdate]]:
-    """The change of a state after which no node is to run, and no question open."""
-    return [[langgraph_types.StateUpdate(None, END, None)]]
 
 
 async def list_tasks(call: AgentCall) -> JsonObject:
@@ -10308,10 +10288,6 @@ async def list_tasks(call: AgentCall) -> JsonObject:
     return {"tasks": tasks, "totalSize": total, "pageSize": len(tasks), "nextPageToken": following_token}
 
 
-async def get_extended_card(call: AgentCall) -> JsonObject:
-    return await agent_card(call.server, call.request, call.assistant)
-
-
 AgentMethod = Callable[[AgentCall], Coroutine[Any, Any, JsonObject | Response]]
 AGENT_METHODS: dict[str, AgentMethod] = {
     "message/send": send_message,
@@ -10325,7 +10301,7 @@ AGENT_METHODS: dict[str, AgentMethod] = {
     "CancelTask": cancel_task,
     "SubscribeToTask": resubscribe_task,
     "ListTasks": list_tasks,
-    "GetExtendedAgentCard": get_extended_card,
+    "GetExtendedAgentCard": lambda call: agent_card(call.server, call.request, call.assistant),
 }
 STREAMING_METHODS = (stream_message, resubscribe_task)
 
