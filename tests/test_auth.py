@@ -505,7 +505,8 @@ def test_tasks_are_for_their_owner_only(http: httpx.Client) -> None:
         accept = {"accept": "text/event-stream"} if method == "tasks/resubscribe" else {}
         body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
         answer = http.post(path, json=body, headers={**as_user("bob"), **accept})
-        assert "not found" in answer.json()["error"]["message"], (method, answer.text)
+        error = json.loads(answer.text.rpartition("data: ")[2])["error"]  # of a stream its only event
+        assert "not found" in error["message"], (method, answer.text)
     assert call("bob", "ListTasks")["result"]["totalSize"] == 0
     assert call("bob", "ListTasks", contextId=task["contextId"])["result"]["tasks"] == []
     assert call("alice", "tasks/get", id=task["id"])["result"]["status"]["state"] == "completed"
