@@ -73,6 +73,7 @@ import math
 import operator
 import os
 import re
+import signal
 import socket
 import sqlite3
 import struct
@@ -1542,12 +1543,10 @@ class _Connection(aiosqlite.Connection):
     that concurrent runs share a commit; the error of one leaves the others' work alone.
     """
 
-    def __init__(
-        self, connector: Callable[[], sqlite3.Connection], begin: str, check: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, connector: Callable[[], sqlite3.Connection], begin: str, db: Db | None = None) -> None:
         super().__init__(connector, iter_chunk_size=64)
         self._begin = begin
-        self._check = check
+        self._db = db  # if this is its writer
         self._waiting: deque[_Job] = deque()
 
     async def opened(self) -> Self:
@@ -1599,13 +1598,18 @@ class _Connection(aiosqlite.Connection):
 
     def _transaction(self, functions: list[Callable[[sqlite3.Connection], Any]]) -> list[Any]:
         conn = self._conn
+        if self._db and self._db.log_lost:
+            self._db.keep_log(conn)
         conn.execute(self._begin)
         try:
             results = [self._first(conn, functions[0], len(functions) == 1)]
             results += [self._one(conn, function) for function in functions[1:]]
             if conn.in_transaction:
-                self._check()
+                if self._db:
+                    self._db.check_present()
                 conn.execute("COMMIT")
+                if self._db:
+                    self._db.keep_log(conn)
         except BaseException:
             if conn.in_transaction:
                 conn.execute("ROLLBACK")
@@ -1668,6 +1672,7 @@ class Db:
 
     READERS = 2
     PATIENCE_SECONDS = 10.0  # with programs that lock the file
+    QUIET_SECONDS = 60  # before the write-ahead log is cut
 
     def __init__(self, path: str, full_sync: bool = False, vectors: bool = False) -> None:
         self.path = path
@@ -1684,18 +1689,22 @@ class Db:
         self._idle: deque[sqlite3.Connection] = deque()
         self._owned: list[sqlite3.Connection] = []
         self._identity: tuple[int, int] | None = None
+        self._log: tuple[int, int] | None = None  # the identity of the write-ahead log that the connections use
+        self.log_lost = False  # whether the next start would not find it
+        self._told: set[str] = set()
+        self._quiet_seconds = 0  # since the last commit
+        self._tending: asyncio.Task[None]
 
     async def open(self) -> None:
         """Raises StartError with a message for the user if the file can't be used."""
         self._lock = _lock_file(self._file)
         try:
-            self._writer = await _Connection(
-                lambda: self._connect(True), "BEGIN IMMEDIATE", self._check_present
-            ).opened()
-            self._identity = self._found()
+            self._writer = await _Connection(lambda: self._connect(True), "BEGIN IMMEDIATE", self).opened()
+            self._identity, self._log = self._found(), self._found("-wal")
             self._readers = [
                 await _Connection(lambda: self._connect(False), "BEGIN").opened() for _ in range(self.READERS)
             ]
+            self._tending = asyncio.ensure_future(self._tend_log())
         except (sqlite3.Error, StartError) as error:
             self._unlock()
             if isinstance(error, StartError):
@@ -1711,6 +1720,7 @@ class Db:
             self._lock.flush()
 
     async def close(self) -> None:
+        self._tending.cancel()
         for reader in self._readers:
             await reader.close()
         for conn in self._owned:
@@ -1744,8 +1754,11 @@ class Db:
             try:
                 conn = self._idle.pop()
             except IndexError:
-                self._check_present()
+                self.check_present()
                 conn = self._connect(False)
+                if self._found("-wal") != self._log:  # this one would read another log than is written
+                    conn.close()
+                    return self._writer.run_now(lambda conn: function(conn, *args))
                 self._owned.append(conn)
             try:
                 return function(conn, *args)
@@ -1761,16 +1774,58 @@ class Db:
                 raise
             raise Unavailable(f"{self.path}: {fault}") from None
 
-    def _found(self) -> tuple[int, int] | None:
+    def _found(self, suffix: str = "") -> tuple[int, int] | None:
         with contextlib.suppress(OSError):
-            found = os.stat(self._file)
+            found = os.stat(self._file + suffix)
             return found.st_dev, found.st_ino
         return None
 
-    def _check_present(self) -> None:
+    def check_present(self) -> None:
         """Raises Unavailable where SQLite would go on with a file that nobody can find again."""
         if self._found() != self._identity:
             raise Unavailable(f"{self.path} was deleted or replaced. Put it back, or start the server again.")
+
+    def keep_log(self, conn: sqlite3.Connection) -> None:
+        """Let a commit be found by the next start before it is acknowledged: without its write-ahead log it goes to
+        the database itself. Raises Unavailable."""
+        self._quiet_seconds = 0
+        self.log_lost = self._found("-wal") != self._log
+        if not self.log_lost:
+            return
+        try:
+            failed = bool(conn.execute("PRAGMA wal_checkpoint(FULL)").fetchone()[0]) or bool(self._log_size())
+        except sqlite3.Error:
+            failed = True
+        problem = f"{self.path}-wal was deleted or replaced while the server runs, so "
+        problem += "nothing is kept" if failed else "commits are kept without it, which is slower"
+        if problem not in self._told:
+            self._told.add(problem)
+            log.error("%s. Start the server again.", problem)
+        if failed:
+            raise Unavailable(f"{problem}. Start the server again.")
+
+    def _log_size(self) -> int:
+        return os.path.getsize(f"{self._file}-wal") if self._found("-wal") else 0
+
+    async def _tend_log(self) -> None:
+        """Each second look after the write-ahead log; cut it once nothing was committed for a minute."""
+        while True:
+            await asyncio.sleep(1)
+            self._quiet_seconds += 1
+            with contextlib.suppress(Unavailable, sqlite3.Error):  # the next commit says so
+                if self._found("-wal") != self._log:
+                    await self.write(lambda conn: None)
+                elif self._quiet_seconds >= self.QUIET_SECONDS and self._log_size():
+                    # without patience: nobody is to wait for a reader
+                    patience = int(self.PATIENCE_SECONDS * 1000)
+                    cut = f"PRAGMA busy_timeout = 0; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA busy_timeout = {patience}"
+                    await self._writer.executescript(cut)
+
+    async def compact(self) -> None:
+        """Give back the disk space of what was deleted."""
+        with self._naming_faults():
+            await self._writer.execute("VACUUM")
+            await self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _connect(self, writer: bool) -> sqlite3.Connection:
         conn = sqlite3.connect(
@@ -1801,6 +1856,7 @@ class Db:
             _migrate(conn, version)
         else:
             conn.execute("PRAGMA query_only = ON")
+            conn.execute("PRAGMA schema_version")  # opens the write-ahead log
         return conn
 
 
@@ -1858,6 +1914,12 @@ def _migrate_vectors(conn: sqlite3.Connection) -> None:
         conn.executescript(f"BEGIN; {script} INSERT INTO vector_migrations (v) VALUES ({number}); COMMIT;")
 
 
+def close_in_children(file: IO[str] | socket.socket) -> None:
+    """Keep a process that user code forks from holding a file or a port when this one was killed."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=file.close)
+
+
 def _lock_file(path: str) -> IO[str] | None:
     """Keep other servers off the database. Raises StartError naming the one that has it."""
     try:
@@ -1873,13 +1935,15 @@ def _lock_file(path: str) -> IO[str] | None:
         if not os.path.exists(lock.name) or os.stat(lock.name).st_ino != os.fstat(lock.fileno()).st_ino:
             lock.close()  # its server stopped and took the file away meanwhile
             return _lock_file(path)
-    except OSError:
+    except OSError as error:
         lock.seek(0)
         pid = (lock.read().split() or ["unknown"])[0]
         lock.close()
-        raise StartError(
-            f"{path} is in use by another devserver (pid {pid}). Stop it, or name another file with --db."
-        ) from None
+        problem = f"{path} is in use by another devserver (pid {pid}). Stop it, or name another file with --db."
+        if not isinstance(error, BlockingIOError):
+            problem = f"{path}: files can't be locked there ({error.strerror}). Name one on a local disk with --db."
+        raise StartError(problem) from None
+    close_in_children(lock)
     lock.truncate(0)
     lock.write(str(os.getpid()))
     lock.flush()
@@ -11247,29 +11311,64 @@ async def reload_on_change(server: Server) -> None:
     """Serve changed graphs, without touching runs that go on; an error keeps the last good ones."""
     import watchfiles
 
+    known: set[str] = set()  # folders; one that is away for a while comes back
+    files: dict[str, tuple[int, int]] = {}  # the source files as they were read
     while True:
-        folders, modules, stale = server.graphs.folders(), len(sys.modules), False
-        watcher = watchfiles.awatch(
-            *folders,
-            watch_filter=_is_source,
-            recursive=False,
-            step=50,
-            debounce=200,
-            rust_timeout=2000,
-            yield_on_timeout=True,
-        )
-        async for changes in watcher:
-            if changes:
-                await reload(server, sorted({_shown(path) for _, path in changes}))
-                stale = True
-                if server.graphs.folders() == folders:
-                    continue  # what changes while a new watcher is made goes unseen: let it be quiet first
-            if stale or len(sys.modules) != modules:  # there may be new folders to watch
-                break
+        try:
+            new, modules, reloaded = server.graphs.folders() - known, len(sys.modules), False
+            known |= new
+            files |= await asyncio.to_thread(_sources, new)
+            there = _inodes(known)
+            async for _ in watchfiles.awatch(
+                *there,
+                watch_filter=_is_source,
+                recursive=False,
+                step=50,
+                debounce=200,
+                rust_timeout=2000,
+                yield_on_timeout=True,
+            ):
+                # the watcher only wakes: it does not see what is in a folder that was made again
+                found = await asyncio.to_thread(_sources, known)
+                if found != files:
+                    changed, files = {path for path, _ in found.items() ^ files.items()}, found
+                    await reload(server, sorted({_shown(path) for path in changed}))
+                    reloaded = True
+                    if server.graphs.folders() <= known:
+                        continue  # until it is quiet: files that change while a new watcher is made are seen later
+                if reloaded or len(sys.modules) != modules or _inodes(known) != there:  # watch what is there now
+                    break
+        except (OSError, RuntimeError) as error:  # one went away before it was watched, or is the current one
+            log.debug("folders can't be watched, another try follows: %s", error)
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+def _inodes(folders: Iterable[str]) -> dict[str, int]:
+    """Return the folders that are there, and which ones they are: another of the same name needs another watcher."""
+    found = {}
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            found[folder] = os.stat(folder).st_ino
+    return found
+
+
+def _sources(folders: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Return the source files in the folders, and by which numbers a changed one differs."""
+    found = {}
+    for folder in folders:
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if _is_source(None, entry.path):
+                    with contextlib.suppress(OSError):  # gone meanwhile
+                        stat = entry.stat()
+                        found[entry.path] = stat.st_ino, stat.st_mtime_ns
+    return found
 
 
 def _shown(path: str) -> str:
-    return os.path.relpath(path)
+    with contextlib.suppress(OSError):  # the current folder is gone
+        return os.path.relpath(path)
+    return path
 
 
 def _is_source(change: Any, path: str) -> bool:
@@ -11301,6 +11400,7 @@ async def reload(server: Server, changed: list[str]) -> None:
 ########################################################################################################
 
 DEFAULT_PORT = 2024
+BACKLOG = 2048  # connections that wait to be accepted
 
 
 def bind(host: str, port: int | None) -> socket.socket:
@@ -11313,11 +11413,12 @@ def bind(host: str, port: int | None) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, candidate))
-            listener.listen(2048)
+            listener.listen(BACKLOG)
         except OSError as error:
             listener.close()
             problem = error
             continue
+        close_in_children(listener)
         return listener
     if port is not None:
         raise StartError(
@@ -11342,6 +11443,22 @@ def banner(server: Server, address: str, port: int | None, reload: bool) -> str:
     return "\n".join(lines)
 
 
+class Scarcity(logging.Filter):
+    """Lets asyncio say once a minute, in one line, that no connection can be accepted; it would each second."""
+
+    _silent_until = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if "accept() out of system resource" not in str(record.msg):
+            return True
+        if time.monotonic() < self._silent_until:
+            return False
+        self._silent_until = time.monotonic() + 60
+        record.msg = "no file descriptor is left for a new connection: close clients, or raise the limit (ulimit -n)"
+        record.exc_info = None
+        return True
+
+
 def setup_logging(level: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
@@ -11355,6 +11472,7 @@ def setup_logging(level: str) -> None:
             logging.Logger.handle(log, record)
 
     log.handle = handle  # type: ignore[method-assign]
+    logging.getLogger("asyncio").addFilter(Scarcity())
     warnings.filterwarnings("ignore", "The v3 streaming protocol on Pregel is experimental")
 
 
@@ -11416,7 +11534,8 @@ async def prepare(options: UpOptions, stack: contextlib.AsyncExitStack) -> tuple
     app = create_app(server, options.host, options.studio)
     lifespan: Literal["on", "off"] = "on" if server.app else "off"
     level = max(logging.WARNING, log.level)
-    config = uvicorn.Config(app, log_level=level, access_log=False, lifespan=lifespan, http=_http_protocol())
+    # backlog: else asyncio tries 2048 times to accept a connection for which there is no file descriptor, and logs each
+    config = uvicorn.Config(app, log_level=level, access_log=False, lifespan=lifespan, http=_http_protocol(), backlog=1)
     config.load()
     config.ssl = tls
     rest_collector()
@@ -11521,6 +11640,11 @@ def _http_server(config: uvicorn.Config, server: Server) -> uvicorn.Server:
     class HttpServer(uvicorn.Server):
         """uvicorn, which on a signal lets runs come to rest before it waits for connections to close."""
 
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            for listening in sockets or ():
+                listening.listen(BACKLOG)
+
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             for listening in self.servers:
                 listening.close()
@@ -11532,7 +11656,10 @@ def _http_server(config: uvicorn.Config, server: Server) -> uvicorn.Server:
             await super().shutdown(sockets)
             self._captured_signals.clear()  # this was a good end, not one by a signal
 
-    return HttpServer(config)
+    http = HttpServer(config)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it
+        signal.signal(signal.SIGHUP, http.handle_exit)
+    return http
 
 
 @click.group()
@@ -11681,17 +11808,36 @@ def post(url: str, headers: Sequence[str], body: Body | None = None) -> Any:
 def stored_crons(path: str, asked: CronSearch) -> list[JsonObject]:
     """Crons from a database that no server has."""
 
-    async def read() -> list[JsonObject]:
+    async def search(db: Db) -> list[JsonObject]:
+        return [cron.to_dict() for cron in (await db.read(lambda conn: Crons(conn).search(asked, {}))).rows]
+
+    return use_database(path, search)
+
+
+def use_database(path: str, use: Callable[[Db], Coroutine[Any, Any, T]]) -> T:
+    """Do something with a database that no server has. Raises ClickException."""
+
+    async def opened() -> T:
         db = Db(path)
         await db.open()
         try:
-            return [cron.to_dict() for cron in (await db.read(lambda conn: Crons(conn).search(asked, {}))).rows]
+            return await use(db)
         finally:
             await db.close()
 
     if not Path(path).is_file():
         raise click.ClickException(f"there is no database {path}. Name one with --db, or a server with --url.")
     try:
-        return asyncio.run(read())
-    except StartError as error:
+        return asyncio.run(opened())
+    except (StartError, Unavailable) as error:
         raise click.ClickException(str(error)) from None
+
+
+@main.command()
+@click.option("--db", help="Database file  [default: devserver.db beside langgraph.json]")
+@click.option("--config", type=click.Path(path_type=Path), default=Path("langgraph.json"), show_default=True)
+def compact(config: Path, db: str | None) -> None:
+    """Give back the disk space of what was deleted. The server must be stopped."""
+    path = db or str(config.parent / "devserver.db")
+    use_database(path, Db.compact)
+    click.echo(f"{path} is compact: {os.path.getsize(path):,} bytes")

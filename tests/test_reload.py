@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import textwrap
 import time
 from collections.abc import Callable
@@ -229,3 +230,27 @@ def test_without_reload_the_code_of_the_start_is_served(make_server: Make) -> No
     write(server.folder / "agent.py", AGENT.replace("of old", "of new"))
     time.sleep(0.7)
     assert said_by(server) == ["first of old", "second of old"]
+
+
+@pytest.mark.parametrize("away", [0.5, 2.5])
+@pytest.mark.parametrize("folder", ["app/pack", "app"])
+def test_a_folder_that_is_away_for_a_while_comes_back(make_server: Make, folder: str, away: float) -> None:
+    """As `git switch` to a branch that lacks it, and back."""
+    files = {
+        "app/agent.py": WITH_HELPER.format(module="pack.helper"),
+        "app/pack/helper.py": "def word(): return 'old'\n",
+        "app/langgraph.json": '{"dependencies": ["."], "graphs": {"agent": "./agent.py:graph"}}',
+    }
+    server = make_server({}, files, "--db", "some.db", "--config", "app/langgraph.json")
+    time.sleep(0.5)
+    for word in ("new", "newer"):
+        kept = {name: (server.folder / name).read_text() for name in files if name.startswith(folder)}
+        shutil.rmtree(server.folder / folder)
+        time.sleep(away)
+        for name, text in kept.items():
+            write(server.folder / name, text)
+        write(server.folder / "app/pack/helper.py", f"def word(): return {word!r}\n")
+        until(lambda word=word: said_by(server) == [word], 20)  # type: ignore[misc]
+    change(server, "app/pack/helper.py", "def word(): return 'changed'\n")  # it is watched again
+    assert said_by(server) == ["changed"]
+    assert server.stop() == 0

@@ -1,0 +1,153 @@
+"""What a server holds of the machine: its lock, its port, its file descriptors; and the signals that end it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import LiveServer
+
+from devserver import Db, StartError
+
+GRAPHS = {"g": "./g.py:graph", "forks": "./g.py:forks"}
+FILES = {
+    "g.py": """
+    import multiprocessing
+    import os
+    import time
+    from pathlib import Path
+
+    from langgraph.graph import START, StateGraph
+    from typing_extensions import TypedDict
+
+    class State(TypedDict, total=False):
+        n: int
+        way: str
+        child: int
+
+    def step(state):
+        return {"n": state["n"] + 1}
+
+    def fork(state):
+        if state["way"] == "os":
+            if not (child := os.fork()):
+                time.sleep(60)
+                os._exit(0)
+            return {"child": child}
+        process = multiprocessing.get_context(state["way"]).Process(target=time.sleep, args=(60,))
+        process.start()
+        return {"child": process.pid}
+
+    graph = StateGraph(State).add_node(step).add_edge(START, "step").compile()
+    forks = StateGraph(State).add_node(fork).add_edge(START, "fork").compile()
+    """
+}
+Make = Callable[..., LiveServer]
+
+
+@pytest.mark.parametrize("way", ["os", "fork", "spawn"])
+def test_what_a_node_forks_keeps_neither_lock_nor_port_of_a_killed_server(make_server: Make, way: str) -> None:
+    server = make_server(GRAPHS, FILES, "--no-reload")
+    port = int(server.url.rpartition(":")[2])
+    with server.http() as http:
+        child = http.post("/runs/wait", json={"assistant_id": "forks", "input": {"way": way}}).json()["child"]
+        assert http.post("/runs/wait", json={"assistant_id": "g", "input": {"n": 1}}).json()["n"] == 2  # goes on
+    try:
+        assert server.process
+        server.process.kill()
+        server.process.wait()
+        os.kill(child, 0)  # it lives
+        with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+            pass
+        server.options += ["--port", str(port)]
+        server.start()
+        assert server.url.endswith(f":{port}")
+        assert server.stop() == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+async def test_a_file_system_without_locks_is_named_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def flock(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(StartError) as error:
+        await Db(str(tmp_path / "some.db")).open()
+    assert "files can't be locked there" in str(error.value)
+    assert os.strerror(number) in str(error.value)
+    assert "in use" not in str(error.value)
+
+
+def test_a_server_without_file_descriptors_says_so_once_and_recovers(make_server: Make) -> None:
+    server = make_server(GRAPHS, FILES, "--no-reload")
+    assert server.process
+    port = int(server.url.rpartition(":")[2])
+    run = {"assistant_id": "g", "input": {"n": 1}}
+    with server.http() as http:
+        assert http.post("/runs/wait", json=run).json()["n"] == 2
+        soft, hard = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (100, hard))
+        held = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
+        before, deadline = len(server.log), time.monotonic() + 5
+        while time.monotonic() < deadline:
+            assert http.post("/runs/wait", json=run).json()["n"] == 2  # who has a connection is served
+            time.sleep(0.05)
+        said = server.log[before:].splitlines()
+        assert [line for line in said if "INFO" not in line] == [line for line in said if "ulimit -n" in line]
+        assert sum("ulimit -n" in line for line in said) == 1
+        for connection in held:
+            connection.close()
+        assert httpx.get(f"{server.url}/ok", timeout=10).status_code == 200
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    assert server.stop() == 0
+
+
+def test_many_connections_at_once_are_all_accepted(make_server: Make) -> None:
+    server = make_server(GRAPHS, FILES, "--no-reload")
+    port = int(server.url.rpartition(":")[2])
+    begun = time.monotonic()
+    held = [socket.create_connection(("127.0.0.1", port)) for _ in range(400)]
+    for connection in held:
+        connection.sendall(b"GET /ok HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    for connection in held:
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        connection.close()
+    assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_hangup_is_a_graceful_stop_unless_it_was_ignored(make_server: Make, ignored: bool) -> None:
+    server = make_server(GRAPHS, FILES, "--no-reload")
+    assert server.stop() == 0
+    if ignored:
+        ignore = (
+            "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); os.execv(sys.executable, sys.argv"
+        )
+        server.command = [sys.executable, "-c", f"{ignore}[1:])", sys.executable, "-u", "-m", "devserver"]
+    server.start()
+    assert server.process
+    server.process.send_signal(signal.SIGHUP)
+    if ignored:
+        time.sleep(1)
+        assert httpx.get(f"{server.url}/ok").status_code == 200
+        assert server.stop() == 0
+    else:
+        assert server.process.wait(10) == 0
+        assert not (server.folder / "devserver.db-wal").exists()
