@@ -104,8 +104,9 @@ def test_a_server_without_file_descriptors_says_so_once_and_recovers(make_server
         assert http.post("/runs/wait", json=run).json()["n"] == 2
         soft, hard = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (100, hard))
+        before = len(server.log)
         held = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
-        before, deadline = len(server.log), time.monotonic() + 5
+        deadline = time.monotonic() + 5
         while time.monotonic() < deadline:
             assert http.post("/runs/wait", json=run).json()["n"] == 2  # who has a connection is served
             time.sleep(0.05)
