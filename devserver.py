@@ -3218,8 +3218,10 @@ class Serializer(JsonPlusSerializer):
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
         try:
             return super().dumps_typed(obj)
-        except TypeError:
-            return super().dumps_typed(_with_unicode_keys(obj))
+        except TypeError as error:
+            with contextlib.suppress(RecursionError):
+                return super().dumps_typed(_with_unicode_keys(obj))
+            raise error
 
 
 def _with_unicode_keys(value: Any) -> Any:
@@ -10534,7 +10536,7 @@ ROUTES = [
     Operation("POST", "/a2a/{assistant_id}", call_agent, JsonObject, "object|stream", also="202 400=object"),
     Operation("GET", "/a2a/{assistant_id}", get_agent_card, None, "object", also="400=object"),
     Operation("GET", "/.well-known/agent-card.json", find_agent_card, None, "object", query="assistant_id!:uuid",
-        also="400=object 501"),
+        also="400=object"),
     Operation("PUT", "/store/items", put_item, StorePutRequest, status=204, also="400 422=text|ErrorResponse"),
     Operation("GET", "/store/items", get_item, None, "Item?", query="namespace!:string key!:string refresh_ttl:flag",
         also="400=object 422=text"),
@@ -11727,7 +11729,7 @@ def end_process(code: int) -> None:
 
     if is_blocked():
         time.sleep(0.2)
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
         if not is_blocked():
             sys.exit(code)

@@ -241,7 +241,7 @@ def check_alive(server: LiveServer) -> None:
         ("surrogate", "?"),
         ("nul", "a\ufffdb"),
         ("set", [1, 2]),
-        ("keys", {"(1, 2)": 3, "None": 4, "5": 6}),
+        ("keys", {"(1, 2)": 3, "null": 4, "5": 6}),
         ("exception", {"error": "ValueError", "message": "a value"}),
     ],
 )
