@@ -1694,6 +1694,7 @@ class Db:
         self._told: set[str] = set()
         self._quiet_seconds = 0  # since the last commit
         self._tending: asyncio.Task[None]
+        self._share: IO[bytes] | None = None
 
     async def open(self) -> None:
         """Raises StartError with a message for the user if the file can't be used."""
@@ -1704,6 +1705,7 @@ class Db:
             self._readers = [
                 await _Connection(lambda: self._connect(False), "BEGIN").opened() for _ in range(self.READERS)
             ]
+            self._share = _share_file(self._file)
             self._tending = asyncio.ensure_future(self._tend_log())
         except (sqlite3.Error, StartError) as error:
             self._unlock()
@@ -1725,6 +1727,8 @@ class Db:
             await reader.close()
         for conn in self._owned:
             conn.close()
+        if self._share:
+            self._share.close()
         await self._writer.close()
         self._unlock()
         if self._temporary:
@@ -1914,7 +1918,7 @@ def _migrate_vectors(conn: sqlite3.Connection) -> None:
         conn.executescript(f"BEGIN; {script} INSERT INTO vector_migrations (v) VALUES ({number}); COMMIT;")
 
 
-def close_in_children(file: IO[str] | socket.socket) -> None:
+def close_in_children(file: IO[str] | IO[bytes] | socket.socket) -> None:
     """Keep a process that user code forks from holding a file or a port when this one was killed."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=file.close)
@@ -1948,6 +1952,25 @@ def _lock_file(path: str) -> IO[str] | None:
     lock.write(str(os.getpid()))
     lock.flush()
     return lock
+
+
+def _share_file(path: str) -> IO[bytes] | None:
+    """Hold SQLite's shared lock so that no other program takes itself for the last one and removes the log.
+
+    SQLite's own locks go when a node opens and closes the file; this one, of an open file, stays. Close it last but
+    for one connection.
+    """
+    try:
+        import fcntl
+
+        command = fcntl.F_OFD_SETLK
+    except (ImportError, AttributeError):  # not Linux: what is lost is healed after each commit
+        return None
+    file = open(path, "rb")  # noqa: SIM115  it stays open as long as the server runs
+    close_in_children(file)
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(file, command, struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, 0x40000002, 510, 0))
+    return file
 
 
 def server_address(path: str) -> str | None:

@@ -124,7 +124,7 @@ def replace(server: LiveServer) -> None:
 
 
 def close_by_another_program(server: LiveServer) -> None:
-    """SQLite in the other program takes itself for the last one, and takes the log away."""
+    """SQLite in the other program would take itself for the last one, and take the log away."""
     with server.http() as http:
         http.post("/runs/wait", json={"assistant_id": "opens", "input": {"n": 1}}).raise_for_status()
     subprocess.run([sys.executable, "-c", OTHER_PROGRAM], cwd=server.folder, check=True)
@@ -146,7 +146,8 @@ def test_nothing_acknowledged_is_lost_with_the_log(
     told = [line for line in server.log.splitlines() if "-wal was deleted or replaced" in line]
     server.start()
     load.check(server)
-    assert len(told) == 1, told
+    prevented = sys.platform == "linux" and lose is close_by_another_program
+    assert len(told) == (not prevented), told
     assert load.stale == []
     with contextlib.closing(sqlite3.connect(server.folder / "devserver.db")) as conn:
         assert conn.execute("PRAGMA integrity_check").fetchone() == ("ok",)
