@@ -99,7 +99,7 @@ import aiosqlite
 import click
 import httpx
 import orjson
-from langchain_core.messages import AIMessageChunk, BaseMessage, BaseMessageChunk, message_chunk_to_message
+from langchain_core.messages import AIMessageChunk, BaseMessage, BaseMessageChunk, ToolMessage, message_chunk_to_message
 from langchain_core.runnables import RunnableConfig, RunnableLambda, RunnableSequence
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import var_child_runnable_config
@@ -5668,6 +5668,8 @@ class ProtocolConverter:
             return [(method, {**params, "data": self._spoken(payload, metadata["run_id"])})] if shown else []
         if method == "checkpoints":
             return [(method, {**params, "data": _checkpoint_head(data)})]
+        if method == "tools" and data["event"] == "tool-finished":
+            return [(method, params), *self._tool_message(params)]
         if method.startswith("custom:"):
             return [("custom", {**params, "data": {"name": method.removeprefix("custom:"), "payload": data}})]
         return [(method, params)]
@@ -5677,6 +5679,20 @@ class ProtocolConverter:
         if payload["event"] == "message-start":
             self._message_ids[model_run] = payload.get("id")
         return {**payload, "id": self._message_ids.get(model_run), "run_id": model_run}
+
+    def _tool_message(self, params: JsonObject) -> Iterator[tuple[str, JsonObject]]:
+        """The answer to a tool call as a message of role `tool`, in a namespace of the call's own. The call stands for
+        the model's run, and names the message if the tool didn't."""
+        from langchain_core.language_models._compat_bridge import message_to_events
+
+        call = params["data"]["tool_call_id"]
+        if message := tool_answer(params["data"]["output"], call):
+            place = {**params, "namespace": [*params["namespace"], f"tools:{call}"]}
+            for part in message_to_events(message, message_id=message.id or f"{self._run.run_id}-tool-{call}"):
+                own: JsonObject = {"role": "tool", "tool_call_id": call} if part["event"] == "message-start" else {}
+                if part["event"] == "content-block-delta":  # some clients read a block in `content`
+                    own = {"content": {**part["delta"], "type": part["delta"]["type"].removesuffix("-delta")}}
+                yield "messages", {**place, "data": self._spoken({**part, **own}, call)}
 
     def _question(self, interrupt: Any, params: JsonObject) -> tuple[str, JsonObject]:
         data = asked_question(interrupt_value(interrupt))
@@ -5699,6 +5715,30 @@ def asked_question(interrupt: JsonObject) -> JsonObject:
     """An interrupt in the words of the event streaming protocol."""
     more = {key: value for key, value in interrupt.items() if key != "id" and value is not None}
     return {"interrupt_id": interrupt["id"], "payload": interrupt["value"], "value": interrupt["value"], **more}
+
+
+def tool_answer(output: Any, call: str) -> ToolMessage | None:
+    """Return the message in a tool's output that answers the call; None if a command has none for it. A value that is
+    no message becomes one, as text."""
+    parts = output if isinstance(output, list) else [output]
+    if isinstance(output, ToolMessage):
+        return output
+    if not any(isinstance(part, ToolMessage | langgraph_types.Command) for part in parts):
+        return ToolMessage(output if isinstance(output, str) else to_json(output).decode(), tool_call_id=call)
+    return next((each for part in parts for each in _tool_messages(part) if each.tool_call_id == call), None)
+
+
+def _tool_messages(value: Any) -> Iterator[ToolMessage]:
+    """The tool messages in a part of a tool's output: in a command's update they may be dictionaries."""
+    if isinstance(value, langgraph_types.Command):
+        value = list(value.update.values()) if isinstance(value.update, dict) else value.update
+    if isinstance(value, list | tuple):
+        for each in value:
+            yield from _tool_messages(each)
+    elif isinstance(value, dict) and "tool" in (value.get("role"), value.get("type")) and "content" in value:
+        yield ToolMessage(value["content"], tool_call_id=str(value.get("tool_call_id")))
+    elif isinstance(value, ToolMessage):
+        yield value
 
 
 def _checkpoint_head(payload: JsonObject) -> JsonObject:

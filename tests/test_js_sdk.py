@@ -62,7 +62,7 @@ def test_api(live: LiveServer, sdk: str, area: str) -> None:
 def test_thread_streams(live: LiveServer) -> None:
     done = node("run.mjs", "sdk115", live.url, "protocol.mjs")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("ok  ") == 22
+    assert done.stdout.count("ok  ") == 24
 
 
 @pytest.mark.parametrize("sdk", SDKS)

@@ -55,6 +55,19 @@ const tests = {
     await thread.close();
   },
 
+  async "answers of tools are messages"(client, { open }) {
+    const thread = open(client, "tooled");
+    const messages = all(thread.messages);
+    const own = all(await thread.subscribe({ channels: ["messages"], namespaces: [["tools:call-1"]] }));
+    await thread.run.start({ input: human("Oslo") });
+    const said = await Promise.all((await messages).map(text));
+    assert.deepEqual(said, ["sunny in Oslo", "you said sunny in Oslo"]);
+    await thread.close();
+    const parts = (await own).map((event) => event.params.data);
+    assert.deepEqual([parts[0].role, parts[0].tool_call_id], ["tool", "call-1"]);
+    assert.equal(parts.at(-1).event, "message-finish");
+  },
+
   async "extensions, live and after the run"(client, { open }) {
     const thread = open(client, "counted");
     const live = all(thread.extensions.progress);
