@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import GRAPHS, LiveServer, write_project
+from conftest import GRAPHS, MEASURED, LiveServer, write_project
 
 MB = 1_000_000
 GRAPH_FILES = {name: (GRAPHS / name).read_text() for name in ("basic.py", "agents.py")}
@@ -298,7 +298,8 @@ HOSTILE: dict[str, tuple[str, str, Any]] = {
     "parts": ("POST", "/a2a/{chat}", message([{"kind": "data", "data": {}}] * (MB // 27))),
     "arguments": ("POST", "/mcp", {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": keys(70_000)}),
 }
-PATIENCE, TRIES = 0.3, 6  # the promise is 0.1 s; other programs may have the machine for a while
+# The promise is 0.1 s; other programs may have the machine for a while, and coverage costs as well.
+PATIENCE, TRIES = 1.5 if MEASURED else 0.3, 6
 
 
 def latency(live: LiveServer, request: Callable[[], object]) -> float:

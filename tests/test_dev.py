@@ -263,7 +263,14 @@ def test_a_debugger_is_waited_for_and_stops_in_nodes(project: Path) -> None:
 def test_a_start_that_waits_for_a_debugger_can_be_interrupted(project: Path) -> None:
     pytest.importorskip("debugpy")
     command = [sys.executable, *DEV, "--port", "0", "--debug-port", str(free_port()), "--wait-for-client"]
-    with subprocess.Popen(command, cwd=project, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        cwd=project,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # it is ignored in the background of a shell
+    ) as process:
         assert process.stderr
         next(line for line in process.stderr if "a debugger may attach" in line)
         process.send_signal(signal.SIGINT)
