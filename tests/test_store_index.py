@@ -7,6 +7,7 @@ import json
 import random
 import re
 import sqlite3
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -368,9 +369,9 @@ def test_a_refused_index_stops_the_start(make_server: Make) -> None:
 
 
 @pytest.mark.parametrize("embed", ["openai:text-embedding-3-small", "some_model"])
-def test_a_model_needs_an_extra(tmp_path: Path, embed: str) -> None:
-    if devserver._is_module("langchain"):
-        pytest.skip("langchain is installed")
+def test_a_model_needs_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embed: str) -> None:
+    monkeypatch.delitem(sys.modules, "langchain.embeddings", False)
+    monkeypatch.setitem(sys.modules, "langchain", None)
     write_project(tmp_path, SERVED, {}, **index(embed))
     with pytest.raises(StartError, match=r"a model needs langchain\. Install it .* pip install 'langchain"):
         devserver._load_index(devserver.read_settings(tmp_path / "langgraph.json"))
