@@ -2857,12 +2857,6 @@ class Overflow:
         rows = self._conn.execute("SELECT * FROM events WHERE number >= ? ORDER BY number", (number,))
         return first_part(Event((ms, n), *rest) for _, ms, n, *rest in rows)
 
-    def number_after(self, event_id: tuple[int, int]) -> int | None:
-        """The number of the first event after this one."""
-        query = "SELECT number FROM events WHERE (ms, n) > (?, ?) ORDER BY number LIMIT 1"
-        row = self._conn.execute(query, event_id).fetchone()
-        return row[0] if row else None
-
     def close(self) -> None:
         self._conn.close()
 
@@ -5181,27 +5175,27 @@ class Follower:
         self.quiet_since = time.monotonic()
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
-        self._armed = False
+        self._ready: Callable[[], bool] | None = None  # while asleep
 
     def wake(self) -> None:
-        """Called from any thread; costs a system call only if the follower sleeps."""
-        if self._armed:
-            self._armed = False
+        """Called from any thread; costs a system call only if the follower sleeps until now."""
+        if self._ready and self._ready():
+            self._ready = None
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._event.set)
 
     async def sleep(self, ready: Callable[[], bool], seconds: float) -> bool:
         """Until something is ready; False after `seconds` of silence."""
         self._event.clear()
-        self._armed = True
-        if ready():
-            self._armed = False
-            return True
+        self._ready = ready
         try:
-            async with asyncio.timeout(seconds):
-                await self._event.wait()
+            if not ready():
+                async with asyncio.timeout(seconds):
+                    await self._event.wait()
         except TimeoutError:
             return ready()
+        finally:
+            self._ready = None
         return True
 
 
@@ -5210,18 +5204,16 @@ class Overtaken(Exception):
 
 
 class RunLog:
-    """The events of one live run, and those who follow it.
+    """The events of one live run, or of one thread, for those who follow it.
 
-    A resumable run's log holds all its events, and shows them once they are in the database: what a client has
-    seen is there after a crash. Another one forgets what every follower has seen. What there is no room for in
-    memory overflows to the disk, so nobody loses anything by reading slowly.
+    It forgets what every follower has seen. What there is no room for in memory overflows to the disk, so nobody
+    loses anything by reading slowly.
     """
 
     MEMORY_BYTES = 8 * 1024 * 1024
     EVENT_BYTES = 250  # that an event takes besides its data
 
-    def __init__(self, resumable: bool, max_pages: int = Overflow.MAX_PAGES) -> None:
-        self.resumable = resumable
+    def __init__(self, max_pages: int = Overflow.MAX_PAGES) -> None:
         self.closed = False
         self.last_values: Any = MISSING
         self.interrupts: list[Any] = []
@@ -5233,35 +5225,21 @@ class RunLog:
         self._max_pages = max_pages
         self._overflow: Overflow | None = None  # the older ones
         self._lost = 0  # the number below which neither holds any
-        self._kept = 0  # the number of events that are in the database, if they are to be
         self._followers: dict[Follower, int] = {}  # the number of the event that each wants next
         self._waiters: set[Follower] = set()
         self._lock = threading.Lock()
 
     @property
-    def is_heard(self) -> bool:
-        """Whether anybody will read what is told now."""
-        return self.resumable or bool(self._followers)
+    def is_followed(self) -> bool:
+        return bool(self._followers)
 
     def append(self, event: Event) -> None:
         with self._lock:
-            if self.is_heard:
+            if followers := tuple(self._followers):
                 self._events.append(event)
                 self._size += len(event.data) + self.EVENT_BYTES
                 if self._size > self.MEMORY_BYTES:
                     self._make_room()
-            followers = () if self.resumable else tuple(self._followers)
-        for follower in followers:
-            follower.wake()
-
-    def keep(self, count: int) -> None:
-        """So many more events are in the database."""
-        self._kept += count
-        self._wake()
-
-    def _wake(self) -> None:
-        with self._lock:
-            followers = list(self._followers)
         for follower in followers:
             follower.wake()
 
@@ -5291,30 +5269,18 @@ class RunLog:
         self.closed = True
         for follower in [*self._followers, *self._waiters]:
             follower.wake()
-        self._release()
 
-    def _release(self) -> None:
+    def join(self, follower: Follower) -> None:
+        """Follow from now on."""
         with self._lock:
-            if self.closed and not self._followers:
-                self._drop_overflow()
-
-    def join(self, follower: Follower, after: tuple[int, int] | None) -> None:
-        """Follow from now on, or from after an event that the log still has."""
-        with self._lock:
-            self._followers[follower] = self._number_after(after)
-
-    def _number_after(self, event_id: tuple[int, int] | None) -> int:
-        if event_id is not None and self._overflow is not None:
-            number = self._overflow.number_after(event_id)
-            if number is not None:
-                return number
-        newer = 0 if event_id is None else sum(1 for event in self._events if event.id > event_id)
-        return self._first + len(self._events) - newer
+            self._followers[follower] = self._first + len(self._events)
 
     def leave(self, follower: Follower) -> None:
         with self._lock:
             self._followers.pop(follower, None)
-        self._release()
+            if not self._followers:
+                self._forget(len(self._events))
+                self._drop_overflow()
 
     async def wait_closed(self, heartbeat: float = HEARTBEAT_SECONDS) -> AsyncIterator[None]:
         """Ends when the log closes; gives something after each `heartbeat` seconds until then."""
@@ -5327,33 +5293,21 @@ class RunLog:
         finally:
             self._waiters.discard(follower)
 
-    def _end(self) -> int:
-        """The number after the last event that may be shown."""
-        return self._kept if self.resumable else self._first + len(self._events)
-
-    def ready(self, follower: Follower) -> bool:
-        return self.closed or self._followers.get(follower, 0) < self._end()
-
-    def take(self, follower: Follower, keeps: bool = False) -> list[Event]:
-        """What the follower has not seen yet, or a part of it; also what is not kept yet if the follower is who
-        keeps it. Raises Overtaken."""
+    def take(self, follower: Follower) -> list[Event]:
+        """What the follower has not seen yet, or a part of it. Raises Overtaken."""
         with self._lock:
             number = self._followers[follower]
-            fresh = self._part(number)
-            if not keeps:
-                fresh = fresh[: max(0, self._end() - number)]
+            if number < self._lost:
+                raise Overtaken
+            if number < self._first and self._overflow is not None:
+                fresh = self._overflow.part(number)
+            else:
+                fresh = first_part(self._events[number - self._first :])
             self._followers[follower] = number + len(fresh)
-            if not self.resumable and (seen := min(self._followers.values())) >= self._first:
+            if (seen := min(self._followers.values())) >= self._first:
                 self._forget(seen - self._first)
                 self._drop_overflow()
             return fresh
-
-    def _part(self, number: int) -> list[Event]:
-        if number < self._lost:
-            raise Overtaken
-        if number < self._first and self._overflow is not None:
-            return self._overflow.part(number)
-        return first_part(self._events[index] for index in range(number - self._first, len(self._events)))
 
     async def follow(self, follower: Follower, heartbeat: float = HEARTBEAT_SECONDS) -> AsyncIterator[list[Event]]:
         """Batches of events until the log closes; an empty one when the follower was sent nothing for `heartbeat`
@@ -5361,15 +5315,18 @@ class RunLog:
 
         An event after a pause goes at once; a burst goes in batches, the more apart the larger they are.
         """
-        next_at, closing = 0.0, Follower()
-        self._waiters.add(closing)
+
+        def ready() -> bool:
+            return self.closed or self._followers.get(follower, 0) < self._first + len(self._events)
+
+        next_at = 0.0
         try:
             while True:
                 closed = self.closed  # before the last look
                 fresh = self.take(follower)
                 if fresh:
                     if (left := next_at - time.monotonic()) > 0:
-                        await closing.sleep(lambda: self.closed, left)
+                        await follower.sleep(lambda: self.closed, left)
                         fresh += self.take(follower)
                     pause = min(max(len(fresh) * PAUSE_SECONDS, SHORTEST_PAUSE), LONGEST_PAUSE)
                     next_at = time.monotonic() + pause
@@ -5378,11 +5335,10 @@ class RunLog:
                     return
                 else:
                     left = follower.quiet_since + heartbeat - time.monotonic()
-                    if not await follower.sleep(lambda: self.ready(follower), left + 0.001):  # timers may be early
+                    if not await follower.sleep(ready, left + 0.001):  # timers may be early
                         yield []
                         follower.quiet_since = time.monotonic()
         finally:
-            self._waiters.discard(closing)
             self.leave(follower)
 
 
@@ -5394,13 +5350,10 @@ class Logs:
         self._threads: dict[str, RunLog] = {}
         self._lock = threading.Lock()
 
-    def of_run(self, run: Run) -> RunLog:
+    def of_run(self, run_id: str) -> RunLog:
         """The log of a live run; made by whoever asks first."""
-        return self.open_run(run.run_id, bool(run.kwargs["resumable"]))
-
-    def open_run(self, run_id: str, resumable: bool) -> RunLog:
         with self._lock:
-            return self._runs.setdefault(run_id, RunLog(resumable))
+            return self._runs.setdefault(run_id, RunLog())
 
     def close_run(self, run_id: str) -> None:
         with self._lock:
@@ -5410,7 +5363,7 @@ class Logs:
 
     def fail_run(self, run: Run, value: JsonObject, event: Event | None = None) -> None:
         """Let those who follow a run go with an error, whose event may have been made already."""
-        run_log = self.of_run(run)
+        run_log = self.of_run(run.run_id)
         run_log.error = to_json(value)
         run_log.farewell = event or Event(event_id(), "error", run_log.error)
         run_log.close()  # it stays until `close_run`, for who comes now
@@ -5424,15 +5377,15 @@ class Logs:
 
     def follow_thread(self, thread_id: str, follower: Follower) -> RunLog:
         with self._lock:
-            joined = self._threads.setdefault(thread_id, RunLog(False, MAX_BEHIND_PAGES))
-            joined.join(follower, None)
+            joined = self._threads.setdefault(thread_id, RunLog(MAX_BEHIND_PAGES))
+            joined.join(follower)
             return joined
 
     def leave_thread(self, thread_id: str, follower: Follower) -> None:
         with self._lock:
             if (left := self._threads.get(thread_id)) is not None:
                 left.leave(follower)
-                if not left._followers:
+                if not left.is_followed:
                     del self._threads[thread_id]
 
     def is_thread_followed(self, thread_id: str) -> bool:
@@ -6245,13 +6198,6 @@ class RunLoop:
         return f"{stack[-1].filename}:{stack[-1].lineno}" if stack else "something"
 
 
-async def kept_parts(db: Db, run_id: str, after: tuple[int, int] = (0, -1)) -> AsyncIterator[list[Event]]:
-    """The events of a resumable run that are in the database, a part at a time."""
-    while part := await db.read(lambda conn, after=after: Events(conn).of_run(run_id, after)):
-        yield part
-        after = part[-1].id
-
-
 class EventKeeper:
     """Takes a run's events to those who follow the run or its thread; those of a resumable run go to the
     database before, each once, in order."""
@@ -6260,41 +6206,42 @@ class EventKeeper:
         self._db = db
         self._run = run
         self._logs = logs
-        self._run_log = logs.of_run(run)
-        self._follower: Follower | None = None
-        self._part: list[Event] = []  # taken from the log, not written yet
+        self._run_log = logs.of_run(run.run_id)
+        self._resumable = run.kwargs["resumable"]
+        self._queue, self._reader = RunLog(), Follower()  # to the database; what is too much for memory overflows
+        self._queue.join(self._reader)
+        self._part: list[Event] = []  # taken from the queue, not written yet
         self._writing: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """On a later attempt, what earlier ones sent is in the log as well."""
-        if self._run_log.resumable:
-            if self._run.attempt > 1:
-                async for part in kept_parts(self._db, self._run.run_id):
-                    for event in part:
-                        self._run_log.append(event)
-                    self._run_log.keep(len(part))
-            self._follower = Follower()
-            self._run_log.join(self._follower, None)
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody will read what is told now."""
+        return self._resumable or self._run_log.is_followed or self._logs.is_thread_followed(self._run.thread_id)
 
     def add(self, event: Event) -> None:
-        self._run_log.append(event)
-        if self._follower is None:
-            self._logs.tell_thread(self._run.thread_id, event)
-        elif self._writing is None or self._writing.done():
+        if not self._resumable:
+            self.show([event])
+            return
+        self._queue.append(event)
+        if self._writing is None or self._writing.done():
             self._writing = asyncio.ensure_future(self._try())
+
+    def show(self, events: Iterable[Event]) -> None:
+        for event in events:
+            if not self._run_log.closed:  # else those who followed were let go, with an error
+                self._run_log.append(event)
+            self._logs.tell_thread(self._run.thread_id, event)
 
     async def _try(self) -> None:
         with contextlib.suppress(Unavailable, Overtaken):  # the flush that has to follow says so
             await self._write()
 
     async def _write(self) -> None:
-        while self._follower and (part := self._part or self._run_log.take(self._follower, keeps=True)):
+        while part := self._part or self._queue.take(self._reader):
             self._part = part
             await self._db.write(self.append, part)
             self._part = []
-            self._run_log.keep(len(part))
-            for event in part:
-                self._logs.tell_thread(self._run.thread_id, event)
+            self.show(part)
 
     async def flush(self) -> None:
         """Write all that is left. Raises Unavailable, and Overtaken if events were lost."""
@@ -6303,22 +6250,11 @@ class EventKeeper:
         await self._write()
 
     def append(self, conn: sqlite3.Connection, events: Sequence[Event]) -> None:
-        if self._run_log.resumable:
+        if self._resumable:
             Events(conn).append(self._run.thread_id, events, self._run.run_id)
 
-    def end(self, last: Sequence[Event]) -> None:
-        """The last events, which the transaction that ended the run has kept."""
-        self.stop()
-        for event in last:
-            if not self._run_log.closed:  # else those who followed were let go, with an error
-                self._run_log.append(event)
-            self._logs.tell_thread(self._run.thread_id, event)
-        self._run_log.keep(len(last))
-
     def stop(self) -> None:
-        if self._follower is not None:
-            self._run_log.leave(self._follower)
-            self._follower = None
+        self._queue.leave(self._reader)
 
 
 def place_config(thread_id: str, **place: Any) -> RunnableConfig:
@@ -6439,7 +6375,7 @@ class Execution:
         self._logs = logs
         self._run = run
         self.caller = caller
-        self._run_log = logs.of_run(run)
+        self._run_log = logs.of_run(run.run_id)
         self._keeper = EventKeeper(db, run, logs)
         self.wanted, last_seq = db.look(lambda conn: Runs(conn).wanted_after(run.run_id))
         self._seq = last_seq + LOST_SEQS * (run.attempt - 1)
@@ -6450,7 +6386,6 @@ class Execution:
         """Call the graph, with the run's shared values bound."""
         CALLER.set(self.caller)
         try:
-            await self._keeper.start()
             self._tell("metadata", {"run_id": self._run.run_id, "attempt": self._run.attempt})
             self._tell(f"{PROTOCOL}lifecycle", _lifecycle(self._graphs, self._run, {"event": "running"}))
             return await self._call_graph()
@@ -6490,7 +6425,8 @@ class Execution:
             await asyncio.sleep(RETRY_SECONDS)
         if failure in last:
             self._run_log.error = to_json(outcome.error)
-        self._keeper.end(last)
+        self._keeper.stop()
+        self._keeper.show(last)
         self._logs.tell_thread(self._run.thread_id, done)
         self._logs.close_run(self._run.run_id)
         return ended
@@ -6549,7 +6485,7 @@ class Execution:
             self._run_log.last_values = data
             if isinstance(data, dict):
                 self._run_log.interrupts += data.get("__interrupt__", ())
-        if self._run_log.is_heard or self._logs.is_thread_followed(self._run.thread_id):
+        if self._keeper.is_heard:
             self._keeper.add(self._event(name, data))
 
     def _note(self, method: str, data: Any, params: JsonObject) -> None:
@@ -7112,9 +7048,9 @@ class Runner:
 
     async def create_followed(self, new: NewRun, follower: Follower | None = None) -> tuple[Run, RunLog]:
         """Make a run with its log open, and followed, before it can begin: a busy thread's worker may claim it."""
-        run_log = self.logs.open_run(new.run_id, bool(new.body.stream_resumable))
+        run_log = self.logs.of_run(new.run_id)
         if follower:
-            run_log.join(follower, None)
+            run_log.join(follower)
         try:
             return (await self.create(new))[0], run_log
         except BaseException:
@@ -8490,34 +8426,53 @@ async def start_stream(server: Server, new: NewRun, stateless: bool) -> Response
     run, run_log = await server.runner.create_followed(new, follower)
     headers = run_headers(run, "stream", stateless)
     cancel = new.body.on_disconnect == "cancel"
-    return event_stream(server, run, run_frames(run_log, follower, ()), headers, cancel)
+    frames = run_frames(run, run_log, follower, run_log.follow(follower))
+    return event_stream(server, run, frames, headers, cancel)
+
+
+async def run_tape(
+    server: Server, run: Run, run_log: RunLog | None, follower: Follower, after: tuple[int, int]
+) -> AsyncIterator[list[Event]]:
+    """A run's events after a place, in batches: those that are kept, and those that come if the run goes on."""
+    try:
+        while run.kwargs["resumable"] and (
+            part := await server.db.read(lambda conn, at=after: Events(conn).of_run(run.run_id, at))
+        ):
+            after = part[-1].id
+            yield part
+        if run_log:
+            async for events in run_log.follow(follower):
+                yield [event for event in events if event.id > after]
+    finally:
+        if run_log:
+            run_log.leave(follower)
 
 
 async def run_frames(
-    run_log: RunLog, follower: Follower, modes: Sequence[str], after: tuple[int, int] = (0, -1)
+    run: Run, run_log: RunLog | None, follower: Follower, batches: AsyncIterator[list[Event]], modes: Sequence[str] = ()
 ) -> AsyncIterator[bytes]:
-    """A live run's events as server-sent events, those of some stream modes only if any are named."""
-    batches = run_log.follow(follower)
-    frames = (run_frame_texts(batch, modes, after, run_log.resumable) async for batch in batches)
-    async for part in with_heartbeats(frames, follower):
+    """A run's events as server-sent events, those of some stream modes only if any are named."""
+    resumable = run.kwargs["resumable"]
+
+    def frame(event: Event) -> bytes | None:
+        shown = classic_event(event)
+        return sse_frame(shown, resumable) if shown and (not modes or matches_mode(shown, modes)) else None
+
+    async for part in with_heartbeats(batches, follower, frame):
         yield part
-    if run_log.farewell:
+    if run_log and run_log.farewell:
         yield sse_frame(run_log.farewell, False)  # no event to come back to: those before it may be stored later
 
 
-async def with_heartbeats(batches: AsyncIterator[list[bytes]], follower: Follower) -> AsyncIterator[bytes]:
-    """The frames, or a heartbeat if there were none for some seconds: what is filtered out is silence, too."""
-    async for frames in batches:
-        if frames or time.monotonic() - follower.quiet_since >= HEARTBEAT_SECONDS:
-            yield b"".join(frames) or SSE_HEARTBEAT
+async def with_heartbeats(
+    batches: AsyncIterator[list[T]], follower: Follower, frame: Callable[[T], bytes | None]
+) -> AsyncIterator[bytes]:
+    """The frames of what has one, or a heartbeat if there were none for some seconds: the rest is silence, too."""
+    async for batch in batches:
+        text = b"".join(filter(None, map(frame, batch)))
+        if text or time.monotonic() - follower.quiet_since >= HEARTBEAT_SECONDS:
+            yield text or SSE_HEARTBEAT
             follower.quiet_since = time.monotonic()
-
-
-def run_frame_texts(
-    events: Iterable[Event], modes: Sequence[str], after: tuple[int, int], with_id: bool
-) -> list[bytes]:
-    shown = (classic_event(event) for event in events if event.id > after)
-    return [sse_frame(event, with_id) for event in shown if event and (not modes or matches_mode(event, modes))]
 
 
 STREAM_HEADERS = {
@@ -8709,13 +8664,13 @@ async def rest_without(server: Server, run: Run, had: bool, place: str | None) -
     return await server.runner.with_graph(run.graph_id, run.config(), "threads.read", read, **ids)
 
 
-async def live_log(server: Server, run: Run, follower: Follower | None, after: tuple[int, int] | None) -> RunLog | None:
+async def live_log(server: Server, run: Run, follower: Follower | None = None) -> RunLog | None:
     """The log of a run, joined; None if the run is over."""
     if run.status not in ("pending", "running"):
         return None
-    joined = server.runner.logs.of_run(run)
+    joined = server.runner.logs.of_run(run.run_id)
     if follower:
-        joined.join(follower, after if joined.resumable else None)
+        joined.join(follower)
     current = server.db.look(lambda conn: Runs(conn).get(run.thread_id, run.run_id))
     if current is None or current.status not in ("pending", "running"):
         server.runner.logs.close_run(run.run_id)  # it ended before the log was made: nobody else will
@@ -8730,7 +8685,7 @@ async def join_run(server: Server, request: Request) -> Response:
         path = f"/threads/{path_id(request, 'thread')}/runs/{path_id(request, 'run')}"
         headers = {"content-location": path, "location": f"{path}/join"}
         return reply({"__error__": RUN_NOT_FOUND}, headers=headers)
-    joined = await live_log(server, run, None, None)
+    joined = await live_log(server, run)
     if joined is not None:
         return wait_reply(server, run, joined, query_flag(request, "cancel_on_disconnect"))
     thread = server.db.look(lambda conn: Threads(conn).get(run.thread_id))
@@ -8747,30 +8702,16 @@ async def join_run_stream(server: Server, request: Request) -> Response:
         headers = {"content-location": path, "location": f"{path}/stream"}
         return event_stream(server, None, once(missing), headers, False)
     last = request.headers.get("last-event-id")
-    after = parse_event_id(last) if last is not None else event_id()
+    after = event_id() if last is None else parse_event_id(last) or (2**62, 0)  # nothing comes after nonsense
     follower = Follower()
-    joined = await live_log(server, run, follower, after)
-    if joined is None:
-        frames = kept_frames(server, run, after if last is not None else None, modes)
-    else:
-        nonsense = (2**62, 0)
-        frames = run_frames(joined, follower, modes, after or nonsense)
+    joined = await live_log(server, run, follower)
+    frames = run_frames(run, joined, follower, run_tape(server, run, joined, follower, after), modes)
     return event_stream(server, run if joined else None, frames, run_headers(run, "stream"), cancel)
 
 
 async def once(part: bytes) -> AsyncIterator[bytes]:
     if part:
         yield part
-
-
-async def kept_frames(
-    server: Server, run: Run, after: tuple[int, int] | None, modes: list[str]
-) -> AsyncIterator[bytes]:
-    """The kept events of a run that is over, if it was resumable and its client asks for them."""
-    if after is not None and run.kwargs["resumable"]:
-        async for part in kept_parts(server.db, run.run_id, after):
-            if frames := run_frame_texts(part, modes, after, True):
-                yield b"".join(frames)
 
 
 async def join_thread_stream(server: Server, request: Request) -> Response:
@@ -8787,9 +8728,17 @@ async def join_thread_stream(server: Server, request: Request) -> Response:
     follower = Follower()
     joined = server.runner.logs.follow_thread(thread_id, follower)
     after = parse_event_id(last) if last is not None else None
+
+    def frame(event: Event) -> bytes | None:
+        if event.name == "state_update":
+            wanted = "state_update" in modes
+        else:
+            wanted = "run_modes" in modes or ("lifecycle" in modes and event.name in ("metadata", RUN_DONE))
+        shown = classic_event(event) if wanted else None
+        return sse_frame(shown, True) if shown else None
+
     tape = thread_tape(server, thread_id, joined, follower, after)
-    frames = with_heartbeats(thread_frames(tape, modes), follower)
-    return event_stream(server, None, frames, {}, False)
+    return event_stream(server, None, with_heartbeats(tape, follower, frame), {}, False)
 
 
 async def thread_tape(
@@ -8807,16 +8756,6 @@ async def thread_tape(
         server.runner.logs.leave_thread(thread_id, follower)
 
 
-async def thread_frames(tape: AsyncIterator[list[Event]], modes: list[str]) -> AsyncIterator[list[bytes]]:
-    def wanted(event: Event) -> bool:
-        if event.name == "state_update":
-            return "state_update" in modes
-        return "run_modes" in modes or ("lifecycle" in modes and event.name in ("metadata", RUN_DONE))
-
-    async for batch in tape:
-        yield run_frame_texts(filter(wanted, batch), (), (0, -1), True)
-
-
 async def cancel_run(server: Server, request: Request) -> Response:
     """Cancel a run; `action` interrupt keeps what it did, rollback removes it."""
     thread_id, run_id = path_id(request, "thread"), path_id(request, "run")
@@ -8824,7 +8763,7 @@ async def cancel_run(server: Server, request: Request) -> Response:
     run = await find_run(server, request)
     if run is None:
         raise NotFound("No runs found to cancel.")
-    joined = await live_log(server, run, None, None)
+    joined = await live_log(server, run)
     reason = f"{action} requested via {CANCEL_ROUTE}"
     if not await server.runner.cancel([(thread_id, run_id)], action, reason):
         raise NotFound(NOTHING_TO_CANCEL)
@@ -9276,8 +9215,7 @@ async def stream_events(server: Server, request: Request) -> Response:
     pick = functools.partial(wanted.envelopes, since=given.since or 0)
     follower = Follower()
     tape = protocol_tape(server, path_id(request, "thread"), pick, follower)
-    frames = ([protocol_frame(envelope) for envelope in batch] async for batch in tape)
-    return CutResponse(with_heartbeats(frames, follower), headers=STREAM_HEADERS)
+    return CutResponse(with_heartbeats(tape, follower, protocol_frame), headers=STREAM_HEADERS)
 
 
 def protocol_frame(envelope: JsonObject) -> bytes:
@@ -9377,7 +9315,7 @@ async def pending_questions(server: Server, thread_id: str) -> list[str]:
     if not (shown := still_shown(server, thread_id))():
         return []
     for run in await server.db.read(lambda conn: Runs(conn).live(thread_id)):
-        joined = await live_log(server, run, None, None) if run.status == "running" else None
+        joined = await live_log(server, run) if run.status == "running" else None
         if joined and joined.interrupts:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(5):
@@ -10292,14 +10230,14 @@ async def stream_message(call: AgentCall) -> Response:
 async def resubscribe_task(call: AgentCall) -> Response:
     task, thread = await find_task(call, call.task_id(), call.text("contextId"))
     first, follower = present_task(call, task, thread, call.length({})), Follower()
-    run_log = await live_log(call.server, task.run, follower, None)
+    run_log = await live_log(call.server, task.run, follower)
     if run_log is None:
         raise RpcError(-32004, f"There is nothing to follow: the task is {task.state}")
     return task_stream(call, first, Started(task.run, run_log), follower)
 
 
 def task_stream(call: AgentCall, first: JsonObject, started: Started, follower: Follower) -> Response:
-    frames = with_heartbeats(task_frames(call, first, started, follower), follower)
+    frames = with_heartbeats(task_frames(call, first, started, follower), follower, bytes)
     return event_stream(call.server, None, frames, {"content-type": "text/event-stream"}, cancel=False)
 
 
@@ -10364,7 +10302,7 @@ async def cancel_task(call: AgentCall) -> JsonObject:
     elif before not in FINAL_STATES:
         live = server.db.look(lambda conn: Runs(conn).live(thread.thread_id))
         mine = [run for run in live if run.task_id == task.run.task_id]
-        logs = [await live_log(server, run, None, None) for run in mine]
+        logs = [await live_log(server, run) for run in mine]
         await server.runner.cancel([(run.thread_id, run.run_id) for run in mine], "interrupt", "canceled by its client")
         for run_log in filter(None, logs):
             async for _ in run_log.wait_closed():

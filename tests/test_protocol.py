@@ -727,10 +727,10 @@ def test_a_thread_is_not_held_in_memory_for_who_does_not_read(http: httpx.Client
 
 async def test_who_is_too_far_behind_loses_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devserver.RunLog, "MEMORY_BYTES", 2**20)
-    log = devserver.RunLog(False, max_pages=2**8)  # as much again
+    log = devserver.RunLog(max_pages=2**8)  # as much again
     slow, quick = devserver.Follower(), devserver.Follower()
-    log.join(slow, None)
-    log.join(quick, None)
+    log.join(slow)
+    log.join(quick)
     text = b"x" * 2**18
     for n in range(12):
         log.append(devserver.Event((1, n), "custom", text, n))
