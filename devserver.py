@@ -9094,67 +9094,73 @@ async def list_item_namespaces(server: Server, request: Request) -> Response:
 # 12  Protocols
 ########################################################################################################
 
-CHANNELS = ("values", "updates", "messages", "tools", "custom", "lifecycle", "input", "tasks", "checkpoints")
-COMMAND_FORM = "Protocol commands must include an integer id and string method."
+CHANNEL = re.compile(r"values|updates|messages|tools|custom(:.+)?|lifecycle|input|tasks|checkpoints", re.DOTALL)
+INVALID_PARAMS = -32602  # of JSON-RPC
 NO_ACTIVE_RUN = "No active run is bound to this thread."
 
 
-class CommandError(Exception):
-    """A command that can't be carried out: the protocol's code, and a message."""
+class ProtocolError(Exception):
+    """A command or a call that can't be carried out: the protocol's code for that, and a message."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str | int, message: str) -> None:
         super().__init__(message)
         self.code = code
 
+    def value(self) -> JsonObject:
+        return {"code": self.code, "message": str(self)}
+
+
+def require(condition: Any, problem: str, code: str | int = INVALID_PARAMS) -> None:
+    """Raises ProtocolError unless the condition holds."""
+    if not condition:
+        raise ProtocolError(code, problem)
+
 
 class EventFilter:
-    """Which events of a thread a client wants."""
+    """Which events of a thread a client wants: those after `since` of some channels and namespaces."""
 
-    def __init__(self, channels: Any, namespaces: Any = None, depth: Any = None) -> None:
+    def __init__(self, raw: Any) -> None:
+        """Read a ProtocolEventStreamRequest. Raises BadRequest for its channels, Invalid for anything else."""
+        asked = raw if isinstance(raw, dict) else {}
+        channels = asked.get("channels")
         if not isinstance(channels, list) or not channels:
-            raise ValueError("channels is required and must be a non-empty array")
-        if unknown := [str(name) for name in channels if not self._is_channel(name)]:
-            raise ValueError(
+            raise BadRequest("channels is required and must be a non-empty array")
+        if unknown := [str(name) for name in channels if not isinstance(name, str) or not CHANNEL.fullmatch(name)]:
+            raise BadRequest(
                 f"channels contains unsupported entries: {', '.join(unknown)}. Allowed: values, updates, messages, "
                 "tools, custom, lifecycle, input, tasks, or any `custom:<name>`."
             )
+        self._asked = validate(ProtocolEventStreamRequest, asked)
         self._channels = set(channels)
-        self._namespaces: list[list[str]] | None = namespaces
-        self._depth: int | None = depth
+        self.since = self._asked.since or 0
 
-    @staticmethod
-    def _is_channel(name: Any) -> bool:
-        return isinstance(name, str) and (name in CHANNELS or (name.startswith("custom:") and len(name) > 7))
+    def envelopes(self, events: list[Event]) -> list[JsonObject]:
+        """Those of these events that the client wants."""
+        made = (each for event in events if self._may_match(event) for each in envelopes(event))
+        return [each for each in made if each["seq"] > self.since and self._matches(each["method"], each["params"])]
 
-    def envelopes(self, events: list[Event], since: int) -> list[JsonObject]:
-        """Those of these events that the client wants, after a place in the thread's sequence."""
-        made = (each for event in events if self._may_match(event, since) for each in envelopes(event))
-        return [each for each in made if each["seq"] > since and self._matches(each["method"], each["params"])]
-
-    def _may_match(self, event: Event, since: int) -> bool:
+    def _may_match(self, event: Event) -> bool:
         """Spares the work to look into events that can't be wanted."""
         method = event.name.removeprefix(PROTOCOL)
         if method == event.name:
             return event.seq > 0
-        return event.seq > since and (method == "custom" or self._channel(method) in self._channels)
+        return event.seq > self.since and (method == "custom" or self._channel(method) in self._channels)
 
     @staticmethod
     def _channel(method: str) -> str:
         return "input" if method.startswith("input.") else method
 
     def _matches(self, method: str, params: JsonObject) -> bool:
-        channel = self._channel(method)
-        if channel not in self._channels:
-            data = params["data"]
-            named = channel == "custom" and isinstance(data, dict) and f"custom:{data.get('name')}" in self._channels
-            if not named:
-                return False
-        return self._namespaces is None or any(self._is_below(params["namespace"], n) for n in self._namespaces)
+        channel, data, namespaces = self._channel(method), params["data"], self._asked.namespaces
+        is_named = channel == "custom" and isinstance(data, dict) and f"custom:{data.get('name')}" in self._channels
+        if channel not in self._channels and not is_named:
+            return False
+        return namespaces is None or any(self._is_below(params["namespace"], prefix) for prefix in namespaces)
 
     def _is_below(self, namespace: list[str], prefix: list[str]) -> bool:
         """Segments are equal, or a segment without a task id equals the name before one."""
-        levels = len(namespace) - len(prefix)
-        if levels < 0 or (self._depth is not None and levels > self._depth):
+        levels, depth = len(namespace) - len(prefix), self._asked.depth
+        if levels < 0 or (depth is not None and levels > depth):
             return False
         return all(
             wanted == segment or (":" not in wanted and wanted == segment.partition(":")[0])
@@ -9204,17 +9210,8 @@ async def protocol_tape(
 
 async def stream_events(server: Server, request: Request) -> Response:
     """Stream a thread's events by the event streaming protocol, from its beginning."""
-    body = await protocol_body(request)
-    raw = body if isinstance(body, dict) else {}
-    try:
-        EventFilter(raw.get("channels"))
-    except ValueError as error:
-        raise BadRequest(str(error)) from None
-    given = validate(ProtocolEventStreamRequest, raw)
-    wanted = EventFilter(given.channels, given.namespaces, given.depth)
-    pick = functools.partial(wanted.envelopes, since=given.since or 0)
-    follower = Follower()
-    tape = protocol_tape(server, path_id(request, "thread"), pick, follower)
+    wanted, follower = EventFilter(await protocol_body(request)), Follower()
+    tape = protocol_tape(server, path_id(request, "thread"), wanted.envelopes, follower)
     return CutResponse(with_heartbeats(tape, follower, protocol_frame), headers=STREAM_HEADERS)
 
 
@@ -9236,84 +9233,72 @@ async def protocol_body(request: Request) -> Any:
 async def send_command(server: Server, request: Request) -> Response:
     """Carry out a command of the event streaming protocol."""
     command = await protocol_body(request)
-    if problem := command_problem(command):
-        return reply(problem, 400)
-    return reply(await answer_command(server, request.path_params["thread_id"], command, None))
+    return reply(*await answer_command(server, request.path_params["thread_id"], command, None))
 
 
-def command_problem(command: Any) -> JsonObject | None:
-    fields = command if isinstance(command, dict) else {}
-    command_id = fields.get("id")
-    if isinstance(command_id, int) and not isinstance(command_id, bool) and isinstance(fields.get("method"), str):
-        return None
-    return command_failure(command_id, CommandError("invalid_argument", COMMAND_FORM))
-
-
-def command_failure(command_id: Any, error: CommandError) -> JsonObject:
-    return {"type": "error", "id": command_id, "error": error.code, "message": str(error)}
-
-
-async def answer_command(server: Server, thread: str, command: JsonObject, session: Session | None) -> JsonObject:
-    """The protocol's answer to a command that is well formed; a session is a WebSocket's. `applied_through_seq` tells
-    what was before the command: clients tell a run's own events from older ones by it."""
-    params = command.get("params")
-    params = params if isinstance(params, dict) else {}
+async def answer_command(server: Server, thread: str, command: Any, session: Session | None) -> tuple[JsonObject, int]:
+    """The protocol's answer to a command, and its HTTP status; a session is a WebSocket's. `applied_through_seq`
+    tells what was before the command: clients tell a run's own events from older ones by it."""
+    given = command if isinstance(command, dict) else {}
+    command_id, method, params = given.get("id"), given.get("method"), given.get("params")
+    if not isinstance(command_id, int) or isinstance(command_id, bool) or not isinstance(method, str):
+        form = "Protocol commands must include an integer id and string method."
+        return command_failure(command_id, "invalid_argument", form), 400
     try:
-        handler = COMMANDS.get(command["method"])
-        if handler is None:
-            raise CommandError("unknown_command", f"Unknown protocol command: {command['method']}")
+        require(method in COMMANDS, f"Unknown protocol command: {method}", "unknown_command")
         await allow_thread(server, thread)
         seq = server.db.look(lambda conn: Events(conn).last_seq(thread)) if still_shown(server, thread)() else 0
-        result = await handler(server, thread, params, session)
-    except CommandError as error:
-        return command_failure(command["id"], error)
+        result = await COMMANDS[method](server, thread, params if isinstance(params, dict) else {}, session)
+    except ProtocolError as error:
+        return command_failure(command_id, error.code, str(error)), 200
     except ApiError as error:
         detail = "Invalid thread ID" if isinstance(error, InvalidId) else error.detail
-        return command_failure(command["id"], CommandError("unknown_error", f"{error.status}: {detail}"))
-    return {"type": "success", "id": command["id"], "result": result, "meta": {"applied_through_seq": seq}}
+        return command_failure(command_id, "unknown_error", f"{error.status}: {detail}"), 200
+    return {"type": "success", "id": command_id, "result": result, "meta": {"applied_through_seq": seq}}, 200
+
+
+def command_failure(command_id: Any, code: str | int, message: str) -> JsonObject:
+    return {"type": "error", "id": command_id, "error": code, "message": message}
 
 
 async def start_run(server: Server, thread: str, params: JsonObject, session: Session | None) -> JsonObject:
     """run.start: a run on the thread, which is made if need be. A question that waits is answered by the input."""
-    if not isinstance(params.get("assistant_id"), str) or not params["assistant_id"]:
-        raise CommandError("invalid_argument", "run.start requires an assistant_id.")
-    config = params.get("config") or {}
+    assistant_id, config = params.get("assistant_id"), params.get("config") or {}
+    is_named = isinstance(assistant_id, str) and assistant_id
+    require(is_named, "run.start requires an assistant_id.", "invalid_argument")
     configurable = config.get("configurable") if isinstance(config, dict) else None
     checkpoint_id = configurable.get("checkpoint_id") if isinstance(configurable, dict) else None
     if checkpoint_id is not None:
         try:
             uuid.UUID(str(checkpoint_id))
         except ValueError:
-            raise CommandError(
-                "invalid_argument", f"Invalid config.configurable.checkpoint_id: '{checkpoint_id}'."
-            ) from None
-    thread_id = to_uuid(thread, "thread")
+            problem = f"Invalid config.configurable.checkpoint_id: '{checkpoint_id}'."
+            raise ProtocolError("invalid_argument", problem) from None
+    thread_id, value = to_uuid(thread, "thread"), params.get("input")
+    is_answer = await asking_thread(server, thread_id) and value is not None and checkpoint_id is None
     body = {
-        "assistant_id": params["assistant_id"],
+        "assistant_id": assistant_id,
         "config": config,
         "metadata": params.get("metadata") or {},
         "multitask_strategy": params.get("multitaskStrategy") or params.get("multitask_strategy"),
-        "input": params.get("input"),
+        **({"command": {"resume": value}} if is_answer else {"input": value}),
     }
-    asked = await pending_questions(server, thread_id)
-    if asked and body["input"] is not None and checkpoint_id is None:
-        body["command"] = {"resume": body.pop("input")}
-    return await start_protocol_run(server, thread_id, body)
+    return {"run_id": await start_protocol_run(server, thread_id, body)}
 
 
-async def start_protocol_run(server: Server, thread_id: str, body: JsonObject) -> JsonObject:
+async def start_protocol_run(server: Server, thread_id: str, body: JsonObject) -> str:
     given = {key: value for key, value in body.items() if value is not None}
     options = {"stream_subgraphs": True, "stream_resumable": True, "if_not_exists": "create"}
     new = await new_run(server, thread_id, validate(RunCreateStateful, {**given, **options}), protocol=True)
     [run] = await server.runner.create(new)
-    return {"run_id": run.run_id}
+    return run.run_id
 
 
-async def pending_questions(server: Server, thread_id: str) -> list[str]:
-    """The ids of the interrupts that a thread waits for an answer to. A run that has asked is about to
-    end, and its client may be faster: wait for it."""
+async def asking_thread(server: Server, thread_id: str) -> Thread | None:
+    """The thread if it waits for answers. A run that has asked is about to end, and its client may be faster: wait
+    for it."""
     if not (shown := still_shown(server, thread_id))():
-        return []
+        return None
     for run in await server.db.read(lambda conn: Runs(conn).live(thread_id)):
         joined = await live_log(server, run) if run.status == "running" else None
         if joined and joined.interrupts:
@@ -9322,108 +9307,91 @@ async def pending_questions(server: Server, thread_id: str) -> list[str]:
                     async for _ in joined.wait_closed():
                         pass
     thread = server.db.look(lambda conn: Threads(conn).get(thread_id))
-    if thread is None or thread.status != "interrupted" or not shown():
-        return []
-    return [asked["id"] for questions in (thread.interrupts or {}).values() for asked in questions]
+    return thread if thread and thread.status == "interrupted" and questions(thread) and shown() else None
+
+
+def questions(thread: Thread) -> list[JsonObject]:
+    return [question for asked in (thread.interrupts or {}).values() for question in asked]
 
 
 async def respond(server: Server, thread: str, params: JsonObject, session: Session | None) -> JsonObject:
     """input.respond: answer one interrupt, or several."""
-    answers = command_answers(params)
-    thread_id = to_uuid(thread, "thread")
-    asked = await pending_questions(server, thread_id)
-    if not asked:
-        raise CommandError("no_such_run", "No interrupted run is bound to this thread.")
-    for interrupt_id in answers:
-        if interrupt_id not in asked:
-            raise CommandError("no_such_interrupt", f"No pending interrupt with id {interrupt_id}.")
-    found = server.db.look(lambda conn: Threads(conn).require(thread_id))
-    command = {key: params[key] for key in ("update", "goto") if params.get(key) is not None}
-    await start_protocol_run(
-        server,
-        thread_id,
-        {
-            "assistant_id": found.metadata.get("assistant_id") or found.metadata.get("graph_id"),
-            "command": {**command, "resume": answers},
-            "config": params.get("config"),
-            "metadata": params.get("metadata"),
-            "strict_resume": params.get("strict_resume"),
-        },
-    )
-    return {}
-
-
-def command_answers(params: JsonObject) -> JsonObject:
-    """Answers by the id of their interrupt."""
-    responses = params.get("responses")
-    if responses is None:
-        responses = [params]
-    if not isinstance(responses, list) or not responses:
-        raise CommandError("invalid_argument", "input.respond requires at least one response.")
+    responses = [params] if params.get("responses") is None else params["responses"]
+    is_some = isinstance(responses, list) and responses
+    require(is_some, "input.respond requires at least one response.", "invalid_argument")
     answers = {}
     for each in responses:
         interrupt_id = each.get("interrupt_id") if isinstance(each, dict) else None
-        if not isinstance(interrupt_id, str) or not interrupt_id:
-            raise CommandError("invalid_argument", "input.respond requires an interrupt_id.")
+        is_named = isinstance(interrupt_id, str) and interrupt_id
+        require(is_named, "input.respond requires an interrupt_id.", "invalid_argument")
         namespace = each.get("namespace", [])
-        if not isinstance(namespace, list) or not all(isinstance(part, str) for part in namespace):
-            raise CommandError("invalid_argument", "input.respond requires namespace to be a list of strings.")
+        are_names = isinstance(namespace, list) and all(isinstance(part, str) for part in namespace)
+        require(are_names, "input.respond requires namespace to be a list of strings.", "invalid_argument")
         answers[interrupt_id] = each.get("response")
-    return answers
+    thread_id = to_uuid(thread, "thread")
+    asking = await asking_thread(server, thread_id)
+    if asking is None:
+        raise ProtocolError("no_such_run", "No interrupted run is bound to this thread.")
+    asked = [question["id"] for question in questions(asking)]
+    for interrupt_id in answers:
+        require(interrupt_id in asked, f"No pending interrupt with id {interrupt_id}.", "no_such_interrupt")
+    command = {key: params[key] for key in ("update", "goto") if params.get(key) is not None}
+    body = {
+        "assistant_id": asking.metadata.get("assistant_id") or asking.metadata.get("graph_id"),
+        "command": {**command, "resume": answers},
+        **{key: params.get(key) for key in ("config", "metadata", "strict_resume")},
+    }
+    await start_protocol_run(server, thread_id, body)
+    return {}
 
 
 async def subscribe(server: Server, thread: str, params: JsonObject, session: Session | None) -> JsonObject:
     """subscription.subscribe: over HTTP there is nothing to bind it to, so it is only checked."""
     channels = params.get("channels")
-    if not isinstance(channels, list) or not channels:
-        raise CommandError("invalid_argument", "subscription.subscribe requires a non-empty channels array.")
+    is_some = isinstance(channels, list) and channels
+    require(is_some, "subscription.subscribe requires a non-empty channels array.", "invalid_argument")
     try:
-        EventFilter(channels)
-    except ValueError:
-        raise CommandError("invalid_argument", "subscription.subscribe received an unsupported channel.") from None
-    try:
-        body = validate(ProtocolEventStreamRequest, params)
+        wanted = EventFilter(params)
+    except BadRequest:
+        raise ProtocolError("invalid_argument", "subscription.subscribe received an unsupported channel.") from None
     except Invalid as error:
-        raise CommandError("invalid_argument", error.detail) from None
+        raise ProtocolError("invalid_argument", error.detail) from None
     subscription_id = str(uuid.uuid4())
     if session:
-        session.subscribe(subscription_id, EventFilter(body.channels, body.namespaces, body.depth), body.since or 0)
+        session.subscribe(subscription_id, wanted)
     return {"subscription_id": subscription_id, "replayed_events": 0}
 
 
 async def unsubscribe(server: Server, thread: str, params: JsonObject, session: Session | None) -> JsonObject:
-    subscription_id = params.get("subscription_id")
-    if session is None or not session.unsubscribe(str(subscription_id)):
-        raise CommandError("no_such_subscription", f"Unknown subscription: {subscription_id}")
+    name = str(params.get("subscription_id"))
+    known = session and session.subscriptions.pop(name, None)
+    require(known, f"Unknown subscription: {name}", "no_such_subscription")
     return {}
 
 
 async def resubscribe(server: Server, thread: str, params: JsonObject, session: Session | None) -> JsonObject:
-    if session is None:
-        raise CommandError("no_such_run", NO_ACTIVE_RUN)
+    require(session, NO_ACTIVE_RUN, "no_such_run")
     return await subscribe(server, thread, params, session)
 
 
 async def get_tree(server: Server, thread: str, params: JsonObject, session: Session | None) -> JsonObject:
-    """agent.getTree: the graphs of the thread's latest run, and how far they are."""
-    tree = await server.db.read(run_tree, thread) if session and still_shown(server, thread)() else None
-    if tree is None:
-        raise CommandError("no_such_run", NO_ACTIVE_RUN)
-    return {"tree": tree}
+    """agent.getTree: the graphs of the thread's latest run that tells of them, and how far they are."""
 
+    def tree(conn: sqlite3.Connection) -> JsonObject | None:
+        nodes: dict[tuple[str, ...], JsonObject] = {}
+        for event in Events(conn).newest(thread, f"{PROTOCOL}lifecycle"):
+            params = from_json(event.data)
+            data, place = params["data"], tuple(params["namespace"])
+            node = {"namespace": params["namespace"], "status": data["event"], "graph_name": data.get("graph_name", "")}
+            nodes[place] = nodes.pop(place, node)  # its last status, at the place of its first one
+            if data["event"] == "running":
+                break
+        root = nodes.pop((), None)
+        return {**root, "children": list(nodes.values())[::-1]} if root and nodes else root
 
-def run_tree(conn: sqlite3.Connection, thread_id: str) -> JsonObject | None:
-    """The graphs of the thread's latest run that tells of them; None if there is none."""
-    nodes: dict[tuple[str, ...], JsonObject] = {}
-    for event in Events(conn).newest(thread_id, f"{PROTOCOL}lifecycle"):
-        params = from_json(event.data)
-        data, place = params["data"], tuple(params["namespace"])
-        node = {"namespace": params["namespace"], "status": data["event"], "graph_name": data.get("graph_name", "")}
-        nodes[place] = nodes.pop(place, node)  # its last status, at the place of its first one
-        if data["event"] == "running":
-            break
-    root = nodes.pop((), None)
-    return {**root, "children": list(nodes.values())[::-1]} if root and nodes else root
+    found = await server.db.read(tree) if session and still_shown(server, thread)() else None
+    require(found, NO_ACTIVE_RUN, "no_such_run")
+    return {"tree": found}
 
 
 CommandHandler = Callable[[Server, str, JsonObject, "Session | None"], Coroutine[Any, Any, JsonObject]]
@@ -9437,14 +9405,6 @@ COMMANDS: dict[str, CommandHandler] = {
 }
 
 
-@dataclass
-class Subscription:
-    """What a client wants over its WebSocket; everything up to `since` has been sent."""
-
-    wanted: EventFilter
-    since: int
-
-
 class Session:
     """A WebSocket of the event streaming protocol: commands in, answers and subscribed events out."""
 
@@ -9452,13 +9412,20 @@ class Session:
         self._server = server
         self._socket = socket
         self._thread = thread
-        self._subscriptions: dict[str, Subscription] = {}
+        self.subscriptions: dict[str, EventFilter] = {}  # everything up to their `since` has been sent
         self._tape: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
         try:
             while True:
-                await self._answer(await self._socket.receive_text())
+                text = await self._socket.receive_text()
+                try:
+                    command = from_json(text)
+                except ValueError:
+                    answer = command_failure(None, "invalid_argument", "Protocol commands must be valid JSON.")
+                else:
+                    answer, _ = await answer_command(self._server, self._thread, command, self)
+                await self._send(answer)
         except WebSocketDisconnect:
             pass
         except KeyError:  # a binary message
@@ -9467,40 +9434,28 @@ class Session:
             if self._tape:
                 self._tape.cancel()
 
-    async def _answer(self, text: str) -> None:
-        try:
-            command = from_json(text)
-        except ValueError:
-            problem = CommandError("invalid_argument", "Protocol commands must be valid JSON.")
-            await self._send(command_failure(None, problem))
-            return
-        await self._send(command_problem(command) or await answer_command(self._server, self._thread, command, self))
-
     async def _send(self, message: JsonObject) -> None:
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the client is gone
             await self._socket.send_text(to_json(message).decode())
 
-    def subscribe(self, subscription_id: str, wanted: EventFilter, since: int) -> None:
+    def subscribe(self, subscription_id: str, wanted: EventFilter) -> None:
         """From the thread's beginning once more, for what the new subscription has not been sent."""
-        self._subscriptions[subscription_id] = Subscription(wanted, since)
+        self.subscriptions[subscription_id] = wanted
         if self._tape:
             self._tape.cancel()
         self._tape = asyncio.ensure_future(self._play())
 
-    def unsubscribe(self, subscription_id: str) -> bool:
-        return self._subscriptions.pop(subscription_id, None) is not None
-
     def _pick(self, events: list[Event]) -> list[JsonObject]:
         """What any subscription wants, in order, each once."""
-        wanted = [each for own in self._subscriptions.values() for each in own.wanted.envelopes(events, own.since)]
-        return sorted({each["seq"]: each for each in wanted}.values(), key=lambda each: cast(int, each["seq"]))
+        wanted = {each["seq"]: each for own in self.subscriptions.values() for each in own.envelopes(events)}
+        return [wanted[seq] for seq in sorted(wanted)]
 
     async def _play(self) -> None:
         try:
             async for batch in protocol_tape(self._server, self._thread, self._pick, Follower()):
                 for envelope in batch:
                     await self._send(envelope)
-                    for own in self._subscriptions.values():
+                    for own in self.subscriptions.values():
                         own.since = max(own.since, envelope["seq"])
         except (Unfinished, Overtaken):
             with contextlib.suppress(RuntimeError):  # it is closed already
@@ -9532,23 +9487,6 @@ MCP_PAGE = 100
 MCP_HINTS = {"readOnlyHint": False, "destructiveHint": False, "idempotentHint": False, "openWorldHint": True}
 
 
-class RpcError(Exception):
-    """An error of a JSON-RPC call."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-    def value(self) -> JsonObject:
-        return {"code": self.code, "message": str(self)}
-
-
-def rpc_check(condition: Any, problem: str, code: int = -32602) -> None:
-    """Raises RpcError unless the condition holds."""
-    if not condition:
-        raise RpcError(code, problem)
-
-
 async def call_mcp(server: Server, request: Request) -> Response:
     """The Model Context Protocol, stateless: one JSON answer per call."""
     try:
@@ -9565,7 +9503,7 @@ async def call_mcp(server: Server, request: Request) -> Response:
     answer: JsonObject = {"jsonrpc": "2.0", "id": message["id"]}
     try:
         answer["result"] = await _mcp_result(server, message["method"], message.get("params") or {})
-    except RpcError as error:
+    except ProtocolError as error:
         answer["error"] = error.value()
     return reply(answer)
 
@@ -9584,7 +9522,7 @@ def _mcp_problem(message: Any) -> str | None:
 
 
 async def _mcp_result(server: Server, method: Any, params: Any) -> JsonObject:
-    rpc_check(isinstance(params, dict), "params must be an object")
+    require(isinstance(params, dict), "params must be an object")
     if method == "ping":
         return {}
     if method == "initialize":
@@ -9598,7 +9536,7 @@ async def _mcp_result(server: Server, method: Any, params: Any) -> JsonObject:
         return await _mcp_tools(server, params.get("cursor"))
     if method == "tools/call":
         return await _mcp_call(server, params)
-    raise RpcError(-32601, f"Method not found: {method}")
+    raise ProtocolError(-32601, f"Method not found: {method}")
 
 
 async def tool_assistants(server: Server, body: AssistantSearchRequest) -> Page:
@@ -9675,7 +9613,7 @@ async def _mcp_call(server: Server, params: JsonObject) -> JsonObject:
         new = await new_run(server, None, validate(RunCreateStateless, body))
         run, run_log = await server.runner.create_followed(new)
     except ApiError as error:
-        raise RpcError(-32602, error.detail) from None
+        raise ProtocolError(INVALID_PARAMS, error.detail) from None
     async for _ in run_log.wait_closed():
         pass
     check_ended(server, run)
@@ -9686,7 +9624,7 @@ async def _mcp_call(server: Server, params: JsonObject) -> JsonObject:
 
 
 async def _mcp_assistant(server: Server, name: Any) -> Assistant:
-    """The assistant that a tool stands for. Raises RpcError if there is none, or more than one."""
+    """The assistant that a tool stands for. Raises ProtocolError if there is none, or more than one."""
     known = await server.db.read(lambda conn: Assistants(conn).of_tool(name)) if isinstance(name, str) else []
     value: JsonObject = {"metadata": {}}
     limits = await allow(server, "assistants.search", value)
@@ -9696,16 +9634,16 @@ async def _mcp_assistant(server: Server, name: Any) -> Assistant:
         if each.graph_id in server.graphs.ids() and within(each, limits) and contains(each.metadata, value["metadata"])
     ]
     if not found:
-        raise RpcError(-32602, f"Unknown tool: {name}")
+        raise ProtocolError(INVALID_PARAMS, f"Unknown tool: {name}")
     if len(found) > 1:
-        raise RpcError(-32602, "Multiple tools found with the same name.")
+        raise ProtocolError(INVALID_PARAMS, "Multiple tools found with the same name.")
     return found[0]
 
 
 def check_ended(server: Server, run: Run) -> None:
-    """Raises RpcError if the log of a run was closed because the server stops."""
+    """Raises ProtocolError if the log of a run was closed because the server stops."""
     if server.runner.stopping and server.db.look(lambda conn: Runs(conn).is_live(run.run_id)):
-        raise RpcError(-32603, "The server stopped before the run ended. It goes on when the server starts again.")
+        raise ProtocolError(-32603, "The server stopped before the run ended. It goes on when the server starts again.")
 
 
 def failure_text(error: JsonObject) -> str:
@@ -9713,7 +9651,7 @@ def failure_text(error: JsonObject) -> str:
 
 
 def _mcp_input(arguments: Any) -> JsonObject:
-    rpc_check(isinstance(arguments, dict), "arguments must be an object")
+    require(isinstance(arguments, dict), "arguments must be an object")
     if isinstance(arguments.get("messages"), str):
         return {**arguments, "messages": [{"role": "user", "content": arguments["messages"]}]}
     return cast(JsonObject, arguments)
@@ -9774,29 +9712,29 @@ class AgentCall:
         return rpc_frame({"jsonrpc": "2.0", "id": self.rpc_id, name: value})
 
     def text(self, name: str) -> str:
-        """A parameter that is a text, empty if it is not given. Raises RpcError."""
+        """A parameter that is a text, empty if it is not given. Raises ProtocolError."""
         value = self.params.get(name) or ""
-        rpc_check(isinstance(value, str), f"{name} must be a string")
+        require(isinstance(value, str), f"{name} must be a string")
         return str(value)
 
     def task_id(self) -> str:
-        rpc_check(name := self.text("id"), "Missing required parameter: id (task_id)")
+        require(name := self.text("id"), "Missing required parameter: id (task_id)")
         return name
 
     def length(self, options: JsonObject) -> int | None:
-        """How many messages of a task's history to show, and of the scope to show them in. Raises RpcError."""
+        """How many messages of a task's history to show, and of the scope to show them in. Raises ProtocolError."""
         length: int | None = options.get("historyLength")
         is_count = isinstance(length, int) and not isinstance(length, bool) and length >= 0
-        rpc_check(length is None or is_count, "historyLength must be a non-negative integer")
-        rpc_check(self.scope() in A2A_SCOPES, f"{A2A_SCOPE_HEADER} must be one of {A2A_SCOPES}")
+        require(length is None or is_count, "historyLength must be a non-negative integer")
+        require(self.scope() in A2A_SCOPES, f"{A2A_SCOPE_HEADER} must be one of {A2A_SCOPES}")
         return length
 
     def scope(self) -> str:
         return self.request.headers.get(A2A_SCOPE_HEADER, A2A_SCOPES[0])
 
 
-def rpc_error(error: RpcError | ApiError) -> JsonObject:
-    return error.value() if isinstance(error, RpcError) else RpcError(-32602, error.detail).value()
+def rpc_error(error: ProtocolError | ApiError) -> JsonObject:
+    return error.value() if isinstance(error, ProtocolError) else ProtocolError(INVALID_PARAMS, error.detail).value()
 
 
 async def call_agent(server: Server, request: Request) -> Response:
@@ -9813,13 +9751,13 @@ async def call_agent(server: Server, request: Request) -> Response:
         if not any(each in accept for each in (wanted, f"{wanted.partition('/')[0]}/*", "*/*")):
             return reply({"error": f"Accept header must include {wanted}"}, 400)
         streams = method in STREAMING_METHODS
-        rpc_check(isinstance(params, dict), "Invalid params: must be an object")
+        require(isinstance(params, dict), "Invalid params: must be an object")
         assistant = await find_agent(server, request.path_params["assistant_id"])
         modern = "/" not in message["method"]
         result = await method(AgentCall(server, request, assistant, message["id"], params, modern))
     except Refused:
         raise
-    except (RpcError, ApiError) as error:
+    except (ProtocolError, ApiError) as error:
         answer = {"jsonrpc": "2.0", "id": rpc_id, "error": rpc_error(error)}
         return Response(rpc_frame(answer), headers=STREAM_HEADERS) if streams else reply(answer)
     return result if isinstance(result, Response) else reply({"jsonrpc": "2.0", "id": rpc_id, "result": result})
@@ -9831,24 +9769,24 @@ def rpc_frame(answer: JsonObject) -> bytes:
 
 
 async def _rpc_message(request: Request) -> JsonObject:
-    """A JSON-RPC message; its id, if it has any, is one. Raises RpcError."""
+    """A JSON-RPC message; its id, if it has any, is one. Raises ProtocolError."""
     try:
         message = await read_json(request)
     except Invalid as error:
-        raise RpcError(-32700, error.detail) from None
-    rpc_check(isinstance(message, dict), "Invalid request: must be an object", -32600)
+        raise ProtocolError(-32700, error.detail) from None
+    require(isinstance(message, dict), "Invalid request: must be an object", -32600)
     rpc_id = message.get("id")
     is_id = isinstance(rpc_id, str | int) and not isinstance(rpc_id, bool)
-    rpc_check(is_id, "Invalid request: id must be a string or an integer", -32600)
+    require(is_id, "Invalid request: id must be a string or an integer", -32600)
     return cast(JsonObject, message)
 
 
 def _rpc_method(message: JsonObject) -> AgentMethod:
-    rpc_check(message.get("jsonrpc") == "2.0", "Invalid request: jsonrpc must be '2.0'", -32600)
+    require(message.get("jsonrpc") == "2.0", "Invalid request: jsonrpc must be '2.0'", -32600)
     name = message.get("method")
-    rpc_check(name and isinstance(name, str), "Invalid request: method must be a string", -32600)
-    rpc_check("pushnotificationconfig" not in str(name).lower(), "Push notifications are not supported", -32003)
-    rpc_check(name in AGENT_METHODS, f"Method not found: {name}", -32601)
+    require(name and isinstance(name, str), "Invalid request: method must be a string", -32600)
+    require("pushnotificationconfig" not in str(name).lower(), "Push notifications are not supported", -32003)
+    require(name in AGENT_METHODS, f"Method not found: {name}", -32601)
     return AGENT_METHODS[str(name)]
 
 
@@ -9859,7 +9797,7 @@ async def find_agent(server: Server, assistant_id: str) -> Assistant:
             return await find_assistant(server, agent_id)
         return cast(Assistant, await find_allowed(server, "assistants.read", agent_id))
     except (Invalid, NotFound):
-        raise RpcError(-32602, f"Assistant not found: '{assistant_id}'") from None
+        raise ProtocolError(INVALID_PARAMS, f"Assistant not found: '{assistant_id}'") from None
 
 
 # what a client says
@@ -9904,33 +9842,33 @@ class SentMessage(Body):
 
 
 def sent_message(call: AgentCall) -> SentMessage:
-    """The message of a call, checked. Raises RpcError."""
+    """The message of a call, checked. Raises ProtocolError."""
     raw = call.params.get("message")
-    rpc_check(isinstance(raw, dict), "Missing or invalid 'message' in params")
+    require(isinstance(raw, dict), "Missing or invalid 'message' in params")
     raw = cast(JsonObject, raw)
     parts = raw.get("parts", [])
-    rpc_check(isinstance(parts, list), "Invalid params: 'parts' must be an array")
-    rpc_check(parts, "Message must contain at least one part")
-    rpc_check(len(parts) <= MAX_PARTS, f"Message must contain at most {MAX_PARTS} parts")
+    require(isinstance(parts, list), "Invalid params: 'parts' must be an array")
+    require(parts, "Message must contain at least one part")
+    require(len(parts) <= MAX_PARTS, f"Message must contain at most {MAX_PARTS} parts")
     for name in ("messageId", "role"):
-        rpc_check(raw.get(name), f"Missing required '{name}' in message")
+        require(raw.get(name), f"Missing required '{name}' in message")
     for name in ("contextId", "taskId"):
-        rpc_check(isinstance(raw.get(name) or "", str), f"{name} must be a string")
+        require(isinstance(raw.get(name) or "", str), f"{name} must be a string")
     role = str(raw["role"]).removeprefix("ROLE_").lower()
     try:
         return validate(SentMessage, {**raw, "role": role, "parts": [_sent_part(part) for part in parts]})
     except Invalid as error:
-        raise RpcError(-32602, f"Invalid message: {error}") from None
+        raise ProtocolError(INVALID_PARAMS, f"Invalid message: {error}") from None
 
 
 def _sent_part(part: Any) -> JsonObject:
-    """A part that a client sent, of either version, in the form of 0.3. Raises RpcError if it is of no known kind."""
+    """A part that a client sent, of either version, in the form of 0.3. Raises ProtocolError for any other kind."""
     given = part if isinstance(part, dict) else {}
     if "kind" not in given and ("raw" in given or "url" in given):
         return {"kind": "file", "file": {old: given[new] for old, new in FILE_WORDS.items() if new in given}}
     kind = given.get("kind") or next((kind for kind in ("text", "data") if kind in given), None)
     known = "Unsupported part type. A2A agents support 'text', 'data', and 'file' parts only."
-    rpc_check(kind in ("text", "data", "file"), known, -32005)
+    require(kind in ("text", "data", "file"), known, -32005)
     return {**given, "kind": kind}
 
 
@@ -9976,7 +9914,7 @@ def graph_input(message: SentMessage, task_id: str) -> JsonObject:
 
 def task_answer(message: SentMessage, task_id: str, asked: list[str]) -> JsonObject:
     """The command that answers a task's questions (their ids): with `resume` of the data, or the text, or all the
-    data; what is left changes the state. Raises RpcError if it can't be told which question is answered."""
+    data; what is left changes the state. Raises ProtocolError if it can't be told which question is answered."""
     data, content = read_parts(message)
     update: JsonObject = {}
     if "resume" in data:
@@ -9987,13 +9925,13 @@ def task_answer(message: SentMessage, task_id: str, asked: list[str]) -> JsonObj
     else:
         resume = data
     is_told = len(asked) < 2 or (isinstance(resume, dict) and resume and set(resume) <= set(asked))
-    rpc_check(is_told, f"Several inputs are required: send {{'resume': {{id: answer}}}} with ids of {asked}")
+    require(is_told, f"Several inputs are required: send {{'resume': {{id: answer}}}} with ids of {asked}")
     return {"resume": resume, "update": update} if update else {"resume": resume}
 
 
 async def check_takes_messages(call: AgentCall) -> None:
     fields = list((await input_schema(call.server, call.assistant)).get("properties", {}))
-    rpc_check(
+    require(
         "messages" in fields,
         f"Assistant '{call.assistant.assistant_id}' (graph '{call.assistant.graph_id}') does not support A2A "
         "conversational messages. Graph input schema must include a 'messages' field to accept text or file "
@@ -10105,10 +10043,6 @@ def task_artifacts(call: AgentCall, task: Task, thread: Thread, history: list[Js
     return [{"artifactId": artifact_id, "name": name, "description": description, "parts": parts}] if parts else []
 
 
-def questions(thread: Thread) -> list[JsonObject]:
-    return [question for asked in (thread.interrupts or {}).values() for question in asked]
-
-
 def shown_task(run: Run, status: JsonObject, history: list[JsonObject], length: int | None) -> JsonObject:
     """A task with the last `length` messages of its history."""
     ids = task_ids(run)
@@ -10137,7 +10071,7 @@ class Started(NamedTuple):
 
 
 async def find_task(call: AgentCall, name: str, context: str | None, where: str = "") -> tuple[Task, Thread]:
-    """A task of the agent by `THREAD:RUN`, or by the run's id and its context. Raises RpcError."""
+    """A task of the agent by `THREAD:RUN`, or by the run's id and its context. Raises ProtocolError."""
     thread_id, _, task_id = name.rpartition(":")
     task = None
     with contextlib.suppress(Invalid, NotFound):
@@ -10146,21 +10080,21 @@ async def find_task(call: AgentCall, name: str, context: str | None, where: str 
         if not context or to_uuid(context, "thread") == thread.thread_id:
             task = call.server.db.look(lambda conn: Tasks(conn).get(thread.thread_id, task_id))
     if task is None or task.run.assistant_id != call.assistant.assistant_id:
-        raise RpcError(-32001, f"Task not found: {name}{where}")
+        raise ProtocolError(-32001, f"Task not found: {name}{where}")
     return task, thread
 
 
 async def start_task(
     call: AgentCall, message: SentMessage, modes: list[str], follower: Follower | None = None
 ) -> Started:
-    """Start a run for a message: of a new task, or of the one that the message names. Raises RpcError."""
+    """Start a run for a message: of a new task, or of the one that the message names. Raises ProtocolError."""
     server, run_id = call.server, new_id()
     thread_id, task_id, command = message.context_id or new_id(), run_id, None
     if read_parts(message)[1] is not None:
         await check_takes_messages(call)
     if message.task_id:
         task, thread = await find_task(call, message.task_id, message.context_id)
-        rpc_check(task.state not in FINAL_STATES, "A terminal task cannot accept another message", -32004)
+        require(task.state not in FINAL_STATES, "A terminal task cannot accept another message", -32004)
         thread_id, task_id = thread.thread_id, str(task.run.task_id)
         if task.state == "input-required":
             command = task_answer(message, task_id, [each["id"] for each in questions(thread)])
@@ -10177,12 +10111,12 @@ async def start_task(
         run, run_log = await server.runner.create_followed(new, follower)
     except ApiError as error:
         detail = "Invalid thread ID" if isinstance(error, InvalidId) else error.detail
-        raise RpcError(-32602, f"Failed to create run: {detail}") from None
+        raise ProtocolError(INVALID_PARAMS, f"Failed to create run: {detail}") from None
     return Started(run, run_log)
 
 
 async def ended_task(call: AgentCall, started: Started) -> tuple[Task, Thread]:
-    """A task whose run is over, and its thread with what that run left in it. Raises RpcError."""
+    """A task whose run is over, and its thread with what that run left in it. Raises ProtocolError."""
     run, run_log = started
     check_ended(call.server, run)
     task, thread = await find_task(call, task_ids(run)["taskId"], None)
@@ -10195,11 +10129,11 @@ async def ended_task(call: AgentCall, started: Started) -> tuple[Task, Thread]:
 
 
 def message_options(call: AgentCall) -> JsonObject:
-    """How a message is to be answered. Raises RpcError for what can't be."""
+    """How a message is to be answered. Raises ProtocolError for what can't be."""
     options = call.params.get("configuration") or {}
-    rpc_check(isinstance(options, dict), "configuration must be an object")
+    require(isinstance(options, dict), "configuration must be an object")
     pushes = options.get("pushNotificationConfig") or options.get("taskPushNotificationConfig")
-    rpc_check(not pushes, "Push notifications are not supported", -32003)
+    require(not pushes, "Push notifications are not supported", -32003)
     return cast(JsonObject, options)
 
 
@@ -10232,7 +10166,7 @@ async def resubscribe_task(call: AgentCall) -> Response:
     first, follower = present_task(call, task, thread, call.length({})), Follower()
     run_log = await live_log(call.server, task.run, follower)
     if run_log is None:
-        raise RpcError(-32004, f"There is nothing to follow: the task is {task.state}")
+        raise ProtocolError(-32004, f"There is nothing to follow: the task is {task.state}")
     return task_stream(call, first, Started(task.run, run_log), follower)
 
 
@@ -10264,7 +10198,7 @@ async def task_frames(
         yield frames
     try:
         task, thread = await ended_task(call, started)
-    except RpcError as error:
+    except ProtocolError as error:
         yield [call.frame("error", error.value())]
         return
     whole = {"append": False, "lastChunk": True} if task.state == "completed" else {}
@@ -10309,7 +10243,7 @@ async def cancel_task(call: AgentCall) -> JsonObject:
                 pass
     task, thread = await find_task(call, name, context)
     is_canceled = before not in FINAL_STATES and task.state == "canceled"
-    rpc_check(is_canceled, "Task is not cancelable in its current state", -32002)
+    require(is_canceled, "Task is not cancelable in its current state", -32002)
     return {**call.value(present_task(call, task, thread, length)), "id": name}
 
 
@@ -10325,11 +10259,11 @@ def end_waiting(conn: sqlite3.Connection, run: Run) -> bool:
 async def list_tasks(call: AgentCall) -> JsonObject:
     size, length = call.params.get("pageSize", A2A_PAGE), call.length(call.params)
     is_size = isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= A2A_PAGE
-    rpc_check(is_size, f"pageSize must be an integer between 1 and {A2A_PAGE}.")
+    require(is_size, f"pageSize must be an integer between 1 and {A2A_PAGE}.")
     token, state, since = call.text("pageToken") or "0", call.text("status"), call.text("statusTimestampAfter")
-    rpc_check(re.fullmatch(r"[0-9]{1,18}", token), f"Invalid page token: '{token}'.")
+    require(re.fullmatch(r"[0-9]{1,18}", token), f"Invalid page token: '{token}'.")
     states = {f"TASK_STATE_{each.upper().replace('-', '_')}": each for each in TASK_STATES}
-    rpc_check(state in ("", *states, *states.values()), f"Invalid status value: '{state}'.")
+    require(state in ("", *states, *states.values()), f"Invalid status value: '{state}'.")
     limits = await allow(call.server, "threads.search", {"metadata": {}})
     page, total = await call.server.db.read(
         lambda conn: Tasks(conn).search(
@@ -10344,7 +10278,7 @@ async def list_tasks(call: AgentCall) -> JsonObject:
     )
     tasks = []
     for found in page:
-        with contextlib.suppress(RpcError):  # gone meanwhile
+        with contextlib.suppress(ProtocolError):  # gone meanwhile
             task, thread = await find_task(call, task_ids(found.run)["taskId"], None)
             shown = call.value(present_task(call, task, thread, length))
             tasks.append(
@@ -10422,7 +10356,7 @@ async def show_card(server: Server, request: Request, assistant_id: str) -> Resp
         return reply(await agent_card(server, request, await find_agent(server, assistant_id)))
     except Refused:
         raise
-    except (RpcError, ApiError) as error:
+    except (ProtocolError, ApiError) as error:
         return reply({"error": rpc_error(error)}, 400)
 
 
