@@ -463,22 +463,23 @@ def misbehaving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer
 
 @pytest.mark.parametrize("graph", ["in_threads", "on_loops"])
 @pytest.mark.parametrize(
-    ("how", "error"),
+    ("how", "errors"),
     [
-        ("exit", "SystemExit"),
-        ("interrupt", "KeyboardInterrupt"),
-        ("generator", "GeneratorExit"),
-        ("unusual", "Unusual"),
+        ("exit", {"SystemExit"}),
+        ("interrupt", {"KeyboardInterrupt"}),
+        # asyncio throws it into LangGraph's generator, which newer Pythons then close: "coroutine ignored GeneratorExit"
+        ("generator", {"GeneratorExit", "RuntimeError"}),
+        ("unusual", {"Unusual"}),
     ],
 )
 def test_a_node_that_raises_what_is_no_exception_fails_its_own_run_only(
-    misbehaving: LiveServer, graph: str, how: str, error: str
+    misbehaving: LiveServer, graph: str, how: str, errors: set[str]
 ) -> None:
     with misbehaving.http() as http:
         beside = {"assistant_id": "sleeps", "input": {"seconds": 0.5}, "config": {"configurable": {"user_id": "u"}}}
         other = http.post("/threads", json={}).json()["thread_id"]
         other_run = http.post(f"/threads/{other}/runs", json=beside).json()["run_id"]
-        assert run(misbehaving, graph, input={"how": how})["__error__"]["error"] == error
+        assert run(misbehaving, graph, input={"how": how})["__error__"]["error"] in errors
         assert run(misbehaving, graph)["said"] == ["fine"]
         assert http.get(f"/threads/{other}/runs/{other_run}/join").json()["trail"] == ["sleep"]
         assert http.get(f"/threads/{other}/runs/{other_run}").json()["status"] == "success"
