@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from typing import Any
 
 import httpx
 import pytest
-from forked import COVERAGE, Forked
+from forked import COVERAGE, Forked, start_process
 from langgraph_sdk import get_client, get_sync_client
 from langgraph_sdk.client import LangGraphClient, SyncLangGraphClient
 
@@ -48,19 +47,7 @@ class LiveServer:
         self.lines.clear()
         arguments = ["up", "--port", "0", *self.options]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-        if self.command or sys.platform != "linux":
-            own = ["-c", self.program] if self.program else ["-m", "devserver"]
-            self.process = subprocess.Popen(
-                [*(self.command or [sys.executable, "-u", *own]), *arguments],
-                cwd=self.folder,
-                env=env,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-            )
-        else:
-            self.process = Forked(self.program, arguments, self.folder, env)
+        self.process = start_process(self.program, arguments, self.folder, env, self.command)
         self.reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)
         self.reader.start()
         deadline = time.monotonic() + wait
@@ -98,6 +85,8 @@ class LiveServer:
     def stop(self, sig: int = signal.SIGTERM, wait: float = 15) -> int:
         """End it politely; gives the exit code."""
         assert self.process
+        if sys.platform == "win32":
+            sig = signal.CTRL_BREAK_EVENT  # what Windows calls SIGTERM ends a process at once
         if self.process.poll() is None:
             self.process.send_signal(sig)
         return self.process.wait(wait)
@@ -112,9 +101,17 @@ class LiveServer:
         return httpx.Client(base_url=self.url, timeout=30, **options)
 
 
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="this needs Linux")
+posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such thing")
+
+
 @contextlib.contextmanager
 def no_file_may_grow(server: LiveServer, size: int = 4096) -> Iterator[None]:
     """The server's process may write to no file beyond a few lines; a page of the database is more."""
+    if sys.platform != "linux":
+        pytest.skip("another process's files can be limited on Linux only")
+    import resource
+
     assert server.process
     process_id = server.process.pid
     _, hard = resource.prlimit(process_id, resource.RLIMIT_FSIZE)
@@ -126,6 +123,8 @@ def no_file_may_grow(server: LiveServer, size: int = 4096) -> Iterator[None]:
 
 def mount(folder: Path, size: int, *options: str) -> bool:
     """Make a folder a file system of that many bytes; with `remount`, change its size. False where this can't be."""
+    if sys.platform != "linux":
+        return False
     given = ["-t", "tmpfs", "-o", ",".join([f"size={size}", *options]), "tmpfs", str(folder)]
     return subprocess.run(["mount", *given], check=False, capture_output=True).returncode == 0
 

@@ -2,7 +2,7 @@
 
 The tests hold one end of a socket that is this process's standard input. For each server they send two descriptors
 over it: a socket for the order (a line of JSON) and the answers (the process id, then the exit code), and a pipe for
-the server's output.
+the server's output. Only Linux forks a process with threads safely: elsewhere each server is a plain process.
 """
 
 from __future__ import annotations
@@ -32,6 +32,26 @@ MODULES = (  # that every server has when it is up
     "uvicorn.protocols.websockets.websockets_sansio_impl",
     "watchfiles",
 )
+
+
+def start_process(
+    program: str, arguments: list[str], cwd: Path, env: dict[str, str], command: list[str]
+) -> subprocess.Popen[str] | Forked:
+    """Start `python -m devserver ARGUMENTS`: forked where that is possible, else as a plain process. A program, which
+    is Python text, takes the place of devserver's main(), and a command that of `python -m devserver`."""
+    if sys.platform == "linux" and not command:
+        return Forked(program, arguments, cwd, env)
+    own = ["-c", program] if program else ["-m", "devserver"]
+    return subprocess.Popen(
+        [*(command or [sys.executable, "-u", *own]), *arguments],
+        cwd=cwd,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # so that a CTRL_BREAK_EVENT is for it alone
+    )
 
 
 class Forked:

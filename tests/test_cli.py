@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import GRAPHS, ROOT, LiveServer, write_project
+from conftest import GRAPHS, ROOT, LiveServer, posix_only, write_project
 
 USER = {"configurable": {"user_id": "u"}}
 ENVIRONMENT_GRAPH = """
@@ -238,6 +238,7 @@ def test_devserver_py_is_a_script_with_one_shared_value_class(project: Path) -> 
     assert up.process.returncode == 0
 
 
+@posix_only
 def test_open_shows_the_documentation(project: Path) -> None:
     for name in ("xdg-open", "open"):
         (project / name).write_text(f'#!/bin/sh\necho "$1" > {project}/opened\n')

@@ -24,7 +24,7 @@ import click
 import httpx
 import pytest
 from click.testing import CliRunner
-from conftest import GRAPHS, ROOT, LiveServer, write_project
+from conftest import GRAPHS, ROOT, LiveServer, posix_only, write_project
 from test_cli import USER, environment, started, until, wait_run
 
 import devserver
@@ -260,6 +260,7 @@ def test_a_debugger_is_waited_for_and_stops_in_nodes(project: Path) -> None:
         assert debugger.events.index("initialized") < debugger.events.index("stopped")
 
 
+@posix_only
 def test_a_start_that_waits_for_a_debugger_can_be_interrupted(project: Path) -> None:
     pytest.importorskip("debugpy")
     command = [sys.executable, *DEV, "--port", "0", "--debug-port", str(free_port()), "--wait-for-client"]

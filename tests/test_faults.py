@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import GRAPHS, ROOT, LiveServer, mount, no_file_may_grow, unmount, write_project
+from conftest import GRAPHS, ROOT, LiveServer, mount, no_file_may_grow, posix_only, unmount, write_project
 
 SERVED = {"gates": "./crash_gates.py:gates", "fails": "./crash_gates.py:fails", "nested": "./nested.py:graph"}
 NESTED = """
@@ -537,12 +537,14 @@ def stopped(server: LiveServer) -> LiveServer:
 
 
 # root may write anything, but for this
-AS_USER = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"] if os.geteuid() == 0 else []
+ROOT_USER = hasattr(os, "geteuid") and os.geteuid() == 0
+AS_USER = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"] if ROOT_USER else []
 needs_rights = pytest.mark.skipif(
     bool(AS_USER) and shutil.which("setpriv") is None, reason="root can't give up its rights here"
 )
 
 
+@posix_only
 @needs_rights
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_what_may_only_be_read_is_named(stopped: LiveServer, what: str) -> None:

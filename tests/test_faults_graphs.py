@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import LiveServer, write_project
+from conftest import LiveServer, posix_only, write_project
 
 ODD = """
     import asyncio
@@ -365,7 +365,7 @@ def test_three_hundred_thousand_events_cost_no_memory(server: LiveServer) -> Non
 # What nobody survives
 
 
-@pytest.mark.parametrize("how", ["exit_process", "kill_process"])
+@pytest.mark.parametrize("how", ["exit_process", pytest.param("kill_process", marks=posix_only)])
 def test_a_run_that_ends_the_server_each_time_is_not_tried_for_ever(
     make_server: Callable[..., LiveServer], how: str
 ) -> None:

@@ -1,10 +1,12 @@
 """Both lines of the JavaScript SDK, 1.15 and 2.0, against real servers. npm puts them into tests/js/node_modules."""
 
-import fcntl
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,8 +30,9 @@ def node(*arguments: str) -> subprocess.CompletedProcess[str]:
 def installed() -> None:
     """The SDKs, unless they are there since package.json was last changed. One process installs them for all."""
     done = JS / "node_modules" / ".package-lock.json"
-    with (JS / "package.json").open() as package:
-        fcntl.flock(package, fcntl.LOCK_EX)
+    lock = sqlite3.connect(Path(tempfile.gettempdir(), "devserver-npm.lock"), timeout=600)  # on any system
+    with contextlib.closing(lock):
+        lock.execute("BEGIN EXCLUSIVE")
         if done.exists() and done.stat().st_mtime > (JS / "package.json").stat().st_mtime:
             return
         if os.environ.get("DEVSERVER_OFFLINE"):

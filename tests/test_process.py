@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
-import resource
 import signal
 import socket
 import sys
@@ -17,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import LiveServer
+from conftest import LiveServer, linux_only, posix_only
 
 from devserver import Db, StartError
 
@@ -57,6 +55,7 @@ FILES = {
 Make = Callable[..., LiveServer]
 
 
+@posix_only
 @pytest.mark.parametrize("way", ["os", "fork", "spawn"])
 def test_what_a_node_forks_keeps_neither_lock_nor_port_of_a_killed_server(make_server: Make, way: str) -> None:
     server = make_server(GRAPHS, FILES, "--no-reload")
@@ -80,6 +79,7 @@ def test_what_a_node_forks_keeps_neither_lock_nor_port_of_a_killed_server(make_s
             os.kill(child, signal.SIGKILL)
 
 
+@posix_only
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 async def test_a_file_system_without_locks_is_named_as_such(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
@@ -87,7 +87,7 @@ async def test_a_file_system_without_locks_is_named_as_such(
     def flock(*_: Any) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr("fcntl.flock", flock)
     with pytest.raises(StartError) as error:
         await Db(str(tmp_path / "some.db")).open()
     assert "files can't be locked there" in str(error.value)
@@ -95,7 +95,10 @@ async def test_a_file_system_without_locks_is_named_as_such(
     assert "in use" not in str(error.value)
 
 
+@linux_only
 def test_a_server_without_file_descriptors_says_so_once_and_recovers(make_server: Make) -> None:
+    import resource
+
     server = make_server(GRAPHS, FILES, "--no-reload")
     assert server.process
     port = int(server.url.rpartition(":")[2])
@@ -133,6 +136,7 @@ def test_many_connections_at_once_are_all_accepted(make_server: Make) -> None:
     assert time.monotonic() - begun < 10
 
 
+@posix_only
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_hangup_is_a_graceful_stop_unless_it_was_ignored(make_server: Make, ignored: bool) -> None:
     server = make_server(GRAPHS, FILES, "--no-reload")
