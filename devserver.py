@@ -2807,8 +2807,8 @@ class Tasks(Table):
 
 class Event(NamedTuple):
     """Something that a run, or its thread (then without `run_id`), has to tell. `id` orders the events of a server;
-    `data` is JSON. `seq` is its number, or the first of its numbers, among its thread's events in the event streaming
-    protocol; 0 if it has no place there."""
+    `data` is JSON. `seq` is its number among its thread's events in the event streaming protocol; 0 if it has no place
+    there."""
 
     id: tuple[int, int]
     name: str
@@ -5400,12 +5400,10 @@ PROTOCOL = "protocol/"  # begins the names of events that are in the event strea
 PROTOCOL_MODES = ["values", "updates", "messages", "tools", "lifecycle", "custom", "tasks", "checkpoints"]
 
 
-def is_protocol_run(run: Run) -> bool:
-    """Whether the run was started by a command of the event streaming protocol."""
-    return bool(run.kwargs["config"]["configurable"].get("__event_streaming_v2"))
+NUMBERED = ("values", "updates", "custom", "tasks")  # ordinary events that the event streaming protocol shows, too
 
 
-def classic_event(event: Event) -> Event | None:
+def classic(event: Event) -> Event | None:
     """An event as it shows in a run's ordinary stream."""
     if event.name == RUN_DONE:
         return event._replace(name="metadata")
@@ -5417,14 +5415,18 @@ def classic_event(event: Event) -> Event | None:
     return Event(event.id, "|".join((method, *params["namespace"])), to_json(params["data"]))
 
 
-def protocol_size(name: str, data: Any) -> int:
-    """How many events of the event streaming protocol an event comes to: each has a number of its own."""
-    mode = name.partition("|")[0]
-    if name == "values" and isinstance(data, dict):
-        return 1 + len(data.get("__interrupt__", ()))
-    if mode == "updates":
-        return len(data) if isinstance(data, dict) else 0
-    return int(name.startswith(PROTOCOL) or mode in ("values", "custom", "tasks"))
+def envelope(event: Event) -> JsonObject:
+    """An event that has a number, as it shows in the event streaming protocol."""
+    name, params = event.name.removeprefix(PROTOCOL), from_json(event.data)
+    method, *namespace = name.split("|")
+    if name == event.name:
+        params = {"namespace": namespace, "timestamp": event.id[0], "data": params}
+        if method == "values":
+            params["data"] = reduced(params["data"])
+        elif method == "updates":
+            params["node"], params["data"] = next(iter(params["data"].items()))
+    event_id = params.pop("event_id", None) or f"{event.id[0]}-{event.id[1]}"
+    return {"type": "event", "event_id": event_id, "seq": event.seq, "method": method, "params": params}
 
 
 def sse_frame(event: Event, with_id: bool) -> bytes:
@@ -6472,21 +6474,25 @@ class Execution:
         return ended, last, keep_done(conn, self._run) if ended else run_done(self._run)
 
     def _event(self, name: str, data: Any) -> Event:
-        size = protocol_size(name, data)
+        numbered = name.startswith(PROTOCOL) or name.partition("|")[0] in NUMBERED
+        self._seq += numbered
         text = bytes(memoryview(to_json(data)))  # a copy of its own size: orjson's keeps a buffer of 4 KB
-        event = Event(event_id(), name, text, self._seq + 1 if size else 0, self._run.run_id)
-        self._seq += size
-        return event
+        return Event(event_id(), name, text, self._seq if numbered else 0, self._run.run_id)
 
     def _tell(self, name: str, data: Any) -> None:
+        told = [(name, data)]
         if name.startswith(PROTOCOL):
             self._note(name.removeprefix(PROTOCOL), data["data"], data)
         elif name == "values":
             self._run_log.last_values = data
-            if isinstance(data, dict):
-                self._run_log.interrupts += data.get("__interrupt__", ())
+            for asked in data.get("__interrupt__", ()) if isinstance(data, dict) else ():
+                self._run_log.interrupts.append(asked)
+                params = {"namespace": [], "timestamp": CLOCK.micros() // 1000}
+                question = {**params, "data": asked_question(interrupt_value(asked))}
+                told.insert(-1, (f"{PROTOCOL}input.requested", question))
         if self._keeper.is_heard:
-            self._keeper.add(self._event(name, data))
+            for each in told:
+                self._keeper.add(self._event(*each))
 
     def _note(self, method: str, data: Any, params: JsonObject) -> None:
         """What the run's end has to know of an event of the event streaming protocol."""
@@ -6516,7 +6522,7 @@ class Execution:
             applied = run.attempt > 1 and self._db.look(lambda conn: Runs(conn).has_checkpoint(run))
             if applied and await _is_at_breakpoint(graph, run):
                 log.debug("run %s had come to its breakpoint", run.run_id)
-            elif is_protocol_run(run):
+            elif run.kwargs["config"]["configurable"].get("__event_streaming_v2"):
                 async for method, params in protocol_events(graph, run, self.control):
                     self._tell(PROTOCOL + method, params)
             else:
@@ -8455,7 +8461,7 @@ async def run_frames(
     resumable = run.kwargs["resumable"]
 
     def frame(event: Event) -> bytes | None:
-        shown = classic_event(event)
+        shown = classic(event)
         return sse_frame(shown, resumable) if shown and (not modes or matches_mode(shown, modes)) else None
 
     async for part in with_heartbeats(batches, follower, frame):
@@ -8734,7 +8740,7 @@ async def join_thread_stream(server: Server, request: Request) -> Response:
             wanted = "state_update" in modes
         else:
             wanted = "run_modes" in modes or ("lifecycle" in modes and event.name in ("metadata", RUN_DONE))
-        shown = classic_event(event) if wanted else None
+        shown = classic(event) if wanted else None
         return sse_frame(shown, True) if shown else None
 
     tape = thread_tape(server, thread_id, joined, follower, after)
@@ -9136,15 +9142,13 @@ class EventFilter:
 
     def envelopes(self, events: list[Event]) -> list[JsonObject]:
         """Those of these events that the client wants."""
-        made = (each for event in events if self._may_match(event) for each in envelopes(event))
-        return [each for each in made if each["seq"] > self.since and self._matches(each["method"], each["params"])]
+        made = (envelope(event) for event in events if event.seq > self.since and self._may_match(event))
+        return [each for each in made if self._matches(each["method"], each["params"])]
 
     def _may_match(self, event: Event) -> bool:
         """Spares the work to look into events that can't be wanted."""
-        method = event.name.removeprefix(PROTOCOL)
-        if method == event.name:
-            return event.seq > 0
-        return event.seq > self.since and (method == "custom" or self._channel(method) in self._channels)
+        method = event.name.removeprefix(PROTOCOL).partition("|")[0]
+        return method == "custom" or self._channel(method) in self._channels
 
     @staticmethod
     def _channel(method: str) -> str:
@@ -9166,35 +9170,6 @@ class EventFilter:
             wanted == segment or (":" not in wanted and wanted == segment.partition(":")[0])
             for wanted, segment in zip(prefix, namespace, strict=False)
         )
-
-
-def protocol_form(event: Event) -> Iterator[tuple[str, JsonObject]]:
-    """An event of a run's log as (method, params) of the protocol: as many as `protocol_size` tells. Checkpoints of
-    runs that were started the ordinary way are left out: they come after their values, where they mislead."""
-    name, _, namespace = event.name.partition("|")
-    data = from_json(event.data)
-    if event.name.startswith(PROTOCOL):
-        yield event.name.removeprefix(PROTOCOL), data
-        return
-    params = {"namespace": namespace.split("|") if namespace else [], "timestamp": event.id[0], "data": data}
-    if name == "updates":
-        for node, update in data.items():
-            yield "updates", {**params, "data": update, "node": node}
-    elif name == "values":
-        for asked in data.get("__interrupt__", ()) if isinstance(data, dict) and not namespace else ():
-            yield "input.requested", {**params, "data": asked_question(asked)}
-        yield name, {**params, "data": reduced(data)}
-    else:
-        yield name, params
-
-
-def envelopes(event: Event) -> Iterator[JsonObject]:
-    """An event in the protocol's envelopes."""
-    for number, (method, params) in enumerate(protocol_form(event)):
-        suffix = f".{number}" if number else ""
-        event_id = params.pop("event_id", None) or f"{event.id[0]}-{event.id[1]}{suffix}"
-        seq = event.seq + number
-        yield {"type": "event", "event_id": event_id, "seq": seq, "method": method, "params": params}
 
 
 async def protocol_tape(
