@@ -5445,49 +5445,109 @@ def matches_mode(event: Event, modes: Iterable[str]) -> bool:
     return any(name == mode or (mode.startswith("messages") and name.startswith("messages")) for mode in modes)
 
 
-class MessageParts:
-    """The `messages` mode: each message grows, chunk by chunk, under its id."""
+def _graph_call(graph: Graph, run: Run, control: RunControl) -> JsonObject:
+    """Return what a run calls its graph with. Raises InvalidUpdateError."""
+    kwargs = run.kwargs
+    modes = {"messages" if mode == "messages-tuple" else mode for mode in kwargs["stream_mode"]}
+    context, schema = kwargs["context"], graph.context_schema
+    known = getattr(schema, "model_fields", None) or getattr(schema, "__dataclass_fields__", None)
+    if context and known:
+        context = {key: value for key, value in context.items() if key in known}
+    return {
+        "input": to_command(kwargs["command"], graph) if kwargs["command"] else kwargs["input"],
+        "config": run.config(),
+        "context": context,
+        "stream_mode": sorted(modes - {"events"}) or ["values"],
+        "output_keys": None if "events" in modes else graph.output_channels,
+        "subgraphs": kwargs["subgraphs"],
+        "interrupt_before": kwargs["interrupt_before"],
+        "interrupt_after": kwargs["interrupt_after"],
+        "durability": kwargs["durability"],
+        "control": control,
+    }
 
-    def __init__(self) -> None:
+
+async def graph_events(graph: Graph, run: Run, control: RunControl) -> AsyncIterator[tuple[str, Any]]:
+    """Run the graph: what it emits, as (event name, data). Mode `events` is langchain's astream_events."""
+    calls: Any = graph  # the overloads of its methods leave out what both versions take
+    call, converter = _graph_call(graph, run, control), ChunkConverter(graph, run)
+    if "events" not in run.kwargs["stream_mode"]:
+        async for chunk in calls.astream(**call):
+            for each in converter.convert(chunk):
+                yield each
+        return
+    async for event in calls.astream_events(**call, version="v2"):
+        if event["event"] == "on_chain_stream" and event["run_id"] == run.run_id:
+            for each in converter.convert(event["data"]["chunk"]):
+                yield each
+        else:
+            yield "events", event
+
+
+class ChunkConverter:
+    """Turns what LangGraph streams into the events that a run asked for, as (name, data)."""
+
+    def __init__(self, graph: Graph, run: Run) -> None:
+        self._run = run
+        self._modes: list[str] = run.kwargs["stream_mode"]
+        self._keys = output_keys(graph) if "events" in self._modes else None  # else LangGraph leaves the others out
         self._messages: dict[str, BaseMessage] = {}
 
-    def events(self, chunk: tuple[BaseMessage, JsonObject]) -> Iterator[tuple[str, Any]]:
-        message, metadata = chunk
+    def convert(self, chunk: Any) -> Iterator[tuple[str, Any]]:
+        namespace, mode, data = chunk if self._run.kwargs["subgraphs"] else ((), *chunk)
+        suffix = "".join(f"|{part}" for part in namespace)
+        if mode == "messages" and "messages-tuple" not in self._modes:
+            for name, part in self._message_parts(*data):
+                yield name + suffix, part
+        elif mode in ("debug", "checkpoints"):
+            if not (self._run.temporary and (mode == "checkpoints" or data["type"] == "checkpoint")):
+                yield mode + suffix, _checkpoint_event(data) if mode == "checkpoints" else _debug_event(data)
+        elif mode in self._modes or mode == "messages":
+            yield mode + suffix, data if namespace or self._keys is None else self._output(mode, data, self._keys)
+
+    def _message_parts(self, message: BaseMessage, metadata: JsonObject) -> Iterator[tuple[str, Any]]:
+        """The `messages` mode: each message grows, chunk by chunk, under its id."""
         known = self._messages.get(message.id or "")
         if known is None:
             yield "messages/metadata", {message.id: {"metadata": metadata}}
-        whole = (
-            known + message
-            if isinstance(known, BaseMessageChunk) and isinstance(message, BaseMessageChunk)
-            else message
-        )
-        self._messages[message.id or ""] = whole
-        if isinstance(whole, BaseMessageChunk):
-            yield "messages/partial", [message_chunk_to_message(whole)]
+        if isinstance(known, BaseMessageChunk) and isinstance(message, BaseMessageChunk):
+            message = known + message
+        self._messages[message.id or ""] = message
+        if isinstance(message, BaseMessageChunk):
+            yield "messages/partial", [message_chunk_to_message(message)]
         else:
-            yield "messages/complete", [whole]
+            yield "messages/complete", [message]
+
+    @staticmethod
+    def _output(mode: str, chunk: Any, keys: Sequence[str]) -> Any:
+        """Values or updates without what is not in the output schema, where mode `events` is to have it all."""
+        if mode not in ("values", "updates") or not isinstance(chunk, dict):
+            return chunk
+        if mode == "values":
+            return output_of(chunk, [*keys, "__interrupt__"])
+        shown = {}
+        for node, update in chunk.items():
+            own = update if isinstance(update, list) else [update]
+            parts = [part for each in own if (part := output_of(each, keys))]
+            shown[node] = update if node.startswith("__") else parts[0] if len(parts) == 1 else parts or None
+        return shown
 
 
-def _debug_value(payload: JsonObject) -> JsonObject:
+def _debug_event(event: JsonObject) -> JsonObject:
     """A debug event, with the checkpoint spelled out as in states."""
-    if payload.get("type") != "checkpoint":
-        return payload
-    inner = payload["payload"]
+    if event.get("type") != "checkpoint":
+        return event
+    payload, tasks = event["payload"], []
+    for task in payload["tasks"]:
+        state = task.get("state")  # of its subgraph, if it has one
+        shown = {key: value for key, value in task.items() if key != "state"}
+        tasks.append({**shown, "checkpoint": _subgraph_place(state)} if state else task)
     spelled = {
-        "checkpoint": checkpoint_value(inner.get("config")),
-        "parent_checkpoint": checkpoint_value(inner.get("parent_config")),
-        "tasks": [_debug_task(task) for task in inner["tasks"]],
+        "checkpoint": checkpoint_value(payload.get("config")),
+        "parent_checkpoint": checkpoint_value(payload.get("parent_config")),
+        "tasks": tasks,
     }
-    return {**payload, "payload": {**_checkpoint_event(inner), **spelled}}
-
-
-def _debug_task(task: JsonObject) -> JsonObject:
-    """A task with the place of its subgraph, if it has one, as in states."""
-    if not task.get("state"):
-        return task
-    shown = {**task, "checkpoint": _subgraph_place(task["state"])}
-    del shown["state"]
-    return shown
+    return {**event, "payload": {**_checkpoint_event(payload), **spelled}}
 
 
 def _checkpoint_event(payload: JsonObject) -> JsonObject:
@@ -5502,48 +5562,9 @@ def _checkpoint_event(payload: JsonObject) -> JsonObject:
     return {**payload, "config": public(payload.get("config")), "parent_config": public(payload.get("parent_config"))}
 
 
-async def graph_events(graph: Graph, run: Run, control: RunControl) -> AsyncIterator[tuple[str, Any]]:
-    """Run the graph: what it emits, as (event name, data) in the modes that the run asked for."""
-    kwargs, modes = run.kwargs, run.kwargs["stream_mode"]
-    parts, tuples = MessageParts(), "messages-tuple" in modes
-    async for namespace, mode, chunk in _graph_stream(graph, run, control):
-        suffix = "".join(f"|{part}" for part in namespace) if kwargs["subgraphs"] else ""
-        if mode == "messages" and not tuples:
-            for name, data in parts.events(chunk):
-                yield name + suffix, data
-        elif mode == "debug":
-            if not (run.temporary and chunk["type"] == "checkpoint"):
-                yield mode + suffix, _debug_value(chunk)
-        elif mode == "checkpoints":
-            if not run.temporary:
-                yield mode + suffix, _checkpoint_event(chunk)
-        else:
-            yield mode + suffix, chunk
-
-
-def _graph_input(run: Run, graph: Graph) -> Any:
-    """What the graph is given: on later attempts nothing, if the input was applied already."""
-    command = run.kwargs["command"]
-    return to_command(command, graph) if command else run.kwargs["input"]
-
-
-def _stream_options(graph: Graph, run: Run, control: RunControl) -> JsonObject:
-    kwargs = run.kwargs
-    wanted = {"messages" if mode == "messages-tuple" else mode for mode in kwargs["stream_mode"]}
-    return {
-        "stream_mode": sorted(wanted - {"events"}) or ["values"],
-        "output_keys": None if "events" in kwargs["stream_mode"] else graph.output_channels,
-        "subgraphs": kwargs["subgraphs"],
-        "interrupt_before": kwargs["interrupt_before"],
-        "interrupt_after": kwargs["interrupt_after"],
-        "durability": kwargs["durability"],
-        "control": control,
-    }
-
-
 async def protocol_events(graph: Graph, run: Run, control: RunControl) -> AsyncIterator[tuple[str, JsonObject]]:
     """Run the graph: what it emits as (method, params) of the event streaming protocol, which LangGraph
-    itself makes. A root checkpoint comes before the values that it holds, as clients expect."""
+    itself makes."""
     from langgraph.stream import CheckpointsTransformer, CustomTransformer, StreamTransformer, UpdatesTransformer
     from langgraph.stream.stream_channel import StreamChannel
 
@@ -5563,23 +5584,22 @@ async def protocol_events(graph: Graph, run: Run, control: RunControl) -> AsyncI
             return True
 
     own = [CheckpointsTransformer, CustomTransformer, UpdatesTransformer]
-    options = _stream_options(graph, run, control)
-    del options["stream_mode"], options["subgraphs"]
-    calls: Any = graph
-    stream = await calls.astream_events(
-        _graph_input(run, graph),
-        run.config(),
-        version="v3",
-        context=_known_context(graph, run.kwargs["context"]),
-        transformers=[each for each in own if each not in graph.stream_transformers] + [TasksTap],
-        **options,
-    )
-    converter = ProtocolConverter(run)
-    async for event in stream:
+    call, calls, converter = _graph_call(graph, run, control), cast(Any, graph), ProtocolConverter(run)
+    del call["stream_mode"], call["subgraphs"]
+    call["transformers"] = [each for each in own if each not in graph.stream_transformers] + [TasksTap]
+    held: list[tuple[str, JsonObject]] = []  # root values; a root checkpoint right after them is theirs, and goes first
+    async for event in await calls.astream_events(**call, version="v3"):
         for method, params in converter.convert(event):
-            for each in converter.in_order(method, params):
-                yield each
-    for each in converter.held():
+            root = not params["namespace"]
+            if held and not (root and method == "checkpoints"):
+                yield held.pop()
+            if root and method == "values":
+                held = [(method, params)]
+                continue
+            yield method, params
+            if held:
+                yield held.pop()
+    for each in held:
         yield each
 
 
@@ -5589,21 +5609,8 @@ class ProtocolConverter:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._names: dict[tuple[str, ...], str] = {}
-        self._values: list[tuple[str, JsonObject]] = []
         self._message_ids: dict[str, Any] = {}
         self._asked: set[str] = set()  # a subgraph's question comes again with its parents' values
-
-    def in_order(self, method: str, params: JsonObject) -> list[tuple[str, JsonObject]]:
-        """Lets the root checkpoint that comes right after root values go before them."""
-        held, root = self.held(), not params["namespace"]
-        if root and method == "values":
-            self._values = [(method, params)]
-            return held
-        return [(method, params), *held] if root and method == "checkpoints" else [*held, (method, params)]
-
-    def held(self) -> list[tuple[str, JsonObject]]:
-        held, self._values = self._values, []
-        return held
 
     def convert(self, event: Any) -> list[tuple[str, JsonObject]]:
         if event["method"] == "tasks":
@@ -5719,56 +5726,6 @@ def reduced(value: Any) -> Any:
     if isinstance(value, list | tuple) and not hasattr(value, "_asdict"):
         return [reduced(member) for member in value]
     return value
-
-
-async def _graph_stream(graph: Graph, run: Run, control: RunControl) -> AsyncIterator[tuple[tuple[str, ...], str, Any]]:
-    """(namespace, mode, chunk) of all the graph emits; mode `events` is langchain's astream_events."""
-    config = cast(RunnableConfig, run.config())
-    context = _known_context(graph, run.kwargs["context"])
-    calls: Any = graph  # the overloads of its methods leave out what both versions take
-    options = _stream_options(graph, run, control)
-    given = _graph_input(run, graph)
-    if "events" not in run.kwargs["stream_mode"]:
-        async for chunk in calls.astream(given, config, context=context, **options):
-            yield _split_chunk(chunk, options["subgraphs"])
-        return
-    async for event in calls.astream_events(given, config, version="v2", context=context, **options):
-        if event["event"] == "on_chain_stream" and event["run_id"] == run.run_id:
-            namespace, mode, chunk = _split_chunk(event["data"]["chunk"], options["subgraphs"])
-            if not namespace and mode in ("values", "updates"):
-                chunk = _output_chunk(mode, chunk, output_keys(graph))
-            if mode in run.kwargs["stream_mode"] or (
-                mode == "messages" and "messages-tuple" in run.kwargs["stream_mode"]
-            ):
-                yield namespace, mode, chunk
-        else:
-            yield (), "events", event
-
-
-def _output_chunk(mode: str, chunk: Any, keys: Sequence[str] | None) -> Any:
-    """Values or updates without what is not in the output schema, where mode `events` is to have it all."""
-    if keys is None or not isinstance(chunk, dict):
-        return chunk
-    if mode == "values":
-        return output_of(chunk, [*keys, "__interrupt__"])
-    shown = {}
-    for node, update in chunk.items():
-        parts = [part for each in (update if isinstance(update, list) else [update]) if (part := output_of(each, keys))]
-        shown[node] = update if node.startswith("__") else parts[0] if len(parts) == 1 else parts or None
-    return shown
-
-
-def _split_chunk(chunk: Any, subgraphs: bool) -> tuple[tuple[str, ...], str, Any]:
-    return chunk if subgraphs else ((), *chunk)
-
-
-def _known_context(graph: Graph, context: JsonObject | None) -> Any:
-    """The context without the keys that the graph's context schema doesn't have."""
-    schema = graph.context_schema
-    if not context or schema is None:
-        return context
-    known = getattr(schema, "model_fields", None) or getattr(schema, "__dataclass_fields__", None)
-    return {key: value for key, value in context.items() if key in known} if known else context
 
 
 ########################################################################################################
