@@ -2029,28 +2029,47 @@ class Page(NamedTuple):
     more: bool
 
 
-class Table:
+R = TypeVar("R")
+
+
+class Table(Generic[R]):
     """A table, or several that belong together, on a connection within a transaction."""
 
     def __init__(self, conn: sqlite3.Connection) -> None:
         self.conn = conn
 
-    def _exists(self, query: str, *parameters: Any) -> bool:
-        return self.conn.execute(query, parameters).fetchone() is not None
+    @staticmethod
+    def _row(row: sqlite3.Row) -> Any:
+        """The object that a row becomes."""
+        return row
+
+    def _all(self, query: str, *parameters: Any) -> list[R]:
+        return [self._row(row) for row in self.conn.execute(query, parameters)]
+
+    def _one(self, query: str, *parameters: Any) -> R | None:
+        row = self.conn.execute(query, parameters).fetchone()
+        return self._row(row) if row else None
+
+    def _value(self, query: str, *parameters: Any) -> Any:
+        """The first column of the first row, None if there is none."""
+        row = self.conn.execute(query, parameters).fetchone()
+        return row[0] if row else None
 
     def _page(
         self, query: str, where: Where, order: str, body: AssistantSearchRequest | ThreadSearchRequest | CronSearch
     ) -> Page:
-        """The rows of one page; one row more than asked for tells whether others follow."""
+        """One page; one row more than asked for tells whether others follow."""
         order = _ORDER.get(order, order)
-        rows = self.conn.execute(
+        rows = self._all(
             f"{query} WHERE {where} ORDER BY {order} {body.sort_order}, rowid {body.sort_order} LIMIT ? OFFSET ?",
-            (*where.parameters, body.limit + 1, body.offset),
-        ).fetchall()
+            *where.parameters,
+            body.limit + 1,
+            body.offset,
+        )
         return Page(rows[: body.limit], len(rows) > body.limit)
 
     def _count(self, table: str, where: Where) -> int:
-        return int(self.conn.execute(f"SELECT count(*) FROM {table} WHERE {where}", where.parameters).fetchone()[0])
+        return int(self._value(f"SELECT count(*) FROM {table} WHERE {where}", *where.parameters))
 
 
 class Where:
@@ -2108,12 +2127,16 @@ class Assistant:
         return vars(self).copy()
 
 
-class Assistants(Table):
+class Assistants(Table[Assistant]):
     """The assistants and all their versions; the newest patch has the highest version number."""
 
     def get(self, assistant_id: str, *limits: JsonObject) -> Assistant | None:
-        row = self.conn.execute("SELECT * FROM assistants WHERE assistant_id = ?", (assistant_id,)).fetchone()
-        return within(self._row(row), *limits) if row else None
+        return within(self._one("SELECT * FROM assistants WHERE assistant_id = ?", assistant_id), *limits)
+
+    def require(self, assistant_id: str, *limits: JsonObject) -> Assistant:
+        if (assistant := self.get(assistant_id, *limits)) is None:
+            raise NotFound(f"Assistant {assistant_id} not found")
+        return assistant
 
     def insert(self, new: Assistant) -> None:
         _insert(self.conn, "assistants", vars(new))
@@ -2121,29 +2144,21 @@ class Assistants(Table):
 
     def update(self, assistant_id: str, changes: JsonObject, *limits: JsonObject) -> Assistant:
         """Apply `changes` (column: value) as a new version. Raises NotFound."""
-        old = self.get(assistant_id, *limits)
-        if old is None:
-            raise NotFound(f"Assistant {assistant_id} not found")
-        highest = self.conn.execute(
-            "SELECT max(version) FROM assistant_versions WHERE assistant_id = ?", (assistant_id,)
-        ).fetchone()[0]
-        self._set(assistant_id, {**changes, "version": (highest or old.version) + 1})
-        self._keep_version(assistant_id)
-        return cast(Assistant, self.get(assistant_id))
+        old = self.require(assistant_id, *limits)
+        highest = self._value("SELECT max(version) FROM assistant_versions WHERE assistant_id = ?", assistant_id)
+        self.refresh(assistant_id, {**changes, "version": (highest or old.version) + 1})
+        return self.require(assistant_id)
 
     def set_version(self, assistant_id: str, version: int | None, *limits: JsonObject) -> Assistant:
         """Go back (or forth) to a version, whole. Raises NotFound."""
-        if self.get(assistant_id, *limits) is None:
-            raise NotFound(f"Assistant {assistant_id} not found")
-        row = self.conn.execute(
-            "SELECT * FROM assistant_versions WHERE assistant_id = ? AND version = ?", (assistant_id, version)
-        ).fetchone()
+        self.require(assistant_id, *limits)
+        kept = "graph_id, name, description, config, context, metadata, version"
+        query = f"SELECT {kept} FROM assistant_versions WHERE assistant_id = ? AND version = ?"
+        row = self.conn.execute(query, (assistant_id, version)).fetchone()
         if row is None:
             raise NotFound(f"Version {version} not found for assistant {assistant_id}")
-        values = _parsed(Assistant, row, "config", "context", "metadata")
-        kept = ("graph_id", "name", "description", "config", "context", "metadata", "version")
-        self._set(assistant_id, {key: values[key] for key in kept})
-        return cast(Assistant, self.get(assistant_id))
+        self._set(assistant_id, dict(row))
+        return self.require(assistant_id)
 
     def versions(
         self, assistant_id: str, metadata: JsonObject, limit: int, offset: int, *limits: JsonObject
@@ -2169,20 +2184,18 @@ class Assistants(Table):
 
     def search(self, body: AssistantSearchRequest, limits: JsonObject) -> Page:
         by = "casefold(name)" if body.sort_by == "name" else body.sort_by
-        rows, more = self._page("SELECT * FROM assistants", self._where(body, limits), by, body)
-        return Page([self._row(row) for row in rows], more)
+        return self._page("SELECT * FROM assistants", self._where(body, limits), by, body)
 
     def count(self, body: AssistantCountRequest, limits: JsonObject) -> int:
         return self._count("assistants", self._where(body, limits))
 
     def of_tool(self, name: str) -> list[Assistant]:
         """Those that the Model Context Protocol knows by this name."""
-        rows = self.conn.execute("SELECT * FROM assistants WHERE tool_name(name, assistant_id) = ?", (name,))
-        return [self._row(row) for row in rows]
+        return self._all("SELECT * FROM assistants WHERE tool_name(name, assistant_id) = ?", name)
 
     def all_made_by_system(self) -> dict[str, Assistant]:
-        rows = self.conn.execute("SELECT * FROM assistants WHERE metadata ->> 'created_by' = 'system'")
-        return {assistant.assistant_id: assistant for assistant in map(self._row, rows)}
+        found = self._all("SELECT * FROM assistants WHERE metadata ->> 'created_by' = 'system'")
+        return {assistant.assistant_id: assistant for assistant in found}
 
     def refresh(self, assistant_id: str, changes: JsonObject) -> None:
         """Patch an assistant's present version instead of making another one."""
@@ -2261,29 +2274,28 @@ class Thread:
         return output_of(self.values, self.output_keys)
 
 
-_LIVE = "(SELECT 1 FROM runs WHERE runs.thread_id = threads.thread_id AND runs.status IN ('pending', 'running'))"
+LIVE = "runs.status IN ('pending', 'running')"  # the words by which SQLite takes the index of such runs
+_LIVE_RUN = f"(SELECT 1 FROM runs WHERE runs.thread_id = threads.thread_id AND {LIVE})"
 # A busy thread does not expire; nor is one deleted that a cron is to run on.
 _MAY_EXPIRE = (
-    f"NOT EXISTS {_LIVE} AND (json_extract(ttl, '$.strategy') = 'keep_latest' OR "
+    f"NOT EXISTS {_LIVE_RUN} AND (json_extract(ttl, '$.strategy') = 'keep_latest' OR "
     "NOT EXISTS (SELECT 1 FROM crons WHERE crons.thread_id = threads.thread_id AND enabled))"
 )
-_THREAD_STATUS = f"CASE WHEN EXISTS {_LIVE} THEN 'busy' ELSE rest END"
+_THREAD_STATUS = f"CASE WHEN EXISTS {_LIVE_RUN} THEN 'busy' ELSE rest END"
 _THREAD = (
     "SELECT thread_id, created_at, updated_at, state_updated_at, metadata, config, state, interrupts, "
     f"error, output_keys, {_THREAD_STATUS} AS status FROM threads"
 )
 
 
-class Threads(Table):
+class Threads(Table[Thread]):
     """The threads. A thread is busy while it has a pending or running run: derived, never stored."""
 
     def get(self, thread_id: str, *limits: JsonObject) -> Thread | None:
-        row = self.conn.execute(f"{_THREAD} WHERE thread_id = ?", (thread_id,)).fetchone()
-        return within(self._row(row), *limits) if row else None
+        return within(self._one(f"{_THREAD} WHERE thread_id = ?", thread_id), *limits)
 
     def require(self, thread_id: str, *limits: JsonObject) -> Thread:
-        thread = self.get(thread_id, *limits)
-        if thread is None:
+        if (thread := self.get(thread_id, *limits)) is None:
             raise NotFound(f"Thread with ID {thread_id} not found")
         return thread
 
@@ -2330,11 +2342,11 @@ class Threads(Table):
         self.conn.execute("UPDATE threads SET unshown = 1 WHERE thread_id = ?", (thread_id,))
 
     def is_unshown(self, thread_id: str) -> bool:
-        return self._exists("SELECT 1 FROM threads WHERE unshown AND thread_id = ?", thread_id)
+        return bool(self._value("SELECT 1 FROM threads WHERE unshown AND thread_id = ?", thread_id))
 
     def unshown(self) -> list[Thread]:
         """Threads without live runs whose state was changed, but not shown before the server died."""
-        return [self._row(row) for row in self.conn.execute(f"{_THREAD} WHERE unshown AND NOT EXISTS {_LIVE}")]
+        return self._all(f"{_THREAD} WHERE unshown AND NOT EXISTS {_LIVE_RUN}")
 
     def delete(self, thread_id: str) -> bool:
         """The thread with everything that belongs to it."""
@@ -2377,10 +2389,10 @@ class Threads(Table):
 
     def next_expiry(self) -> float | None:
         """In how many seconds the next thread that is not busy expires."""
-        row = self.conn.execute(
+        at = self._value(
             f"SELECT expires_at FROM threads WHERE expires_at IS NOT NULL AND {_MAY_EXPIRE} ORDER BY expires_at LIMIT 1"
-        ).fetchone()
-        return (row[0] - CLOCK.steady()) / 1e6 if row else None
+        )
+        return None if at is None else (at - CLOCK.steady()) / 1e6
 
     def expired(self) -> tuple[str, str] | None:
         """Thread id and strategy of the first thread that has expired and is not busy."""
@@ -2404,8 +2416,7 @@ class Threads(Table):
     def search(self, body: ThreadSearchRequest, ids: list[str] | None, limits: JsonObject) -> Page:
         if body.sort_by == "status":
             return self._search_by_status(body, ids, limits)
-        rows, more = self._page(_THREAD, self._where(body, limits, ids), body.sort_by, body)
-        return Page([self._row(row) for row in rows], more)
+        return self._page(_THREAD, self._where(body, limits, ids), body.sort_by, body)
 
     def _search_by_status(self, body: ThreadSearchRequest, ids: list[str] | None, limits: JsonObject) -> Page:
         """Status after status, each found by its index, until the page is full; those of one by their last change."""
@@ -2431,9 +2442,9 @@ class Threads(Table):
         if ids is not None:
             where.add("thread_id IN (SELECT value FROM json_each(?))", _json_text(ids))
         if body.status == "busy":
-            where.add("thread_id IN (SELECT DISTINCT thread_id FROM runs WHERE status IN ('pending', 'running'))")
+            where.add(f"thread_id IN (SELECT DISTINCT thread_id FROM runs WHERE {LIVE})")
         elif body.status:
-            where.add(f"rest = ? AND NOT EXISTS {_LIVE}", body.status)
+            where.add(f"rest = ? AND NOT EXISTS {_LIVE_RUN}", body.status)
         where.contains("metadata", body.metadata)
         where.contains("state", body.values)
         return where
@@ -2511,20 +2522,17 @@ OWN_FLAGS = ("__event_streaming_v2", "__pregel_strict_resume")  # among the serv
 ANSWERED = -100  # in place of an index in run_writes: the run's answer reached the task
 
 
-class Runs(Table):
+class Runs(Table[Run]):
     """The runs. Live ones are pending or running; at most one per thread is running."""
 
     def get(self, thread_id: str, run_id: str) -> Run | None:
-        query = "SELECT * FROM runs WHERE run_id = ? AND thread_id = ?"
-        row = self.conn.execute(query, (run_id, thread_id)).fetchone()
-        return self._row(row) if row else None
+        return self._one("SELECT * FROM runs WHERE run_id = ? AND thread_id = ?", run_id, thread_id)
 
     def insert(self, run: Run) -> None:
         _insert(self.conn, "runs", vars(run))
 
     def live(self, thread_id: str) -> list[Run]:
-        query = "SELECT * FROM runs WHERE thread_id = ? AND status IN ('pending', 'running') ORDER BY due, rowid"
-        return [self._row(row) for row in self.conn.execute(query, (thread_id,))]
+        return self._all(f"SELECT * FROM runs WHERE thread_id = ? AND {LIVE} ORDER BY due, rowid", thread_id)
 
     def live_ids(self, status: str, limits: JsonObject) -> list[tuple[str, str]]:
         """(thread id, run id) of all live runs, or of those pending or running only, whose threads pass the filter."""
@@ -2532,31 +2540,23 @@ class Runs(Table):
         threads = Where()
         threads.passes(limits)
         query = (
-            "SELECT thread_id, run_id FROM runs WHERE status IN ('pending', 'running') AND status IN (?, ?) "
+            f"SELECT thread_id, run_id FROM runs WHERE {LIVE} AND status IN (?, ?) "
             f"AND EXISTS (SELECT 1 FROM threads WHERE thread_id = runs.thread_id AND {threads})"
         )
         return [tuple(row) for row in self.conn.execute(query, (*wanted, *threads.parameters))]
 
     def waiting_threads(self) -> list[str]:
-        query = (
-            "SELECT thread_id FROM runs WHERE status IN ('pending', 'running') AND status = 'pending' "
-            "GROUP BY thread_id ORDER BY min(due)"
-        )
+        query = f"SELECT thread_id FROM runs WHERE {LIVE} AND status = 'pending' GROUP BY thread_id ORDER BY min(due)"
         return [row[0] for row in self.conn.execute(query)]
 
     def claim(self, thread_id: str) -> Run | float | None:
         """Start the thread's next run: the run, or in how many seconds the next one is due, or None."""
-        query = "SELECT 1 FROM runs WHERE thread_id = ? AND status IN ('pending', 'running') AND status = 'running'"
-        if self._exists(query, thread_id):  # started when it was made, and on its way to its worker
+        query = f"SELECT * FROM runs WHERE thread_id = ? AND {LIVE} AND status = ? ORDER BY due, rowid LIMIT 1"
+        if self._one(query, thread_id, "running"):  # started when it was made, and on its way to its worker
             return None
-        row = self.conn.execute(
-            "SELECT * FROM runs WHERE thread_id = ? AND status IN ('pending', 'running') AND status = 'pending' "
-            "ORDER BY due, rowid LIMIT 1",
-            (thread_id,),
-        ).fetchone()
-        if row is None:
+        run = self._one(query, thread_id, "pending")
+        if run is None:
             return None
-        run = self._row(row)
         if (left := (run.due - CLOCK.steady()) / 1e6) > 0:
             return left
         run = run.started()
@@ -2569,18 +2569,15 @@ class Runs(Table):
 
     def has_since(self, thread_id: str, since: int) -> bool:
         """Whether the thread has live runs, or any that went on since that steady time: its own row shows that, too."""
-        live = "SELECT 1 FROM runs WHERE thread_id = ? AND status IN ('pending', 'running')"
+        live = f"SELECT 1 FROM runs WHERE thread_id = ? AND {LIVE}"
         went_on = (
             "SELECT 1 FROM threads WHERE thread_id = ?1 AND changed >= ?2 "
             "AND EXISTS (SELECT 1 FROM runs WHERE thread_id = ?1 AND changed >= ?2)"
         )
-        return self._exists(live, thread_id) or self._exists(went_on, thread_id, since)
+        return bool(self._value(live, thread_id) or self._value(went_on, thread_id, since))
 
     def has_pending(self, thread_id: str) -> bool:
-        query = (
-            "SELECT 1 FROM runs WHERE thread_id = ? AND status IN ('pending', 'running') AND status = 'pending' LIMIT 1"
-        )
-        return self._exists(query, thread_id)
+        return bool(self._value(f"SELECT 1 FROM runs WHERE thread_id = ? AND {LIVE} AND status = 'pending'", thread_id))
 
     def set_status(self, run_id: str, status: str) -> None:
         self.conn.execute(
@@ -2591,11 +2588,11 @@ class Runs(Table):
         self.conn.execute("UPDATE runs SET cancel = ?, reason = ? WHERE run_id = ?", (action, reason, run_id))
 
     def is_live(self, run_id: str) -> bool:
-        return self._exists("SELECT 1 FROM runs WHERE run_id = ? AND status IN ('pending', 'running')", run_id)
+        return bool(self._value(f"SELECT 1 FROM runs WHERE run_id = ? AND {LIVE}", run_id))
 
     def is_running(self, run_id: str) -> bool:
         query = "SELECT 1 FROM runs WHERE run_id = ? AND status = 'running' AND cancel IS NOT 'rollback'"
-        return self._exists(query, run_id)
+        return bool(self._value(query, run_id))
 
     def wanted_after(self, run_id: str) -> tuple[bool, int]:
         """Whether a run that was claimed is still to begin, and the number of the last event before it."""
@@ -2608,33 +2605,26 @@ class Runs(Table):
 
     def begun(self) -> int:
         """How many runs began, and have not ended."""
-        where = Where()
-        where.add("status IN ('pending', 'running') AND attempt > 0")
-        return self._count("runs", where)
+        return int(self._value(f"SELECT count(*) FROM runs WHERE {LIVE} AND attempt > 0"))
 
     def release(self) -> None:
         """Put running runs back to pending."""
         self.conn.execute(
             "UPDATE runs SET status = 'pending', updated_at = ?, changed = steady() "
-            "WHERE status IN ('pending', 'running') AND status = 'running'",
+            f"WHERE {LIVE} AND status = 'running'",
             (now(),),
         )
 
     def newest(self, thread_id: str) -> Run | None:
-        query = "SELECT * FROM runs WHERE thread_id = ? ORDER BY due DESC, rowid DESC LIMIT 1"
-        row = self.conn.execute(query, (thread_id,)).fetchone()
-        return self._row(row) if row else None
+        return self._one("SELECT * FROM runs WHERE thread_id = ? ORDER BY due DESC, rowid DESC LIMIT 1", thread_id)
 
     def list(self, thread_id: str, status: str | None, limit: int, offset: int) -> list[Run]:
         where = Where()
         where.add("thread_id = ?", thread_id)
         if status:
             where.add("status = ?", status)
-        rows = self.conn.execute(
-            f"SELECT * FROM runs WHERE {where} ORDER BY due DESC, rowid DESC LIMIT ? OFFSET ?",
-            (*where.parameters, limit, offset),
-        )
-        return [self._row(row) for row in rows]
+        query = f"SELECT * FROM runs WHERE {where} ORDER BY due DESC, rowid DESC LIMIT ? OFFSET ?"
+        return self._all(query, *where.parameters, limit, offset)
 
     def delete(self, run: Run) -> None:
         """The run with its checkpoints, its events, and what it wrote to older checkpoints."""
@@ -2666,64 +2656,50 @@ class Runs(Table):
 
     def has_checkpoint(self, run: Run) -> bool:
         """Whether the thread's latest checkpoint is of this run: then its input was applied."""
-        row = self.conn.execute(
+        query = (
             "SELECT json_extract(CAST(metadata AS TEXT), '$.run_id') FROM checkpoints "
-            "WHERE thread_id = ? AND checkpoint_ns = '' ORDER BY checkpoint_id DESC LIMIT 1",
-            (run.thread_id,),
-        ).fetchone()
-        return row is not None and row[0] == run.run_id
+            "WHERE thread_id = ? AND checkpoint_ns = '' ORDER BY checkpoint_id DESC LIMIT 1"
+        )
+        return bool(self._value(query, run.thread_id) == run.run_id)
 
     def reached_in(self, run: Run) -> int:
         """The attempt that wrote the thread's latest checkpoint; 0 if no attempt of this run did."""
-        row = self.conn.execute(
-            "SELECT coalesce(json_extract(CAST(metadata AS TEXT), '$.run_attempt'), 0) FROM checkpoints "
-            "WHERE thread_id = ? AND json_extract(CAST(metadata AS TEXT), '$.run_id') = ? "
-            "ORDER BY checkpoint_id DESC LIMIT 1",
-            (run.thread_id, run.run_id),
-        ).fetchone()
-        return row[0] if row else 0
+        query = (
+            "SELECT json_extract(CAST(metadata AS TEXT), '$.run_attempt') FROM checkpoints WHERE thread_id = ? "
+            "AND json_extract(CAST(metadata AS TEXT), '$.run_id') = ? ORDER BY checkpoint_id DESC LIMIT 1"
+        )
+        return self._value(query, run.thread_id, run.run_id) or 0
 
     def has_used_answer(self, run: Run) -> bool:
         """Whether the answer that the run brought was used: by a task, or by a subgraph that has gone on."""
-        return self._exists(
-            "SELECT 1 FROM run_writes WHERE run_id = ? AND idx = ? UNION ALL SELECT 1 FROM checkpoints "
-            "WHERE thread_id = ? AND checkpoint_ns != '' AND json_extract(CAST(metadata AS TEXT), '$.run_id') = ?",
-            run.run_id,
-            ANSWERED,
-            run.thread_id,
-            run.run_id,
+        query = (
+            "SELECT 1 FROM run_writes WHERE run_id = ?1 AND idx = ?2 UNION ALL SELECT 1 FROM checkpoints "
+            "WHERE thread_id = ?3 AND checkpoint_ns != '' AND json_extract(CAST(metadata AS TEXT), '$.run_id') = ?1"
         )
+        return bool(self._value(query, run.run_id, ANSWERED, run.thread_id))
 
     def latest_checkpoint_without(self, run: Run) -> str | None:
         """The id of the checkpoint that is the thread's latest once the run is deleted."""
-        row = self.conn.execute(
+        query = (
             "SELECT checkpoint_id FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = '' "
-            "AND json_extract(CAST(metadata AS TEXT), '$.run_id') IS NOT ? ORDER BY checkpoint_id DESC LIMIT 1",
-            (run.thread_id, run.run_id),
-        ).fetchone()
-        return row[0] if row else None
+            "AND json_extract(CAST(metadata AS TEXT), '$.run_id') IS NOT ? ORDER BY checkpoint_id DESC LIMIT 1"
+        )
+        return cast("str | None", self._value(query, run.thread_id, run.run_id))
 
     def queue(self) -> JsonObject:
         """Figures for the metrics."""
-        rows = self.conn.execute(
-            "SELECT status, due, EXISTS (SELECT 1 FROM runs AS r WHERE r.thread_id = runs.thread_id AND "
-            "r.status IN ('pending', 'running') AND r.status = 'running') AS blocked "
-            "FROM runs WHERE status IN ('pending', 'running') ORDER BY due"
-        ).fetchall()
+        rows = self.conn.execute(f"SELECT thread_id, status, due FROM runs WHERE {LIVE}").fetchall()
+        busy = {thread_id for thread_id, status, _ in rows if status == "running"}
         at = CLOCK.steady()
-
-        def waited(row: sqlite3.Row) -> float:
-            return max(0.0, (at - int(row["due"])) / 1e6)
-
-        pending = [row for row in rows if row["status"] == "pending"]
-        waits = sorted(map(waited, pending))
+        pending = [(thread_id, max(0.0, (at - due) / 1e6)) for thread_id, status, due in rows if status == "pending"]
+        waits = sorted(wait for _, wait in pending)
         return {
             "n_pending": len(pending),
             "n_running": len(rows) - len(pending),
             "pending_runs_wait_time_max_secs": waits[-1] if waits else None,
             "pending_runs_wait_time_med_secs": waits[len(waits) // 2] if waits else None,
             "pending_unblocked_runs_wait_time_max_secs": max(
-                (waited(row) for row in pending if not row["blocked"]), default=None
+                (wait for thread_id, wait in pending if thread_id not in busy), default=None
             ),
         }
 
@@ -2761,17 +2737,17 @@ _TASK = """
 """
 
 
-class Tasks(Table):
+class Tasks(Table[Task]):
     """The tasks of the Agent2Agent protocol. A task is a run, with those that answered its questions."""
 
     def get(self, thread_id: str, task_id: str) -> Task | None:
         query = f"{_TASK} AND +thread_id = ? AND task_id = ?"  # the plus keeps SQLite from a thread's every run
-        return next(self._tasks(query, thread_id, task_id), None)
+        return self._one(query, thread_id, task_id)
 
     def waiting(self, thread_id: str) -> Task | None:
         """The task whose question the thread waits for an answer to."""
         latest = "SELECT run_id FROM runs WHERE thread_id = ? ORDER BY due DESC, rowid DESC LIMIT 1"
-        return next(self._tasks(f"{_TASK} AND run_id = ({latest}) AND state = 'input-required'", thread_id), None)
+        return self._one(f"{_TASK} AND run_id = ({latest}) AND state = 'input-required'", thread_id)
 
     def search(
         self,
@@ -2794,15 +2770,13 @@ class Tasks(Table):
             if value is not None:
                 where.add(condition, value)
         query = f"{_TASK} AND {where}"
-        page = self._tasks(
-            f"{query} ORDER BY changed DESC, place DESC LIMIT ? OFFSET ?", *where.parameters, limit, offset
-        )
-        total = self.conn.execute(f"SELECT count(*) FROM ({query})", where.parameters).fetchone()[0]
-        return list(page), total
+        page = f"{query} ORDER BY changed DESC, place DESC LIMIT ? OFFSET ?"
+        total = self._value(f"SELECT count(*) FROM ({query})", *where.parameters)
+        return self._all(page, *where.parameters, limit, offset), total
 
-    def _tasks(self, query: str, *parameters: Any) -> Iterator[Task]:
-        for row in self.conn.execute(query, parameters):
-            yield Task(Run(**_parsed(Run, row, "metadata", "kwargs")), row["state"], bool(row["latest"]))
+    @staticmethod
+    def _row(row: sqlite3.Row) -> Task:
+        return Task(Run(**_parsed(Run, row, "metadata", "kwargs")), row["state"], bool(row["latest"]))
 
 
 class Event(NamedTuple):
@@ -2861,7 +2835,7 @@ class Overflow:
         self._conn.close()
 
 
-class Events(Table):
+class Events(Table[Event]):
     """The events of resumable runs, and changes of threads' states, kept for clients that come back."""
 
     _QUERY = "SELECT ms, n, event, data, seq, run_id FROM events WHERE"
@@ -2869,7 +2843,7 @@ class Events(Table):
     def append(self, thread_id: str, events: Iterable[Event], run_id: str | None = None) -> None:
         """Keep events of a thread. Nothing is kept if the thread, or the run if one is named, was deleted meanwhile."""
         table, name, row_id = ("runs", "run_id", run_id) if run_id else ("threads", "thread_id", thread_id)
-        if not self._exists(f"SELECT 1 FROM {table} WHERE {name} = ?", row_id):
+        if not self._value(f"SELECT 1 FROM {table} WHERE {name} = ?", row_id):
             return
         self.conn.executemany(
             "INSERT INTO events (thread_id, run_id, ms, n, event, data, seq) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -2896,8 +2870,7 @@ class Events(Table):
 
     def last_seq(self, thread_id: str) -> int:
         """The number of a thread's last event, as of the end of its last run; 0 if there was none."""
-        row = self.conn.execute("SELECT last_seq FROM threads WHERE thread_id = ?", (thread_id,)).fetchone()
-        return row[0] if row else 0
+        return self._value("SELECT last_seq FROM threads WHERE thread_id = ?", thread_id) or 0
 
     def set_last_seq(self, thread_id: str, seq: int) -> None:
         self.conn.execute("UPDATE threads SET last_seq = ? WHERE thread_id = ?", (seq, thread_id))
@@ -2971,15 +2944,14 @@ def next_run_date(schedule: str, timezone: str | None) -> str:
         ) from None
 
 
-class Crons(Table):
+class Crons(Table[Cron]):
     """The crons. `next_run_date` is always set; those enabled fire then."""
 
     def has_assistant(self, assistant_id: str) -> bool:
-        return self._exists("SELECT 1 FROM crons WHERE assistant_id = ?", assistant_id)
+        return bool(self._value("SELECT 1 FROM crons WHERE assistant_id = ?", assistant_id))
 
     def get(self, cron_id: str, *limits: JsonObject) -> Cron | None:
-        row = self.conn.execute("SELECT * FROM crons WHERE cron_id = ?", (cron_id,)).fetchone()
-        return within(self._row(row), *limits) if row else None
+        return within(self._one("SELECT * FROM crons WHERE cron_id = ?", cron_id), *limits)
 
     def insert(self, cron: Cron) -> None:
         _insert(self.conn, "crons", vars(cron))
@@ -2998,23 +2970,21 @@ class Crons(Table):
 
     def next_due(self) -> float | None:
         """In how many seconds the next cron fires."""
-        due: str | None = self.conn.execute("SELECT min(next_run_date) FROM crons WHERE enabled").fetchone()[0]
+        due = self._value("SELECT min(next_run_date) FROM crons WHERE enabled")
         return (datetime.datetime.fromisoformat(due) - CLOCK.now()).total_seconds() if due else None
 
     def due(self, at: str) -> list[Cron]:
-        rows = self.conn.execute("SELECT * FROM crons WHERE enabled AND next_run_date <= ?", (at,))
-        return [self._row(row) for row in rows]
+        return self._all("SELECT * FROM crons WHERE enabled AND next_run_date <= ?", at)
 
     def correct_dates(self) -> None:
         """The clock was put back: let crons not wait for the moments that it had said come next."""
-        for cron in map(self._row, self.conn.execute("SELECT * FROM crons").fetchall()):
+        for cron in self._all("SELECT * FROM crons"):
             with contextlib.suppress(Invalid):  # it never comes again
                 due = next_run_date(cron.schedule, cron.timezone)
                 self.update(replace(cron, next_run_date=min(due, cron.next_run_date)))
 
     def search(self, body: CronSearch, limits: JsonObject) -> Page:
-        rows, more = self._page("SELECT * FROM crons", self._where(body, limits), body.sort_by, body)
-        return Page([self._row(row) for row in rows], more)
+        return self._page("SELECT * FROM crons", self._where(body, limits), body.sort_by, body)
 
     def count(self, body: CronCountRequest, limits: JsonObject) -> int:
         return self._count("crons", self._where(body, limits))
@@ -3036,20 +3006,20 @@ class Crons(Table):
         return Cron(**{**values, "enabled": bool(values["enabled"])})
 
 
-class Webhooks(Table):
+class Webhooks(Table[tuple[int, str, bytes]]):
     """Webhooks that are due. A row goes when its POST was answered, or given up."""
 
     def insert(self, url: str, payload: bytes) -> None:
         self.conn.execute("INSERT INTO webhooks (url, payload) VALUES (?, ?)", (url, payload))
 
     def due(self) -> list[tuple[int, str, bytes]]:
-        return [tuple(row) for row in self.conn.execute("SELECT number, url, payload FROM webhooks ORDER BY number")]
+        return self._all("SELECT number, url, payload FROM webhooks ORDER BY number")
 
     def delete(self, number: int) -> None:
         self.conn.execute("DELETE FROM webhooks WHERE number = ?", (number,))
 
 
-class Items(Table):
+class Items(Table[sqlite3.Row]):
     """The store's items, in LangGraph's own tables: `prefix` is the namespace, joined with dots. An item's
     vectors go with it. Without `shared`, searches and listings leave out shared values."""
 
@@ -3058,11 +3028,8 @@ class Items(Table):
         self._shared = shared
 
     def get(self, namespace: Sequence[str], key: str) -> sqlite3.Row | None:
-        row: sqlite3.Row | None = self.conn.execute(
-            "SELECT * FROM store WHERE prefix = ? AND key = ? AND (expires_at IS NULL OR expires_at > ?)",
-            (".".join(namespace), key, self._time()),
-        ).fetchone()
-        return row
+        query = "SELECT * FROM store WHERE prefix = ? AND key = ? AND (expires_at IS NULL OR expires_at > ?)"
+        return self._one(query, ".".join(namespace), key, self._time())
 
     def put(
         self, prefix: str, key: str, value: bytes, ttl: float | None = None, vectors: Iterable[tuple[str, bytes]] = ()
@@ -3123,14 +3090,14 @@ class Items(Table):
             where.add("matches_filter(value, ?)", _json_text(condition))
         if vector is None:
             query = f"SELECT *, NULL AS score FROM store WHERE {where} ORDER BY rowid LIMIT ? OFFSET ?"
-            return self.conn.execute(query, (*where.parameters, limit, offset)).fetchall()
+            return self._all(query, *where.parameters, limit, offset)
         where.add("length(embedding) = ?", len(vector))
         query = (
             "SELECT store.*, max(1 - vec_distance_cosine(embedding, ?)) AS score FROM store "
             f"JOIN store_vectors USING (prefix, key) WHERE {where} GROUP BY store.rowid "
             "ORDER BY score DESC, store.rowid LIMIT ? OFFSET ?"
         )
-        return self.conn.execute(query, (vector, *where.parameters, limit, offset)).fetchall()
+        return self._all(query, vector, *where.parameters, limit, offset)
 
     def namespaces(self) -> list[tuple[str, ...]]:
         """Those with items that have not expired. Goes from one to the next, however many items each has."""
@@ -3154,7 +3121,7 @@ class Items(Table):
     def next_expiry(self) -> float | None:
         """In how many seconds the next item expires."""
         query = "SELECT (julianday(min(expires_at)) - julianday(?)) * 86400 FROM store WHERE expires_at IS NOT NULL"
-        return cast("float | None", self.conn.execute(query, (self._time(),)).fetchone()[0])
+        return cast("float | None", self._value(query, self._time()))
 
     def sweep(self, limit: int) -> int:
         """Delete items that have expired; gives how many there were."""

@@ -55,6 +55,7 @@ Call = Callable[[sqlite3.Connection], Any]
 # A call of each method that reads or changes rows
 CALLS: dict[str, list[Call]] = {
     "Assistants.get": [lambda c: Assistants(c).get("a")],
+    "Assistants.require": [lambda c: Assistants(c).require("a")],
     "Assistants.insert": [lambda c: Assistants(c).insert(ASSISTANT)],
     "Assistants.update": [lambda c: Assistants(c).update("a", {"name": "m"})],
     "Assistants.set_version": [lambda c: Assistants(c).set_version("a", 1)],
