@@ -3778,9 +3778,6 @@ _BUILD_KEYS = {
     *("pip_installer", "python_version", "source", "version"),
 }
 _COMMENT_MARKS = ("$", "_", "/", "#")  # "$schema", "_INTERNAL_docker_tag", "//"
-_SERVED_KEYS = {"graphs", "dependencies", "env", "http", "webhooks", "store", "checkpointer", "auth"}
-# What would leave things more open than their user believes, were it ignored.
-_UNSAFE_TO_IGNORE = {"encryption": "without it everything would be stored in plain text"}
 
 
 class SettingsPart(BaseModel):
@@ -3791,15 +3788,15 @@ class SettingsPart(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_null(cls, raw: Any) -> Any:
-        return {key: value for key, value in raw.items() if value is not None} if isinstance(raw, dict) else raw
+        if not isinstance(raw, dict):
+            raise ValueError("must be an object")
+        return {key: value for key, value in raw.items() if value is not None}
 
-    def unknown(self, raw: JsonObject, name: str) -> list[str]:
+    def unknown(self, raw: JsonObject) -> list[str]:
         """The names of keys that this version does not know."""
-        found = [f"{name}.{key}" for key, value in raw.items() if key not in type(self).model_fields and value]
+        found = [key for key, value in raw.items() if key not in type(self).model_fields and value]
         parts = {key: part for key, part in self if isinstance(part, SettingsPart)}
-        return found + [
-            key for place, part in parts.items() for key in part.unknown(raw.get(place) or {}, f"{name}.{place}")
-        ]
+        return found + [f"{key}.{name}" for key, part in parts.items() for name in part.unknown(raw.get(key) or {})]
 
 
 class Cors(SettingsPart):
@@ -3993,43 +3990,96 @@ class CheckpointerSettings(SettingsPart):
         return {"ttl": minutes, "strategy": self.ttl.strategy} if minutes is not None else None
 
 
-class AuthSpec(NamedTuple):
-    """Where langgraph.json says the application's Auth is; if Studio is let in without it; what OpenAPI says of it."""
+class CodeSpec(SettingsPart):
+    """Where a variable of the application is: in a file or a module."""
 
-    source: str
-    variable: str
-    studio: bool
-    openapi: JsonObject
+    path: str
+
+    @field_validator("path")
+    @classmethod
+    def _is_python(cls, path: str) -> str:
+        source, colon, _ = path.rpartition(":")
+        if not colon:
+            raise ValueError("must be 'file.py:variable' or 'module:variable'")
+        if Path(source).suffix in JAVASCRIPT:
+            raise ValueError(f"{source} is JavaScript; devserver serves Python only")
+        return path
+
+    @property
+    def source(self) -> str:
+        return self.path.rpartition(":")[0]
+
+    @property
+    def variable(self) -> str:
+        return self.path.rpartition(":")[2]
 
 
-class GraphSpec(NamedTuple):
-    """Where langgraph.json says a graph is: a file or a module, and the variable in it."""
+JAVASCRIPT = (".js", ".jsx", ".mjs", ".cjs", ".ts", ".tsx", ".mts", ".cts")
+
+
+class AuthSpec(CodeSpec):
+    """The application's Auth: `auth` in langgraph.json. A key that was ignored might leave something open."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    disable_studio_auth: Annotated[bool, Field(strict=False)] = False  # also "true" and "false"
+    openapi: dict[str, Any] = Field(default_factory=dict)
+    cache: Any = None
+
+
+class GraphSpec(CodeSpec):
+    """A graph: `graphs` in langgraph.json has its path, or an object, by its id."""
 
     graph_id: str
-    source: str
-    variable: str
-    description: str | None
+    description: str | None = None
 
     def __str__(self) -> str:
-        return f"graph '{self.graph_id}' ({self.source}:{self.variable})"
+        return f"graph '{self.graph_id}' ({self.path})"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What langgraph.json says."""
+class Settings(SettingsPart):
+    """What langgraph.json, at `path`, says. `not_served` names what it says in vain."""
 
     path: Path
-    graphs: list[GraphSpec]
-    roots: list[Path]
-    env: dict[str, str]
-    http: HttpSettings
-    webhooks: WebhookSettings
-    ui: list[str]  # the graphs that have components of their own
-    store: StoreSettings
-    checkpointer: CheckpointerSettings
-    not_served: list[str]
+    not_served: list[str] = Field(default_factory=list)
+    graphs: dict[str, GraphSpec]
+    dependencies: list[Any] = Field(default_factory=list)
+    env: Any = ""
+    http: HttpSettings = Field(default_factory=HttpSettings)
+    webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
+    ui: dict[str, Any] = Field(default_factory=dict)  # by the ids of graphs that have components of their own
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    checkpointer: CheckpointerSettings = Field(default_factory=CheckpointerSettings)
     auth: AuthSpec | None = None
-    missing_env: Path | None = None  # a file that `env` names and that is not there
+
+    @field_validator("graphs", mode="before")
+    @classmethod
+    def _with_ids(cls, graphs: Any) -> Any:
+        if not isinstance(graphs, dict):
+            raise ValueError("must be an object")
+        return {
+            graph_id: {**(given if isinstance(given, dict) else {"path": given}), "graph_id": graph_id}
+            for graph_id, given in graphs.items()
+        }
+
+    @property
+    def roots(self) -> list[Path]:
+        """The folders that the application's modules are in."""
+        root = self.path.resolve().parent
+        named = [root / name for name in self.dependencies if isinstance(name, str)]
+        return [root, *(folder.resolve() for folder in named if folder.is_dir())]
+
+    @property
+    def env_file(self) -> Path | None:
+        return self.path.parent / self.env if self.env and isinstance(self.env, str) else None
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables of `env`: an object's, or those of a file if it is there. Raises StartError."""
+        if isinstance(self.env, dict):
+            return {key: str(value) for key, value in self.env.items() if value is not None}
+        if not isinstance(self.env, str):
+            raise StartError(f"{self.path}: 'env' must be the path of a file, or an object")
+        return read_env_file(self.env_file) if self.env_file and self.env_file.exists() else {}
 
 
 def read_settings(path: Path) -> Settings:
@@ -4044,107 +4094,25 @@ def read_settings(path: Path) -> Settings:
         raise StartError(f"{path}: not readable as JSON: {error}") from None
     if not isinstance(raw, dict):
         raise StartError(f"{path}: expected a JSON object")
-    graphs = _setting(path, raw, "graphs", dict)
-    if not graphs:
+    if not raw.get("graphs"):
         raise StartError(f'{path}: \'graphs\' names no graph, e.g. {{"graphs": {{"agent": "./agent.py:graph"}}}}')
-    for key, why in _UNSAFE_TO_IGNORE.items():
-        if raw.get(key):
-            raise StartError(f"{path}: '{key}' is not served yet, and {why}. Remove it to go on.")
-    http = _part(path, raw, "http", HttpSettings)
-    parts: dict[str, SettingsPart] = {
-        "http": http,
-        "webhooks": _part(path, raw, "webhooks", WebhookSettings),
-        "store": _part(path, raw, "store", StoreSettings),
-        "checkpointer": _part(path, raw, "checkpointer", CheckpointerSettings),
-    }
-    auth = _setting(path, raw, "auth", dict)
-    if not auth and (http.enable_custom_route_auth or http.middleware_order == "auth_first"):
-        raise StartError(f"{path}: http.enable_custom_route_auth and auth_first need 'auth'")
-    known = _SERVED_KEYS | _BUILD_KEYS
-    not_served = [key for key in raw if key not in known and not key.startswith(_COMMENT_MARKS) and raw[key]]
-    not_served += [name for key, part in parts.items() for name in part.unknown(raw.get(key) or {}, key)]
-    not_served += ["auth.cache"] if "cache" in auth else []  # each request is authenticated anew
-    dependencies = [d for d in _setting(path, raw, "dependencies", list) if isinstance(d, str)]
-    root = path.resolve().parent
-    env_file = path.parent / raw["env"] if raw.get("env") and isinstance(raw["env"], str) else None
-    return Settings(
-        path=path,
-        graphs=[_graph_spec(path, graph_id, value) for graph_id, value in graphs.items()],
-        roots=[root, *((root / d).resolve() for d in dependencies if (root / d).is_dir())],
-        env=_environment(path, raw.get("env")),
-        http=http,
-        webhooks=cast(WebhookSettings, parts["webhooks"]),
-        ui=list(_setting(path, raw, "ui", dict)),
-        store=cast(StoreSettings, parts["store"]),
-        checkpointer=cast(CheckpointerSettings, parts["checkpointer"]),
-        not_served=not_served,
-        auth=_auth_spec(path, auth) if auth else None,
-        missing_env=env_file if env_file and not env_file.exists() else None,
-    )
-
-
-P = TypeVar("P", bound=SettingsPart)
-
-
-def _part(path: Path, raw: JsonObject, key: str, part: type[P]) -> P:
+    if raw.get("encryption"):
+        problem = "is not served yet, and without it everything would be stored in plain text. Remove it to go on."
+        raise StartError(f"{path}: 'encryption' {problem}")
     try:
-        return part.model_validate(_setting(path, raw, key, dict))
+        settings = Settings.model_validate({**raw, "path": path, "auth": raw.get("auth") or None})
     except ValidationError as error:
-        [problem, *_] = error.errors()
-        place = ".".join([key, *map(str, problem["loc"])])
-        raise StartError(f"{path}: '{place}': {problem['msg']}") from None
-
-
-def _setting(path: Path, raw: JsonObject, key: str, kind: type[T]) -> T:
-    value = raw.get(key)
-    if value is None:
-        return kind()
-    if not isinstance(value, kind):
-        raise StartError(f"{path}: '{key}' must be {'an object' if kind is dict else 'a list'}")
-    return value
-
-
-def _auth_spec(path: Path, auth: JsonObject) -> AuthSpec:
-    if unknown := auth.keys() - {"path", "disable_studio_auth", "openapi", "cache"}:
-        raise StartError(f"{path}: auth.{sorted(unknown)[0]} is not served. Remove it to go on.")
-    place = auth.get("path")
-    if not isinstance(place, str) or ":" not in place:
-        raise StartError(f"{path}: auth.path must be 'file.py:variable' or 'module:variable', naming an Auth()")
-    source, _, variable = place.rpartition(":")
-    if Path(source).suffix in JAVASCRIPT:
-        raise StartError(f"{path}: auth.path: {source} is JavaScript; devserver takes a Python Auth() only")
-    disabled = auth.get("disable_studio_auth", False)
-    if disabled not in (True, False, "true", "false"):
-        raise StartError(f"{path}: auth.disable_studio_auth must be true or false")
-    return AuthSpec(source, variable, disabled in (False, "false"), _setting(path, auth, "openapi", dict))
-
-
-JAVASCRIPT = (".js", ".jsx", ".mjs", ".cjs", ".ts", ".tsx", ".mts", ".cts")
-
-
-def _graph_spec(path: Path, graph_id: str, value: Any) -> GraphSpec:
-    description = None
-    if isinstance(value, dict):
-        description, value = value.get("description"), value.get("path")
-    if not isinstance(value, str) or ":" not in value:
-        raise StartError(
-            f"{path}: graphs.{graph_id} must be 'file.py:variable' or 'module:variable' (or an object with 'path')"
-        )
-    source, _, variable = value.rpartition(":")
-    if Path(source).suffix in JAVASCRIPT:
-        raise StartError(f"{path}: graphs.{graph_id}: {source} is JavaScript; devserver serves Python graphs only")
-    return GraphSpec(graph_id, source, variable, description)
-
-
-def _environment(path: Path, env: Any) -> dict[str, str]:
-    """Variables from an env file, if it is there, or a mapping."""
-    if env is None or env == "":
-        return {}
-    if isinstance(env, dict):
-        return {str(key): str(value) for key, value in env.items() if value is not None}
-    if not isinstance(env, str):
-        raise StartError(f"{path}: 'env' must be the path of a file, or an object")
-    return read_env_file(path.parent / env) if (path.parent / env).exists() else {}
+        wrong = error.errors()[0]
+        place, said = ".".join(map(str, wrong["loc"])), wrong["msg"].removeprefix("Value error, ")
+        if wrong["type"] == "extra_forbidden":
+            said = "is not served. Remove it to go on."
+        raise StartError(f"{path}: '{place}': {said}") from None
+    if not settings.auth and (settings.http.enable_custom_route_auth or settings.http.middleware_order == "auth_first"):
+        raise StartError(f"{path}: http.enable_custom_route_auth and auth_first need 'auth'")
+    unknown = [key for key in settings.unknown(raw) if key not in _BUILD_KEYS and not key.startswith(_COMMENT_MARKS)]
+    if settings.auth and settings.auth.cache is not None:
+        unknown.append("auth.cache")  # each request is authenticated anew
+    return settings.model_copy(update={"not_served": unknown})
 
 
 def read_env_file(path: Path) -> dict[str, str]:
@@ -4252,7 +4220,7 @@ def load_auth(spec: AuthSpec, path: Path) -> AppAuth:
     """The Auth that langgraph.json, at `path`, names. Raises StartError."""
     from langgraph_sdk import Auth
 
-    place = f"auth ({spec.source}:{spec.variable})"
+    place = f"auth ({spec.path})"
     auth = import_object(place, spec.source, spec.variable, path)
     if not isinstance(auth, Auth):
         raise StartError(f"{place} is a {type(auth).__name__}, not a langgraph_sdk.Auth")
@@ -4398,7 +4366,7 @@ class Graphs:
         for root in reversed(self.settings.roots):
             if str(root) not in sys.path:
                 sys.path.insert(0, str(root))
-        loaded = {spec.graph_id: self._load_one(spec) for spec in self.settings.graphs}
+        loaded = {spec.graph_id: self._load_one(spec) for spec in self.settings.graphs.values()}
         self._store.index = _load_index(self.settings) if self._store.db.vectors else None
         self.auth = load_auth(self._auth_spec, self.settings.path) if self._auth_spec else None
         self._loaded = loaded
@@ -7385,7 +7353,7 @@ async def enter(server: Server, auth: AppAuth, connection: HTTPConnection) -> Ac
     scope, headers = connection.scope, connection.headers
     if scope.get("run_user") is not None:  # a run's own call: nothing that comes from a socket can set it
         user = User(scope["run_user"])
-    elif headers.get("x-auth-scheme") == "langsmith" and auth.spec.studio and server.studio:
+    elif headers.get("x-auth-scheme") == "langsmith" and not auth.spec.disable_studio_auth and server.studio:
         user = studio_user()
     else:
         parsed = None
@@ -11271,10 +11239,7 @@ def banner(server: Server, address: str, port: int | None, reload: bool) -> str:
     lines.append(f"  Clients   export LANGGRAPH_API_URL={address}")
     kept = "kept between starts" if server.db.persistent else "gone when the server stops"
     lines.append(f"  Database  {server.db.path} ({kept})")
-    lines += [
-        f"  Graph     {loaded.spec.graph_id}  {loaded.spec.source}:{loaded.spec.variable}"
-        for loaded in server.graphs.all()
-    ]
+    lines += [f"  Graph     {loaded.spec.graph_id}  {loaded.spec.path}" for loaded in server.graphs.all()]
     lines.append(f"  Reload    {'on: changed code is served at once' if reload else 'off'}")
     return "\n".join(lines)
 
@@ -11393,10 +11358,10 @@ async def stop_runner(runner: Runner) -> None:
 
 def set_environment(settings: Settings, env_file: Path | None) -> None:
     """Set the variables that langgraph.json and the options name, unless they are set; warn of what is not served."""
-    for name, value in (settings.env | (read_env_file(env_file) if env_file else {})).items():
+    for name, value in (settings.environment() | (read_env_file(env_file) if env_file else {})).items():
         os.environ.setdefault(name, value)
-    if settings.missing_env:
-        log.warning("%s: the env file %s is not there, its variables are not set", settings.path, settings.missing_env)
+    if (file := settings.env_file) and not file.exists():
+        log.warning("%s: the env file %s is not there, its variables are not set", settings.path, file)
     if settings.not_served:
         log.warning("%s: not served yet, ignored: %s", settings.path, ", ".join(settings.not_served))
 

@@ -1412,12 +1412,13 @@ def test_studio_is_no_way_in_unless_it_is_asked_for(server: LiveServer) -> None:
 @pytest.mark.parametrize(
     ("text", "auth", "problem"),
     [
-        (OWN, {"path": None}, "auth.path must be"),
+        (OWN, {"path": None}, "'auth.path': Field required"),
+        (OWN, {"path": "./auth.py"}, "'auth.path': must be 'file.py:variable' or"),
         (OWN, {"path": "./auth.ts:auth"}, "is JavaScript"),
         ("auth = None", {}, "is a NoneType, not a langgraph_sdk.Auth"),
         (OWN, {"path": "./none.py:auth"}, "cannot be imported"),
-        (OWN, {"encrypt": True}, "auth.encrypt is not served"),
-        (OWN, {"disable_studio_auth": "perhaps"}, "must be true or false"),
+        (OWN, {"encrypt": True}, "'auth.encrypt': is not served. Remove it"),
+        (OWN, {"disable_studio_auth": "perhaps"}, "'auth.disable_studio_auth': Input should be a valid boolean"),
         ("import nothing", {}, "cannot be imported: ModuleNotFoundError"),
         ("raise SystemExit('no key')", {}, "cannot be imported: SystemExit: no key"),
         ("other = None", {}, "there is no 'auth' in"),
@@ -1435,7 +1436,7 @@ def test_an_auth_that_cannot_be_used_is_refused(tmp_path: Path, text: str, auth:
         devserver.load_auth(devserver.read_settings(path).auth or NO_AUTH, path)
 
 
-NO_AUTH = devserver.AuthSpec("./nowhere.py", "auth", False, {})
+NO_AUTH = devserver.AuthSpec(path="./nowhere.py:auth")
 
 
 def test_a_server_that_would_be_open_does_not_start(make: Callable[..., LiveServer]) -> None:

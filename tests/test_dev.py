@@ -590,7 +590,7 @@ HINTS: dict[str, tuple[str, dict[str, str], str]] = {
 
 def load(found: devserver.Settings) -> None:
     """All that langgraph.json names, as a start does."""
-    for spec in found.graphs:
+    for spec in found.graphs.values():
         devserver.import_object(str(spec), spec.source, spec.variable, found.path)
     devserver.load_app(found)
     if found.auth:

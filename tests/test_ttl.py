@@ -463,7 +463,7 @@ def settings(folder: Path, **sections: Any) -> devserver.Settings:
         ({"checkpointer": {"ttl": {"sweep_limit": 0}}}, "'checkpointer.ttl.sweep_limit': Input should be greater"),
         ({"checkpointer": {"ttl": {"sweep_interval_minutes": -1}}}, "'checkpointer.ttl.sweep_interval_minutes': "),
         ({"checkpointer": {"serde": {"allowed_json_modules": "all"}}}, "'checkpointer.serde.allowed_json_modules"),
-        ({"checkpointer": []}, "'checkpointer' must be an object"),
+        ({"checkpointer": []}, "'checkpointer': must be an object"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(tmp_path: Path, sections: Any, problem: str) -> None:
