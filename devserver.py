@@ -78,7 +78,6 @@ import socket
 import sqlite3
 import struct
 import sys
-import sysconfig
 import tempfile
 import threading
 import time
@@ -92,6 +91,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import IO, Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar, cast
 
@@ -100,12 +100,10 @@ import click
 import httpx
 import orjson
 from langchain_core.messages import AIMessageChunk, BaseMessage, BaseMessageChunk, ToolMessage, message_chunk_to_message
-from langchain_core.runnables import RunnableConfig, RunnableLambda, RunnableSequence
-from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph import types as langgraph_types
 from langgraph._internal._fields import get_cached_annotated_keys, get_update_as_tuples
-from langgraph._internal._runnable import RunnableCallable, RunnableSeq
 from langgraph.channels.base import MISSING, BaseChannel  # type: ignore[attr-defined]
 from langgraph.channels.ephemeral_value import EphemeralValue
 from langgraph.channels.named_barrier_value import NamedBarrierValue
@@ -4126,15 +4124,6 @@ def read_env_file(path: Path) -> dict[str, str]:
         raise StartError(f"environment file {path} cannot be read: {error}") from None
 
 
-_LIBRARIES = [Path(path) for name, path in sysconfig.get_paths().items() if name.endswith(("stdlib", "lib"))]
-
-
-def _forget_bytecode(module: types.ModuleType) -> None:
-    """Python takes a file changed twice within a second, to the same length, for unchanged."""
-    with contextlib.suppress(OSError, NotImplementedError, ValueError):
-        os.unlink(importlib.util.cache_from_source(module.__file__ or ""))
-
-
 @dataclass(frozen=True)
 class LoadedGraph:
     """A graph ready to run, or the factory that makes it for each use."""
@@ -4330,6 +4319,15 @@ def identity() -> JsonObject:
 # -- loading --
 
 
+class CopiedBarrier(NamedBarrierValue[Any]):
+    """A barrier whose checkpoints do not change with it: they may be written only after the next superstep."""
+
+    __slots__ = ()
+
+    def checkpoint(self) -> set[Any]:
+        return set(self.seen)
+
+
 class Graphs:
     """The graphs of langgraph.json. A failed reload leaves the last good ones in place."""
 
@@ -4362,7 +4360,8 @@ class Graphs:
 
     def load(self) -> None:
         """Import every graph, and the application's Auth. Raises StartError, and changes nothing then."""
-        _add_shared_value_module()
+        old_home = types.ModuleType("langgraph.managed.shared_value")  # LangGraph 0.2 to 0.4 had it there
+        vars(sys.modules.setdefault(old_home.__name__, old_home)).setdefault("SharedValue", SharedValue)
         for root in reversed(self.settings.roots):
             if str(root) not in sys.path:
                 sys.path.insert(0, str(root))
@@ -4378,7 +4377,9 @@ class Graphs:
         old = self.settings
         for name, module in modules.items():
             del sys.modules[name]
-            _forget_bytecode(module)
+            # else Python takes a file changed twice within a second, to the same length, for unchanged
+            with contextlib.suppress(OSError, NotImplementedError, ValueError):
+                os.unlink(importlib.util.cache_from_source(module.__file__ or ""))
         importlib.invalidate_caches()
         self._broken = set()
         try:
@@ -4402,8 +4403,8 @@ class Graphs:
         if not file or name in (__name__, "__main__") or name.partition(".")[0] == "devserver":
             return False
         path = Path(file)
-        return not any(path.is_relative_to(folder) for folder in _LIBRARIES) and any(
-            path.is_relative_to(root) and not {"site-packages", "node_modules"} & set(path.relative_to(root).parts)
+        return not _is_library(file) and any(
+            path.is_relative_to(root) and "node_modules" not in path.relative_to(root).parts
             for root in self.settings.roots
         )
 
@@ -4430,7 +4431,11 @@ class Graphs:
             self._warned.add(spec.graph_id)
             log.warning("%s has its own %s: devserver uses its own instead", spec, " and ".join(own))
         _share(spec, graph)
-        _copy_barriers(graph)
+        for each in (graph, *_subgraphs(graph)):
+            for key, channel in each.channels.items():
+                if type(channel) is NamedBarrierValue:
+                    each.channels[key] = copied = CopiedBarrier(channel.typ, channel.names)
+                    copied.key = key
         name = graph.name if graph.name not in ("LangGraph", "") else spec.graph_id
         return graph.copy({"checkpointer": self._saver, "store": self._store, "name": name})
 
@@ -4502,7 +4507,7 @@ def _load_index(settings: Settings) -> Index | None:
 def _embed_target(embed: str, root: Path) -> Any:
     """What `embed` names: a function or an Embeddings object of the project, or else a model."""
     source, _, name = embed.rpartition(":")
-    if source.endswith(".py") or (name.isidentifier() and _is_module(source)):
+    if source.endswith(".py") or (name.isidentifier() and _module_spec(source)):
         target = getattr(_import_source(source, root), name)
         if isinstance(target, Embeddings) or (callable(target) and not isinstance(target, type)):
             return target
@@ -4524,20 +4529,11 @@ def installing(extra: str) -> str:
     return f"Install it where devserver is installed: python -m pip install '{EXTRAS[extra]}'"
 
 
-def _is_module(name: str) -> bool:
+def _module_spec(name: str) -> ModuleSpec | None:
     try:
-        return importlib.util.find_spec(name) is not None
+        return importlib.util.find_spec(name)
     except (ImportError, ValueError):
-        return False
-
-
-def _add_shared_value_module() -> None:
-    """Serve the import path that LangGraph 0.2 to 0.4 had for SharedValue."""
-    name = "langgraph.managed.shared_value"
-    if name not in sys.modules:
-        module = types.ModuleType(name)
-        module.SharedValue = SharedValue  # type: ignore[attr-defined]
-        sys.modules[name] = module
+        return None
 
 
 def _import_source(source: str, root: Path) -> types.ModuleType:
@@ -4553,7 +4549,8 @@ def _import_source(source: str, root: Path) -> types.ModuleType:
         raise FileNotFoundError(f"{file} does not exist")
     if file.is_relative_to(root):
         name = ".".join(file.relative_to(root).with_suffix("").parts)
-        if all(part.isidentifier() for part in name.split(".")) and _names_file(name, file):
+        found = _module_spec(name) if all(part.isidentifier() for part in name.split(".")) else None
+        if found and found.origin and Path(found.origin).resolve() == file:
             return importlib.import_module(name)
     name = f"{file.stem}_{hashlib.sha1(os.path.relpath(file, root).encode(), usedforsecurity=False).hexdigest()[:8]}"
     if name in sys.modules:
@@ -4585,19 +4582,11 @@ def import_object(what: str, source: str, variable: str, path: Path) -> Any:
         raise StartError(f"{what}: there is no '{variable}' in {source}") from None
 
 
-def _names_file(name: str, file: Path) -> bool:
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return False
-    return spec is not None and spec.origin is not None and Path(spec.origin).resolve() == file
-
-
 def _import_problem(error: BaseException, path: Path) -> str:
     """The exception, the line of the user's code that raised it, and how to get a module that was not found."""
     place = None if isinstance(error, SyntaxError) else user_line(error)
     text = f"{type(error).__name__}: {error}" + (f" (at {place})" if place else "")
-    if isinstance(error, ModuleNotFoundError) and error.name and not _is_module(top := error.name.partition(".")[0]):
+    if isinstance(error, ModuleNotFoundError) and error.name and not _module_spec(top := error.name.partition(".")[0]):
         text += f". {_where_to_get(top, error, path.resolve().parent)}"
     return text
 
@@ -4647,14 +4636,11 @@ def _subgraphs(graph: Graph) -> list[Graph]:
         seen.add(id(candidate))
         if isinstance(candidate, Pregel):
             found.append(candidate)
-        elif isinstance(candidate, RunnableSequence | RunnableSeq):
-            candidates += candidate.steps
-        elif isinstance(candidate, RunnableBindingBase):
-            candidates.append(candidate.bound)
-        elif isinstance(candidate, RunnableLambda):
-            candidates += candidate.deps
-        elif isinstance(candidate, RunnableCallable) and (function := candidate.func or candidate.afunc):
-            candidates += [getattr(value, "__self__", value) for value in get_function_nonlocals(function)]
+        elif isinstance(candidate, Runnable):  # a sequence, a binding, or a function
+            steps = getattr(candidate, "steps", None)
+            candidates += [*(steps if isinstance(steps, list) else ()), getattr(candidate, "bound", None)]
+            if function := getattr(candidate, "func", None) or getattr(candidate, "afunc", None):
+                candidates += [getattr(value, "__self__", value) for value in get_function_nonlocals(function)]
     return found
 
 
@@ -4687,23 +4673,6 @@ def _share(spec: GraphSpec, graph: Graph, above: tuple[Graph, ...] = ()) -> dict
             graph.channels[START] = start = SharedInput(given.typ, given.guard)
             start.key = START
     return shared
-
-
-class CopiedBarrier(NamedBarrierValue[Any]):
-    """A barrier whose checkpoints do not change with it: they may be written only after the next superstep."""
-
-    __slots__ = ()
-
-    def checkpoint(self) -> set[Any]:
-        return set(self.seen)
-
-
-def _copy_barriers(graph: Graph) -> None:
-    for subgraph in [graph, *_subgraphs(graph)]:
-        for key, channel in subgraph.channels.items():
-            if type(channel) is NamedBarrierValue:
-                subgraph.channels[key] = copied = CopiedBarrier(channel.typ, channel.names)
-                copied.key = key
 
 
 def _check_shared(spec: GraphSpec, key: str, channel: SharedValue) -> None:
@@ -4741,10 +4710,21 @@ class LenientJsonSchema(GenerateJsonSchema):
 def graph_schemas(graph: Graph) -> JsonObject:
     """JSON schemas of a graph's input, output, state, config and context."""
     context = _schema(graph, "context") if graph.context_schema else None
+    shared = [key for key, channel in graph.channels.items() if isinstance(channel, SharedValue)]
+    output = _schema(graph, "output")
+    for key in shared:
+        if output and output.get("properties", {}).pop(key, None) is not None and key in output.get("required", ()):
+            output["required"].remove(key)
+    channels = graph.stream_channels_asis
+    updates = {
+        key: channel.UpdateType
+        for key in ([channels] if isinstance(channels, str) else [*channels, *shared])
+        if isinstance(channel := graph.channels.get(key), BaseChannel) and key != "__nothing__"
+    }
     return {
         "input_schema": _schema(graph, "input"),
-        "output_schema": _hide(_schema(graph, "output"), graph),
-        "state_schema": _state_schema(graph),
+        "output_schema": output,
+        "state_schema": _fields_schema(f"{graph.get_name()}_state", updates),
         "config_schema": {**context, "title": "Configurable"} if context else {},
         "context_schema": context,
     }
@@ -4788,27 +4768,6 @@ def _fields_schema(title: str, types_: Mapping[str, Any], required: Container[st
             typ = Any
         definitions[f"field_{number}"] = (typ, default)
     return schema(definitions)
-
-
-def _state_schema(graph: Graph) -> JsonObject:
-    shared = [key for key, c in graph.channels.items() if isinstance(c, SharedValue)]
-    channels = graph.stream_channels_asis
-    keys = [channels] if isinstance(channels, str) else [*channels, *shared]
-    updates = {
-        key: channel.UpdateType
-        for key in keys
-        if isinstance(channel := graph.channels.get(key), BaseChannel) and key != "__nothing__"
-    }
-    return _fields_schema(f"{graph.get_name()}_state", updates)
-
-
-def _hide(schema: JsonObject | None, graph: Graph) -> JsonObject | None:
-    for key, channel in graph.channels.items():
-        if schema and isinstance(channel, SharedValue) and key in schema.get("properties", {}):
-            del schema["properties"][key]
-            if key in schema.get("required", ()):
-                schema["required"].remove(key)
-    return schema
 
 
 async def graph_drawing(graph: Graph, xray: int | bool) -> JsonObject:

@@ -573,7 +573,7 @@ async def test_webhooks_have_the_headers_of_langgraph_json(
         ({"headers": {"a": "${{ env.LG_WEBHOOK_BAD }}"}}, "the value of a cannot be sent in a header"),
         ({"headers": {"a": 1}}, "'webhooks.headers.a': Input should be a valid string"),
         ({"url": {"allowed_ports": ["80"]}}, "'webhooks.url.allowed_ports.0': Input should be a valid integer"),
-        ({"url": []}, "'webhooks.url': Input should be"),
+        ({"url": []}, "'webhooks.url': must be an object"),
     ],
 )
 def test_webhook_settings_that_cannot_be_meant_stop_the_start(
