@@ -1514,6 +1514,9 @@ MIGRATIONS = [
 ]
 
 
+RETRY_SECONDS = 1.0  # between tries to store what the database does not take
+
+
 class _Job(NamedTuple):
     """A function that waits for its transaction, and who waits for its result: a thread, or a loop's task."""
 
@@ -1738,9 +1741,18 @@ class Db:
                 os.unlink(self._lock.name)
             self._lock.close()
 
-    async def write(self, function: Callable[..., T], *args: Any) -> T:
-        with self._naming_faults():
-            return await self._writer.run(lambda conn: function(conn, *args))
+    async def write(
+        self, function: Callable[..., T], *args: Any, patient: Callable[[Unavailable], bool] = lambda error: False
+    ) -> T:
+        """Run a function as one transaction; again in a while if the file can't be used and `patient` says so."""
+        while True:
+            try:
+                with self._naming_faults():
+                    return await self._writer.run(lambda conn: function(conn, *args))
+            except Unavailable as error:
+                if not patient(error):
+                    raise
+            await asyncio.sleep(RETRY_SECONDS)
 
     def write_now(self, function: Callable[..., T], *args: Any) -> T:
         with self._naming_faults():
@@ -4107,10 +4119,11 @@ def read_settings(path: Path) -> Settings:
         raise StartError(f"{path}: '{place}': {said}") from None
     if not settings.auth and (settings.http.enable_custom_route_auth or settings.http.middleware_order == "auth_first"):
         raise StartError(f"{path}: http.enable_custom_route_auth and auth_first need 'auth'")
-    unknown = [key for key in settings.unknown(raw) if key not in _BUILD_KEYS and not key.startswith(_COMMENT_MARKS)]
+    in_vain = ["ui"] if settings.ui else []  # told where a client asks for a component
+    in_vain += [key for key in settings.unknown(raw) if key not in _BUILD_KEYS and not key.startswith(_COMMENT_MARKS)]
     if settings.auth and settings.auth.cache is not None:
-        unknown.append("auth.cache")  # each request is authenticated anew
-    return settings.model_copy(update={"not_served": unknown})
+        in_vain.append("auth.cache")  # each request is authenticated anew
+    return settings.model_copy(update={"not_served": in_vain})
 
 
 def read_env_file(path: Path) -> dict[str, str]:
@@ -4347,9 +4360,9 @@ class Graphs:
     def all(self) -> list[LoadedGraph]:
         return list(self._loaded.values())
 
-    def shared(self) -> dict[str, frozenset[tuple[str, str]]]:
-        """(scope, state key) of the shared values of each graph."""
-        return {graph_id: loaded.shared for graph_id, loaded in self._loaded.items()}
+    def shared(self, graph_id: str) -> frozenset[tuple[str, str]]:
+        """(scope, state key) of a graph's shared values."""
+        return self._loaded[graph_id].shared if graph_id in self._loaded else frozenset()
 
     def get(self, graph_id: str) -> LoadedGraph:
         """Raises NotFound naming the graphs there are."""
@@ -5646,7 +5659,6 @@ class NewRun:
 
     thread_id: str | None
     body: RunCreate
-    shared: Mapping[str, frozenset[tuple[str, str]]]  # (scope, state key) of each graph's shared values
     start: bool = True  # at once, if nothing is in the way
     cron_id: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)  # those that enter the configurable
@@ -5661,7 +5673,7 @@ class NewRun:
         given = {**config, **(self.body.metadata or {}), **self.access.metadata}
         return without_reserved({key: given[key] for key in given if key != "graph_id"})
 
-    def run(self, assistant: Assistant, thread_id: str, thread: Thread | None) -> Run:
+    def run(self, graphs: Graphs, assistant: Assistant, thread_id: str, thread: Thread | None) -> Run:
         """Return the run for its row. `thread` is None if it is made for the run. Raises BadRequest or Invalid."""
         config, context = client_config(self.body.config), self.body.context or {}
         if config.get("configurable") and without_own(context):
@@ -5678,7 +5690,9 @@ class NewRun:
             "context": {**assistant.context, **given, **from_cron},
         }
         kwargs = Run.kwargs_with(asked, self.own(assistant, thread_id))
-        check_scopes(kwargs, self.shared.get(assistant.graph_id, ()))
+        scope = SharedScope((kwargs["config"]["configurable"], kwargs["context"]), lambda prefix: {})
+        for each in graphs.shared(assistant.graph_id):
+            scope.prefix(*each)  # raises MissingScope, which is Invalid
         at, delay = CLOCK.now(), datetime.timedelta(seconds=self.body.after_seconds or 0)
         return Run(
             run_id=self.run_id,
@@ -5769,7 +5783,7 @@ def make_run(conn: sqlite3.Connection, graphs: Graphs, new: NewRun) -> Created:
         metadata = {**thread.metadata, "graph_id": assistant.graph_id, "assistant_id": assistant.assistant_id}
         before = replace(thread, metadata=metadata, config=_thread_config(assistant, thread.config, config))
         Threads(conn).update(thread_id, metadata=before.metadata, config=before.config)
-    run = new.run(assistant, thread_id, before)
+    run = new.run(graphs, assistant, thread_id, before)
     free = thread is None or thread.status != "busy"
     started = run.started() if new.start and free and not body.after_seconds else None
     Runs(conn).insert(started or run)
@@ -5790,32 +5804,23 @@ def fire_crons(conn: sqlite3.Connection, graphs: Graphs, thread_ttl: JsonObject 
             continue
         conn.execute("SAVEPOINT cron")
         try:
-            made.append(make_run(conn, graphs, cron_run(cron, graphs.shared(), thread_ttl=thread_ttl)))
+            made.append(make_run(conn, graphs, cron_run(cron, thread_ttl=thread_ttl)))
         except (ApiError, ValueError, TypeError, LookupError) as error:  # it keeps no other one from firing
             conn.execute("ROLLBACK TO cron")
-            log.warning("cron %s could not start a run: %s", cron.cron_id, error)
+            unknown = None if isinstance(error, ApiError) else error
+            log.warning("cron %s could not start a run: %s", cron.cron_id, error, exc_info=unknown)
         finally:
             conn.execute("RELEASE cron")
     return made
 
 
-def cron_run(cron: Cron, shared: Mapping[str, frozenset[tuple[str, str]]], **more: Any) -> NewRun:
+def cron_run(cron: Cron, **more: Any) -> NewRun:
     """The run that a cron makes when it fires."""
     body = RunCreateStateless.model_validate({**cron.payload, "assistant_id": cron.assistant_id})
     changes = {"metadata": {**cron.metadata, **(body.metadata or {})}, "on_completion": cron.on_run_completed}
     access = RunAccess(**cron.access) if cron.access else RunAccess()
     body = body.model_copy(update=changes)
-    return NewRun(cron.thread_id, body, shared, cron_id=cron.cron_id, access=access, **more)
-
-
-def check_scopes(kwargs: JsonObject, shared: Iterable[tuple[str, str]]) -> None:
-    """Raises Invalid if the config of a run lacks the scope value of a shared key."""
-    scope = SharedScope((kwargs["config"]["configurable"], kwargs["context"] or {}), lambda prefix: {})
-    try:
-        for name, key in shared:
-            scope.prefix(name, key)
-    except MissingScope as error:
-        raise Invalid(str(error)) from None
+    return NewRun(cron.thread_id, body, cron_id=cron.cron_id, access=access, **more)
 
 
 def _make_room(conn: sqlite3.Connection, new: NewRun, thread: Thread | None) -> list[Run]:
@@ -5957,7 +5962,6 @@ def recover_runs(conn: sqlite3.Connection) -> tuple[int, list[str]]:
 
 
 NODE_THREADS = "devserver-node"
-RETRY_SECONDS = 1.0  # between tries to store what the database does not take
 
 
 class RunLoop:
@@ -6089,18 +6093,18 @@ class EventKeeper:
         with contextlib.suppress(Unavailable, Overtaken):  # the flush that has to follow says so
             await self._write()
 
-    async def _write(self) -> None:
+    async def _write(self, patient: Callable[[Unavailable], bool] = lambda error: False) -> None:
         while part := self._part or self._queue.take(self._reader):
             self._part = part
-            await self._db.write(self.append, part)
+            await self._db.write(self.append, part, patient=patient)
             self._part = []
             self.show(part)
 
-    async def flush(self) -> None:
+    async def flush(self, patient: Callable[[Unavailable], bool] = lambda error: False) -> None:
         """Write all that is left. Raises Unavailable, and Overtaken if events were lost."""
         if self._writing is not None:
             await asyncio.wait([self._writing])
-        await self._write()
+        await self._write(patient)
 
     def append(self, conn: sqlite3.Connection, events: Sequence[Event]) -> None:
         if self._resumable:
@@ -6230,12 +6234,15 @@ class Execution:
         self.caller = caller
         self._run_log = logs.of_run(run.run_id)
         self._keeper = EventKeeper(db, run, logs)
-        self.wanted, last_seq = db.look(lambda conn: Runs(conn).wanted_after(run.run_id))
+        wanted, last_seq = db.look(lambda conn: Runs(conn).wanted_after(run.run_id))
         self._seq = last_seq + LOST_SEQS * (run.attempt - 1)
         self._speaking: dict[str, JsonObject] = {}  # what messages have begun with, by their model's run
         self.control = RunControl()
+        self.task = asyncio.ensure_future(self._execute())
+        if not wanted:  # it was cancelled before it began
+            self.task.cancel()
 
-    async def execute(self) -> Outcome:
+    async def _execute(self) -> Outcome:
         """Call the graph, with the run's shared values bound."""
         CALLER.set(self.caller)
         try:
@@ -6257,25 +6264,22 @@ class Execution:
         finally:
             self.caller.end(cancelled=False)
 
-    async def end(self, outcome: Outcome, patient: Callable[[], bool]) -> Outcome | None:
-        """Store how the run ended, then tell those who follow it. Gives how it did if it was still there.
-
-        While the database takes nothing there are further tries, as long as `patient` says so (else it raises
-        Unavailable); after some of them those who follow need not wait any more.
-        """
+    async def end(self, outcome: Outcome, stopping: Callable[[], bool]) -> Outcome | None:
+        """Store how the run ended, then tell those who follow it. Return the stored outcome, or None if the run was
+        deleted meanwhile. While the database takes nothing, wait; raise Unavailable if the server stops then."""
         failure = self._event("error", outcome.error) if outcome.status == "error" and outcome.error else None
-        for tries in itertools.count(1):
-            try:
-                await self._keeper.flush()
-                ended, last, done = await self._db.write(self._finish, outcome, failure)
-                break
-            except Unavailable as error:
-                if not patient():
-                    raise
-                if tries == self.TRIES:  # that may last
-                    log.error("run %s has ended, which is stored as soon as it can be: %s", self._run.run_id, error)
-                    self._logs.fail_run(self._run, outcome.error or exception_value(error), failure)
-            await asyncio.sleep(RETRY_SECONDS)
+        tries = itertools.count(1)
+
+        def patient(error: Unavailable) -> bool:
+            if stopping():
+                return False
+            if next(tries) == self.TRIES:  # it may last: nobody who follows need wait any more
+                log.error("run %s has ended, which is stored as soon as it can be: %s", self._run.run_id, error)
+                self._logs.fail_run(self._run, outcome.error or exception_value(error), failure)
+            return True
+
+        await self._keeper.flush(patient)
+        ended, last, done = await self._db.write(self._finish, outcome, failure, patient=patient)
         if failure in last:
             self._run_log.error = to_json(outcome.error)
         self._keeper.stop()
@@ -6853,7 +6857,6 @@ class Runner:
         self.max_concurrency = max_concurrency
         self._slots: asyncio.Semaphore
         self._workers: dict[str, Worker] = {}
-        self._tasks: dict[str, asyncio.Task[Outcome]] = {}
         self._executions: dict[str, Execution] = {}
         self._webhooks = webhooks
         settings = graphs.settings
@@ -6896,7 +6899,7 @@ class Runner:
         """Make runs, all of them or none; those that need not wait are started in the same transaction."""
 
         async def create() -> list[Run]:
-            free = 0 if self.stopping else self.max_concurrency - len(self._tasks)
+            free = 0 if self.stopping else self.max_concurrency - len(self._executions)
             news = [replace(new, start=n < free) for n, new in enumerate(asked)]
             made = await self.db.write(lambda conn: [make_run(conn, self.graphs, new) for new in news])
             return [self.begin(created) for created in made]
@@ -6972,7 +6975,7 @@ class Runner:
         self.loop.loop.call_soon_threadsafe(lambda: self._keep(make()))
 
     def load(self) -> JsonObject:
-        active = min(len(self._tasks), self.max_concurrency)  # those that wait for calls of their own have no slot
+        active = min(len(self._executions), self.max_concurrency)  # those that wait for calls of their own have no slot
         return {"max": self.max_concurrency, "active": active, "available": self.max_concurrency - active}
 
     # -- on the run loop --
@@ -7002,9 +7005,17 @@ class Runner:
                 async with self._slots:
                     if self.stopping:
                         return
-                    claimed = await self._claim(thread_id, worker)
+                    claimed: Run | float | None = None
+                    try:
+                        if worker.started:
+                            claimed = worker.started.popleft()
+                        elif self.db.look(lambda conn: Runs(conn).has_pending(thread_id)):
+                            claimed = await self.db.write(lambda conn: Runs(conn).claim(thread_id))
+                    except Unavailable as error:
+                        log.warning("thread %s waits: %s", thread_id, error)
+                        claimed = RETRY_SECONDS
                     if isinstance(claimed, Run):
-                        await self._run_safely(claimed)
+                        await self._run(claimed)
                         continue
                 if claimed is not None:
                     await _sleep(worker.noticed, claimed)
@@ -7016,24 +7027,31 @@ class Runner:
             del self._workers[thread_id]
             self.threads.notice()  # it may expire now
 
-    async def _claim(self, thread_id: str, worker: Worker) -> Run | float | None:
-        if worker.started:
-            return worker.started.popleft()
-        try:
-            pending = self.db.look(lambda conn: Runs(conn).has_pending(thread_id))
-            return await self.db.write(lambda conn: Runs(conn).claim(thread_id)) if pending else None
-        except Unavailable as error:
-            log.warning("thread %s waits: %s", thread_id, error)
-            return RETRY_SECONDS
-
     async def _fire_crons(self) -> None:
         for created in await self.db.write(fire_crons, self.graphs, self.thread_ttl):
             self.begin(created)
 
-    async def _run_safely(self, run: Run) -> None:
-        """Run it; what can't be stored ends the run, and leaves the thread's others alone."""
+    async def _run(self, run: Run) -> None:
+        """Execute a run and store how it ended. A run whose end can't be stored fails, and leaves the others alone."""
+        begun = time.monotonic()
+        caller = Caller(self.loopback, run.config()["configurable"].get("langgraph_auth_user"), self._slots)
         try:
-            await self._run(run)
+            execution = self._executions[run.run_id] = Execution(self.db, self.graphs, self.logs, run, caller)
+            try:
+                outcome = await execution.task
+            except asyncio.CancelledError:
+                outcome = Outcome("pending" if self.stopping else "interrupted")
+            finally:
+                del self._executions[run.run_id]
+            if outcome.status == "pending":  # the server is stopping
+                await execution.leave()
+                return
+            if outcome.status == "interrupted":
+                outcome = Outcome("interrupted", rest=await execution.rest_after_cancel())
+            if (ended := await execution.end(outcome, lambda: self.stopping)) is not None:
+                log_end(run, ended, time.monotonic() - begun)
+            if run.kwargs["webhook"]:
+                await self._webhooks.send_due()
         except Unavailable as error:
             log.error("run %s goes on when the server starts again: %s", run.run_id, error)
         except Exception as error:
@@ -7042,34 +7060,10 @@ class Runner:
         finally:
             self.logs.close_run(run.run_id)
 
-    async def _run(self, run: Run) -> None:
-        """Execute a claimed run and store how it ended."""
-        begun = time.monotonic()
-        caller = Caller(self.loopback, run.config()["configurable"].get("langgraph_auth_user"), self._slots)
-        execution = self._executions[run.run_id] = Execution(self.db, self.graphs, self.logs, run, caller)
-        task = self._tasks[run.run_id] = asyncio.ensure_future(execution.execute())
-        if not execution.wanted:
-            task.cancel()  # before it began
-        try:
-            outcome = await task
-        except asyncio.CancelledError:
-            outcome = Outcome("pending" if self.stopping else "interrupted")
-        finally:
-            del self._tasks[run.run_id], self._executions[run.run_id]
-        if outcome.status == "pending":  # the server is stopping
-            await execution.leave()
-            return
-        if outcome.status == "interrupted":
-            outcome = Outcome("interrupted", rest=await execution.rest_after_cancel())
-        if (ended := await execution.end(outcome, lambda: not self.stopping)) is not None:
-            log_end(run, ended, time.monotonic() - begun)
-        if run.kwargs["webhook"]:
-            await self._webhooks.send_due()
-
     def _stop_graph(self, run_id: str) -> None:
-        if (task := self._tasks.get(run_id)) is not None:
-            self._executions[run_id].caller.end(cancelled=True)
-            task.cancel()
+        if (execution := self._executions.get(run_id)) is not None:
+            execution.caller.end(cancelled=True)
+            execution.task.cancel()
 
     async def _drain(self) -> None:
         """Ask running graphs to stop after their superstep; cancel those that don't in time."""
@@ -7082,58 +7076,45 @@ class Runner:
             worker.noticed.set()
         if self._background:
             await asyncio.wait(self._background, timeout=self.GRACE_SECONDS)
-        for run_id in self._tasks:
+        for run_id in self._executions:
             self._stop_graph(run_id)
         if self._background:
             await asyncio.wait(self._background, timeout=1)
 
 
-async def show_state(runner: Runner, thread: Thread, since: int, update: bytes | None = None) -> None:
-    """Let a thread show the state that its checkpoints hold, unless it has had runs since that steady time, and tell
-    those who follow it of an update."""
+async def show_state(
+    runner: Runner, thread: Thread, since: int, rest: Rest | None = None, update: bytes | None = None
+) -> None:
+    """Let a thread show the state that its checkpoints hold (`rest`, if it was read), unless it has had runs since that
+    steady time, and tell those who follow it of an update. While the database takes nothing, further tries follow, the
+    last at the next start: the state itself is stored, so whoever changed it need not know."""
 
     async def look(graph: Graph) -> Rest:
         return Rest.of(graph, await snapshot(graph, place_config(thread.thread_id)))
 
-    try:
-        graph_id, thread_id = thread.metadata["graph_id"], thread.thread_id
-        rest = await runner.with_graph(graph_id, thread.config, "threads.read", look, thread_id=thread_id)
-    except Unavailable:
-        show_later(runner, thread, since, update)
-    except Exception as error:  # the graph is gone or broken: the next run or update shows the state
-        log.warning("thread %s shows an old state: %s", thread.thread_id, error)
-    else:
-        await show_rest(runner, thread, since, rest, update)
-
-
-async def show_rest(runner: Runner, thread: Thread, since: int, rest: Rest, update: bytes | None = None) -> None:
-    """The same, of a state that was read. While the database does not take that, further tries follow: the state
-    itself is stored, so whoever changed it need not know."""
-
-    def show(conn: sqlite3.Connection) -> list[Event]:
+    def show(conn: sqlite3.Connection, rest: Rest) -> list[Event]:
         if not Runs(conn).has_since(thread.thread_id, since):
             Threads(conn).set_state(thread.thread_id, *rest[:3], thread.error, rest.output_keys)
         told = [Event(event_id(), "state_update", update)] if update else []
         Events(conn).append(thread.thread_id, told)
         return told
 
+    async def show_later() -> None:
+        await asyncio.sleep(RETRY_SECONDS)
+        if not runner.stopping:
+            await show_state(runner, thread, since, update=update)
+
     try:
-        for event in await runner.db.write(show):
+        if rest is None:
+            graph_id, ids = thread.metadata["graph_id"], {"thread_id": thread.thread_id}
+            rest = await runner.with_graph(graph_id, thread.config, "threads.read", look, **ids)
+        for event in await runner.db.write(show, rest):
             runner.logs.tell_thread(thread.thread_id, event)
     except Unavailable as error:
         log.warning("thread %s shows an old state for now: %s", thread.thread_id, error)
-        show_later(runner, thread, since, update)
-
-
-def show_later(runner: Runner, thread: Thread, since: int, update: bytes | None) -> None:
-    """Let a thread show its state in a moment, unless the server stops: then the next start does it."""
-
-    async def show() -> None:
-        await asyncio.sleep(RETRY_SECONDS)
-        if not runner.stopping:
-            await show_state(runner, thread, since, update)
-
-    runner.begin_soon(show)
+        runner.begin_soon(show_later)
+    except Exception as error:  # the graph is gone or broken: the next run or update shows the state
+        log.warning("thread %s shows an old state: %s", thread.thread_id, error)
 
 
 ########################################################################################################
@@ -8167,7 +8148,7 @@ async def _change_state(
             await show_state(server.runner, thread, began)
         raise
 
-    await show_rest(server.runner, thread, began, rest, to_json({"state": state, "thread_id": thread.thread_id}))
+    await show_state(server.runner, thread, began, rest, to_json({"state": state, "thread_id": thread.thread_id}))
     server.runner.threads.notice()
     return changed
 
@@ -8200,7 +8181,6 @@ async def new_run(server: Server, thread_id: str | None, body: RunCreate, **more
     new = NewRun(
         thread_id,
         body.model_copy(update={"assistant_id": assistant_id}),
-        server.graphs.shared(),
         headers=CONFIGURABLE_HEADERS.get(),
         thread_ttl=server.runner.thread_ttl,
         **more,
@@ -8702,10 +8682,10 @@ async def make_cron(server: Server, raw: JsonObject, thread_id: str | None) -> R
         updated_at=at,
     )
     cron = await allow_cron(server, cron)
-    await check_run_body(server, cron_run(cron, {}).body)
+    await check_run_body(server, cron_run(cron).body)
 
     def insert(conn: sqlite3.Connection) -> None:
-        check_cron_run(conn, cron_run(cron, server.graphs.shared()))
+        check_cron_run(conn, server.graphs, cron_run(cron))
         Crons(conn).insert(cron)
 
     await server.db.write(insert)
@@ -8713,7 +8693,7 @@ async def make_cron(server: Server, raw: JsonObject, thread_id: str | None) -> R
     return reply(cron.to_dict())
 
 
-def check_cron_run(conn: sqlite3.Connection, new: NewRun) -> None:
+def check_cron_run(conn: sqlite3.Connection, graphs: Graphs, new: NewRun) -> None:
     """Refuse a cron whose run could not be made now. Raises NotFound, Invalid or BadRequest."""
     check_run_fields(new.body)
     assistant = within(Assistants(conn).get(new.body.assistant_id), new.access.assistants)
@@ -8725,13 +8705,13 @@ def check_cron_run(conn: sqlite3.Connection, new: NewRun) -> None:
             f"Thread with ID '{new.thread_id}' not found. Please verify the ID is correct and the thread hasn't been "
             "deleted or expired."
         )
-    new.run(assistant, new.thread_id or new_id(), thread)
+    new.run(graphs, assistant, new.thread_id or new_id(), thread)
 
 
 async def allow_cron(server: Server, cron: Cron) -> Cron:
     """The cron, with the access of the runs that it is to make, and what authorization changes in them. They are on
     behalf of who made the cron, whoever changes it. Raises Refused."""
-    new = cron_run(cron, {})
+    new = cron_run(cron)
     changes, access = await allow_run(server, cron.thread_id, new.body, new.run_id)
     if access.user is None:
         return cron
@@ -8792,14 +8772,14 @@ async def update_cron(server: Server, request: Request) -> Response:
 
     allowed = await allow_cron(server, laid_over(server.db.look(lambda conn: Crons(conn).get(cron_id, *limits))))
     if changes_runs:
-        await check_run_body(server, cron_run(allowed, {}).body)
+        await check_run_body(server, cron_run(allowed).body)
 
     def patch(conn: sqlite3.Connection) -> Cron:
         changed = laid_over(Crons(conn).get(cron_id, *limits))
         if allowed.access:
             changed = replace(changed, payload=allowed.payload, access=allowed.access)
         if changes_runs:
-            check_cron_run(conn, cron_run(changed, server.graphs.shared()))
+            check_cron_run(conn, server.graphs, cron_run(changed))
         Crons(conn).update(changed)
         return changed
 
@@ -8827,7 +8807,7 @@ async def fire_cron(server: Server, request: Request) -> Response:
     headers = {
         "langgraph_request_id": CONFIGURABLE_HEADERS.get()["langgraph_request_id"]
     }  # the cron is another's, maybe
-    new = cron_run(cron, server.graphs.shared(), thread_ttl=server.runner.thread_ttl, headers=headers)
+    new = cron_run(cron, thread_ttl=server.runner.thread_ttl, headers=headers)
     [run] = await server.runner.create(new)
     return reply(run.to_dict(), headers=run_headers(run, None))
 

@@ -660,7 +660,7 @@ async def test_disabled_webhooks_are_checked_but_not_sent(
         ({"http": {"cors": {"allow_origins": "*"}}}, "'http.cors.allow_origins': Input should be a valid list"),
         ({"http": {"cors": {"allow_origin_regex": "("}}}, "'http.cors.allow_origin_regex'"),
         ({"http": {"cors": {"allow_origin_regex": "(?i)x"}}}, "'http.cors.allow_origin_regex'"),
-        ({"http": []}, "'http' must be an object"),
+        ({"http": []}, "'http': must be an object"),
     ],
 )
 def test_what_must_not_be_ignored_stops_the_start(tmp_path: Path, settings: Any, said: str) -> None:
