@@ -8932,7 +8932,7 @@ async def list_item_namespaces(server: Server, request: Request) -> Response:
 ########################################################################################################
 
 CHANNEL = re.compile(r"values|updates|messages|tools|custom(:.+)?|lifecycle|input|tasks|checkpoints", re.DOTALL)
-INVALID_PARAMS = -32602  # of JSON-RPC
+INVALID_REQUEST, INVALID_PARAMS = -32600, -32602  # of JSON-RPC
 NO_ACTIVE_RUN = "No active run is bound to this thread."
 
 
@@ -9291,6 +9291,12 @@ async def protocol_socket(socket: WebSocket) -> None:
 MCP_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 MCP_PAGE = 100
 MCP_HINTS = {"readOnlyHint": False, "destructiveHint": False, "idempotentHint": False, "openWorldHint": True}
+MCP_MESSAGES = {"description": "The user message to send to the agent.", "title": "Messages", "type": "string"}
+
+
+def rpc_answer(rpc_id: Any, name: str, value: JsonObject) -> JsonObject:
+    """An answer of JSON-RPC: its `result`, or its `error`."""
+    return {"jsonrpc": "2.0", "id": rpc_id, name: value}
 
 
 async def call_mcp(server: Server, request: Request) -> Response:
@@ -9299,32 +9305,27 @@ async def call_mcp(server: Server, request: Request) -> Response:
         message = await read_json(request)
     except Invalid:
         return reply({"error": "Invalid JSON"}, 400)
-    accept = request.headers.get("accept", "")
+    accept, problem = request.headers.get("accept", ""), None
     if "application/json" not in accept and "text/event-stream" not in accept:
-        return reply({"error": "Accept header must include application/json or text/event-stream"}, 400)
-    if problem := _mcp_problem(message):
-        return reply({"error": problem}, 400)
-    if "id" not in message or "method" not in message:
-        return empty(202)
-    answer: JsonObject = {"jsonrpc": "2.0", "id": message["id"]}
-    try:
-        answer["result"] = await _mcp_result(server, message["method"], message.get("params") or {})
-    except ProtocolError as error:
-        answer["error"] = error.value()
-    return reply(answer)
-
-
-def _mcp_problem(message: Any) -> str | None:
-    if not isinstance(message, dict):
-        return "Invalid message format."
-    if message.get("jsonrpc") != "2.0":
-        return "Invalid JSON-RPC message. Missing or invalid jsonrpc version."
-    if "id" not in message and "method" not in message:
-        return (
+        problem = "Accept header must include application/json or text/event-stream"
+    elif not isinstance(message, dict):
+        problem = "Invalid message format."
+    elif message.get("jsonrpc") != "2.0":
+        problem = "Invalid JSON-RPC message. Missing or invalid jsonrpc version."
+    elif "id" not in message and "method" not in message:
+        problem = (
             "Invalid message format. A message is to be either a JSON-RPC request, response, or notification."
             "Please see the Messages section of the Streamable HTTP RFC for more information."
         )
-    return None
+    if problem:
+        return reply({"error": problem}, 400)
+    if "id" not in message or "method" not in message:
+        return empty(202)
+    try:
+        result = await _mcp_result(server, message["method"], message.get("params") or {})
+    except ProtocolError as error:
+        return reply(rpc_answer(message["id"], "error", error.value()))
+    return reply(rpc_answer(message["id"], "result", result))
 
 
 async def _mcp_result(server: Server, method: Any, params: Any) -> JsonObject:
@@ -9345,34 +9346,34 @@ async def _mcp_result(server: Server, method: Any, params: Any) -> JsonObject:
     raise ProtocolError(-32601, f"Method not found: {method}")
 
 
-async def tool_assistants(server: Server, body: AssistantSearchRequest) -> Page:
-    """The assistants that a protocol offers to its user."""
-    value = body.model_dump()
-    limits = await allow(server, "assistants.search", value)
-    wanted = validate(AssistantSearchRequest, {name: value[name] for name in body.model_fields_set | {"metadata"}})
-    return await server.db.read(lambda conn: Assistants(conn).search(wanted, limits))
-
-
 async def _mcp_tools(server: Server, cursor: Any) -> JsonObject:
+    """A page of the assistants that the user may see, each as a tool that takes the input of its graph."""
     offset = int(cursor) if isinstance(cursor, str) and cursor.isascii() and cursor.isdigit() else 0
-    page = await tool_assistants(server, AssistantSearchRequest(limit=MCP_PAGE, offset=min(offset, SAFE_INTEGER)))
+    value = AssistantSearchRequest(limit=MCP_PAGE, offset=min(offset, SAFE_INTEGER)).model_dump()
+    limits = await allow(server, "assistants.search", value)
+    wanted = validate(AssistantSearchRequest, {name: value[name] for name in ("limit", "offset", "metadata")})
+    page = await server.db.read(lambda conn: Assistants(conn).search(wanted, limits))
     tools: dict[str, JsonObject] = {}
     for assistant in page.rows:
         name = tool_name(assistant.name, assistant.assistant_id)
         if name in tools or assistant.graph_id not in server.graphs.ids():
             continue
         try:
-            schema = await _mcp_input_schema(server, assistant)
+            schema = await input_schema(server, assistant)
         except Unavailable:
             raise
         except Exception as error:  # whatever a factory of the user's raises: the others are tools all the same
             log.warning("assistant %s is left out of the tools: %r", assistant.assistant_id, error)
             continue
+        properties = schema.get("properties", {})
+        if "messages" in properties:  # a list of messages is simplified to the text of one
+            properties = {**properties, "messages": MCP_MESSAGES}
+            schema = {key: value for key, value in schema.items() if key != "$defs"}
         tools[name] = {
             "name": name,
             "title": assistant.name,
             "description": assistant.description or f"Tool based on the {assistant.name} assistant",
-            "inputSchema": schema,
+            "inputSchema": {**schema, "properties": properties, "type": "object"},
             "annotations": MCP_HINTS,
         }
     more = {"nextCursor": str(offset + MCP_PAGE)} if page.more else {}
@@ -9394,73 +9395,47 @@ async def input_schema(server: Server, assistant: Assistant) -> JsonObject:
 INPUT_SCHEMAS: weakref.WeakKeyDictionary[Graph, JsonObject] = weakref.WeakKeyDictionary()
 
 
-async def _mcp_input_schema(server: Server, assistant: Assistant) -> JsonObject:
-    """The input of the assistant's graph; a list of messages is simplified to the text of one."""
-    made = await input_schema(server, assistant)
-    properties = dict(made.get("properties", {}))
-    if "messages" in properties:
-        properties["messages"] = {
-            "description": "The user message to send to the agent.",
-            "title": "Messages",
-            "type": "string",
-        }
-        made = {key: value for key, value in made.items() if key != "$defs"}
-    return {**made, "properties": properties, "type": "object"}
-
-
 async def _mcp_call(server: Server, params: JsonObject) -> JsonObject:
-    assistant = await _mcp_assistant(server, params.get("name"))
-    body = {
-        "assistant_id": assistant.assistant_id,
-        "input": _mcp_input(params.get("arguments") or {}),
-        "context": params.get("context"),
-    }
-    try:
-        new = await new_run(server, None, validate(RunCreateStateless, body))
-        run, run_log = await server.runner.create_followed(new)
-    except ApiError as error:
-        raise ProtocolError(INVALID_PARAMS, error.detail) from None
-    async for _ in run_log.wait_closed():
-        pass
-    check_ended(server, run)
-    result = from_json(await run_result(server, run, run_log))
-    failure = result.get("__error__") if isinstance(result, dict) else None
-    text = {"type": "text", "text": failure_text(failure) if failure else repr(result)}
-    return {"content": [text], **({"isError": True} if failure else {})}
-
-
-async def _mcp_assistant(server: Server, name: Any) -> Assistant:
-    """The assistant that a tool stands for. Raises ProtocolError if there is none, or more than one."""
-    known = await server.db.read(lambda conn: Assistants(conn).of_tool(name)) if isinstance(name, str) else []
+    """Run the assistant that a tool stands for, and wait for what it comes to."""
+    name = params.get("name")
     value: JsonObject = {"metadata": {}}
+    known = await server.db.read(lambda conn: Assistants(conn).of_tool(name)) if isinstance(name, str) else []
     limits = await allow(server, "assistants.search", value)
     found = [
         each
         for each in known
         if each.graph_id in server.graphs.ids() and within(each, limits) and contains(each.metadata, value["metadata"])
     ]
-    if not found:
-        raise ProtocolError(INVALID_PARAMS, f"Unknown tool: {name}")
-    if len(found) > 1:
-        raise ProtocolError(INVALID_PARAMS, "Multiple tools found with the same name.")
-    return found[0]
+    require(found, f"Unknown tool: {name}")
+    require(len(found) == 1, "Multiple tools found with the same name.")
+    given = params.get("arguments") or {}
+    require(isinstance(given, dict), "arguments must be an object")
+    if isinstance(given.get("messages"), str):
+        given = {**given, "messages": [{"role": "user", "content": given["messages"]}]}
+    body = {"assistant_id": found[0].assistant_id, "input": given, "context": params.get("context")}
+    try:
+        new = await new_run(server, None, validate(RunCreateStateless, body))
+        run, run_log = await server.runner.create_followed(new)
+    except ApiError as error:
+        raise ProtocolError(INVALID_PARAMS, error.detail) from None
+    await wait_for_end(server, run, run_log)
+    result = from_json(await run_result(server, run, run_log))
+    failure = result.get("__error__") if isinstance(result, dict) else None
+    text = {"type": "text", "text": failure_text(failure) if failure else repr(result)}
+    return {"content": [text], **({"isError": True} if failure else {})}
 
 
-def check_ended(server: Server, run: Run) -> None:
-    """Raises ProtocolError if the log of a run was closed because the server stops."""
-    if server.runner.stopping and server.db.look(lambda conn: Runs(conn).is_live(run.run_id)):
-        raise ProtocolError(-32603, "The server stopped before the run ended. It goes on when the server starts again.")
+async def wait_for_end(server: Server, run: Run, run_log: RunLog) -> None:
+    """Wait until a run is over. Raises ProtocolError if the server stops before."""
+    async for _ in run_log.wait_closed():
+        pass
+    is_live = server.runner.stopping and server.db.look(lambda conn: Runs(conn).is_live(run.run_id))
+    stops = "The server stopped before the run ended. It goes on when the server starts again."
+    require(not is_live, stops, -32603)
 
 
 def failure_text(error: JsonObject) -> str:
     return f"{error['error']}: {error['message']}" if error["message"] else str(error["error"])
-
-
-def _mcp_input(arguments: Any) -> JsonObject:
-    require(isinstance(arguments, dict), "arguments must be an object")
-    if isinstance(arguments.get("messages"), str):
-        return {**arguments, "messages": [{"role": "user", "content": arguments["messages"]}]}
-    return cast(JsonObject, arguments)
 
 
 async def get_mcp(server: Server, request: Request) -> Response:
@@ -9479,8 +9454,12 @@ A2A_PAGE = 100
 MAX_PARTS = 1_000
 A2A_SCOPE_HEADER, A2A_SCOPES = "LangGraph-A2A-History-Scope", ("context", "task")
 FINAL_STATES = ("completed", "failed", "canceled")
-TASK_STATES = (*FINAL_STATES, "submitted", "working", "input-required", "rejected", "auth-required", "unknown")
-FILE_WORDS = {"bytes": "raw", "uri": "url", "name": "filename", "mimeType": "mediaType"}  # in versions 0.3 and 1.0
+# States, and the fields of files, in the words of version 0.3 and of 1.0.
+TASK_STATES = {
+    state: f"TASK_STATE_{state.upper().replace('-', '_')}"
+    for state in (*FINAL_STATES, "submitted", "working", "input-required", "rejected", "auth-required", "unknown")
+}
+FILE_WORDS = {"bytes": "raw", "uri": "url", "name": "filename", "mimeType": "mediaType"}
 # fmt: off
 HISTORY_EXTENSION = {
     "uri": "https://langchain.com/a2a/extensions/history-scope/v1", "required": False,
@@ -9506,16 +9485,26 @@ class AgentCall:
 
     def value(self, made: JsonObject) -> JsonObject:
         """A task or an update, made in the words of version 0.3, in those of the call."""
-        return modern_words(made) if self.modern else made
+        if not self.modern:
+            return made
+        status = made.get("status", {})
+        messages = [*made.get("history", ()), *([status["message"]] if "message" in status else ())]
+        artifacts = [*made.get("artifacts", ()), *([made["artifact"]] if "artifact" in made else ())]
+        if status:
+            status["state"] = TASK_STATES[status["state"]]
+        for message in messages:
+            message["role"] = f"ROLE_{message['role'].upper()}"
+        for each in (*messages, *artifacts):
+            each["parts"] = [
+                {FILE_WORDS[key]: value for key, value in part["file"].items()} if part["kind"] == "file" else part
+                for part in each["parts"]
+            ]
+        return made
 
     def wrapped(self, made: JsonObject) -> JsonObject:
         """The same where it may be one of several kinds."""
         names = {"task": "task", "status-update": "statusUpdate", "artifact-update": "artifactUpdate"}
         return {names[made["kind"]]: self.value(made)} if self.modern else made
-
-    def frame(self, name: str, value: JsonObject) -> bytes:
-        """A server-sent event with a result, or an error."""
-        return rpc_frame({"jsonrpc": "2.0", "id": self.rpc_id, name: value})
 
     def text(self, name: str) -> str:
         """A parameter that is a text, empty if it is not given. Raises ProtocolError."""
@@ -9540,33 +9529,7 @@ class AgentCall:
 
 
 def rpc_error(error: ProtocolError | ApiError) -> JsonObject:
-    return error.value() if isinstance(error, ProtocolError) else ProtocolError(INVALID_PARAMS, error.detail).value()
-
-
-async def call_agent(server: Server, request: Request) -> Response:
-    """The Agent2Agent protocol: a JSON-RPC call of one of an agent's methods."""
-    rpc_id, streams = None, False
-    try:
-        message = await _rpc_message(request)
-        rpc_id = message.get("id")
-        if "result" in message and "method" not in message:
-            return empty(202)
-        method, params = _rpc_method(message), message.get("params", {})
-        wanted = "text/event-stream" if method in STREAMING_METHODS else "application/json"
-        accept = request.headers.get("accept") or "*/*"
-        if not any(each in accept for each in (wanted, f"{wanted.partition('/')[0]}/*", "*/*")):
-            return reply({"error": f"Accept header must include {wanted}"}, 400)
-        streams = method in STREAMING_METHODS
-        require(isinstance(params, dict), "Invalid params: must be an object")
-        assistant = await find_agent(server, request.path_params["assistant_id"])
-        modern = "/" not in message["method"]
-        result = await method(AgentCall(server, request, assistant, message["id"], params, modern))
-    except Refused:
-        raise
-    except (ProtocolError, ApiError) as error:
-        answer = {"jsonrpc": "2.0", "id": rpc_id, "error": rpc_error(error)}
-        return Response(rpc_frame(answer), headers=STREAM_HEADERS) if streams else reply(answer)
-    return result if isinstance(result, Response) else reply({"jsonrpc": "2.0", "id": rpc_id, "result": result})
+    return (error if isinstance(error, ProtocolError) else ProtocolError(INVALID_PARAMS, error.detail)).value()
 
 
 def rpc_frame(answer: JsonObject) -> bytes:
@@ -9574,26 +9537,40 @@ def rpc_frame(answer: JsonObject) -> bytes:
     return sse_frame(Event((0, 0), "message", to_json(answer)), False)
 
 
-async def _rpc_message(request: Request) -> JsonObject:
-    """A JSON-RPC message; its id, if it has any, is one. Raises ProtocolError."""
+async def call_agent(server: Server, request: Request) -> Response:
+    """The Agent2Agent protocol: a JSON-RPC call of one of an agent's methods."""
+    rpc_id, streams = None, False
     try:
-        message = await read_json(request)
-    except Invalid as error:
-        raise ProtocolError(-32700, error.detail) from None
-    require(isinstance(message, dict), "Invalid request: must be an object", -32600)
-    rpc_id = message.get("id")
-    is_id = isinstance(rpc_id, str | int) and not isinstance(rpc_id, bool)
-    require(is_id, "Invalid request: id must be a string or an integer", -32600)
-    return cast(JsonObject, message)
-
-
-def _rpc_method(message: JsonObject) -> AgentMethod:
-    require(message.get("jsonrpc") == "2.0", "Invalid request: jsonrpc must be '2.0'", -32600)
-    name = message.get("method")
-    require(name and isinstance(name, str), "Invalid request: method must be a string", -32600)
-    require("pushnotificationconfig" not in str(name).lower(), "Push notifications are not supported", -32003)
-    require(name in AGENT_METHODS, f"Method not found: {name}", -32601)
-    return AGENT_METHODS[str(name)]
+        try:
+            message = await read_json(request)
+        except Invalid as error:
+            raise ProtocolError(-32700, error.detail) from None
+        require(isinstance(message, dict), "Invalid request: must be an object", INVALID_REQUEST)
+        given, name, params = message.get("id"), message.get("method"), message.get("params", {})
+        is_id = isinstance(given, str | int) and not isinstance(given, bool)
+        require(is_id, "Invalid request: id must be a string or an integer", INVALID_REQUEST)
+        rpc_id = given
+        if "result" in message and "method" not in message:
+            return empty(202)
+        require(message.get("jsonrpc") == "2.0", "Invalid request: jsonrpc must be '2.0'", INVALID_REQUEST)
+        require(name and isinstance(name, str), "Invalid request: method must be a string", INVALID_REQUEST)
+        require("pushnotificationconfig" not in name.lower(), "Push notifications are not supported", -32003)
+        require(name in AGENT_METHODS, f"Method not found: {name}", -32601)
+        method, is_stream = AGENT_METHODS[name], AGENT_METHODS[name] in STREAMING_METHODS
+        kind = "text/event-stream" if is_stream else "application/json"
+        accept = request.headers.get("accept") or "*/*"
+        if not any(each in accept for each in (kind, f"{kind.partition('/')[0]}/*", "*/*")):
+            return reply({"error": f"Accept header must include {kind}"}, 400)
+        streams = is_stream
+        require(isinstance(params, dict), "Invalid params: must be an object")
+        assistant = await find_agent(server, request.path_params["assistant_id"])
+        result = await method(AgentCall(server, request, assistant, rpc_id, params, modern="/" not in name))
+    except Refused:
+        raise
+    except (ProtocolError, ApiError) as error:
+        answer = rpc_answer(rpc_id, "error", rpc_error(error))
+        return Response(rpc_frame(answer), headers=STREAM_HEADERS) if streams else reply(answer)
+    return result if isinstance(result, Response) else reply(rpc_answer(rpc_id, "result", result))
 
 
 async def find_agent(server: Server, assistant_id: str) -> Assistant:
@@ -9648,59 +9625,52 @@ class SentMessage(Body):
 
 
 def sent_message(call: AgentCall) -> SentMessage:
-    """The message of a call, checked. Raises ProtocolError."""
-    raw = call.params.get("message")
+    """The message of a call, of either version, checked. Raises ProtocolError."""
+    raw: Any = call.params.get("message")
     require(isinstance(raw, dict), "Missing or invalid 'message' in params")
-    raw = cast(JsonObject, raw)
-    parts = raw.get("parts", [])
-    require(isinstance(parts, list), "Invalid params: 'parts' must be an array")
-    require(parts, "Message must contain at least one part")
-    require(len(parts) <= MAX_PARTS, f"Message must contain at most {MAX_PARTS} parts")
+    given = raw.get("parts", [])
+    require(isinstance(given, list), "Invalid params: 'parts' must be an array")
+    require(given, "Message must contain at least one part")
+    require(len(given) <= MAX_PARTS, f"Message must contain at most {MAX_PARTS} parts")
     for name in ("messageId", "role"):
         require(raw.get(name), f"Missing required '{name}' in message")
     for name in ("contextId", "taskId"):
         require(isinstance(raw.get(name) or "", str), f"{name} must be a string")
+    parts = []
+    for each in given:
+        part = each if isinstance(each, dict) else {}
+        if "kind" not in part and ("raw" in part or "url" in part):
+            part = {"kind": "file", "file": {old: part[new] for old, new in FILE_WORDS.items() if new in part}}
+        kind = part.get("kind") or next((kind for kind in ("text", "data") if kind in part), None)
+        known = "Unsupported part type. A2A agents support 'text', 'data', and 'file' parts only."
+        require(kind in ("text", "data", "file"), known, -32005)
+        parts.append({**part, "kind": kind})
     role = str(raw["role"]).removeprefix("ROLE_").lower()
     try:
-        return validate(SentMessage, {**raw, "role": role, "parts": [_sent_part(part) for part in parts]})
+        return validate(SentMessage, {**raw, "role": role, "parts": parts})
     except Invalid as error:
         raise ProtocolError(INVALID_PARAMS, f"Invalid message: {error}") from None
-
-
-def _sent_part(part: Any) -> JsonObject:
-    """A part that a client sent, of either version, in the form of 0.3. Raises ProtocolError for any other kind."""
-    given = part if isinstance(part, dict) else {}
-    if "kind" not in given and ("raw" in given or "url" in given):
-        return {"kind": "file", "file": {old: given[new] for old, new in FILE_WORDS.items() if new in given}}
-    kind = given.get("kind") or next((kind for kind in ("text", "data") if kind in given), None)
-    known = "Unsupported part type. A2A agents support 'text', 'data', and 'file' parts only."
-    require(kind in ("text", "data", "file"), known, -32005)
-    return {**given, "kind": kind}
 
 
 def read_parts(message: SentMessage) -> tuple[JsonObject, str | list[JsonObject] | None]:
     """What a message brings for a graph: its data parts as one object, and its texts and files as the content of
     a message of the conversation, if there are any."""
     data: JsonObject = {}
-    blocks = []
+    blocks: list[JsonObject] = []
     for part in message.parts:
         data |= part.data or {}
         if part.text is not None:
             blocks.append({"type": "text", "text": part.text})
-        elif part.file:
-            blocks.append(_file_block(part.file))
+        elif file := part.file:
+            kind = (file.mime_type or "").partition("/")[0]
+            source = {"url": file.uri} if file.bytes is None else {"base64": file.bytes}
+            mime_type = {"mime_type": file.mime_type} if file.mime_type else {}
+            name = {"extras": {"filename": file.name}} if file.name else {}
+            kind = kind if kind in ("image", "audio", "video") else "file"
+            blocks.append({"type": kind, **source, **mime_type, **name})
     if blocks and all(block["type"] == "text" for block in blocks):
-        return data, "\n".join(str(block["text"]) for block in blocks)
+        return data, "\n".join(block["text"] for block in blocks)
     return data, blocks or None
-
-
-def _file_block(file: SentFile) -> JsonObject:
-    """A file as a content block of LangChain's messages."""
-    kind = (file.mime_type or "").partition("/")[0]
-    source = {"url": file.uri} if file.bytes is None else {"base64": file.bytes}
-    mime_type = {"mime_type": file.mime_type} if file.mime_type else {}
-    name = {"extras": {"filename": file.name}} if file.name else {}
-    return {"type": kind if kind in ("image", "audio", "video") else "file", **source, **mime_type, **name}
 
 
 def graph_input(message: SentMessage, task_id: str) -> JsonObject:
@@ -9735,56 +9705,30 @@ def task_answer(message: SentMessage, task_id: str, asked: list[str]) -> JsonObj
     return {"resume": resume, "update": update} if update else {"resume": resume}
 
 
-async def check_takes_messages(call: AgentCall) -> None:
-    fields = list((await input_schema(call.server, call.assistant)).get("properties", {}))
-    require(
-        "messages" in fields,
-        f"Assistant '{call.assistant.assistant_id}' (graph '{call.assistant.graph_id}') does not support A2A "
-        "conversational messages. Graph input schema must include a 'messages' field to accept text or file "
-        f"parts. Available input fields: {fields}",
-    )
-
-
 # what an agent shows
-
-
-def modern_words(value: JsonObject) -> JsonObject:
-    """A task or an update of version 0.3 in the words of 1.0."""
-    status = value.get("status", {})
-    messages = [*value.get("history", ()), *([status["message"]] if "message" in status else ())]
-    artifacts = [*value.get("artifacts", ()), *([value["artifact"]] if "artifact" in value else ())]
-    if status:
-        status["state"] = f"TASK_STATE_{status['state'].upper().replace('-', '_')}"
-    for message in messages:
-        message["role"] = f"ROLE_{message['role'].upper()}"
-    for each in (*messages, *artifacts):
-        each["parts"] = [
-            {FILE_WORDS[key]: value for key, value in part["file"].items()} if part["kind"] == "file" else part
-            for part in each["parts"]
-        ]
-    return value
 
 
 def message_parts(message: JsonObject) -> list[JsonObject]:
     """What a message of a thread holds, as A2A parts: its texts and files, or a tool's result."""
-    content = message.get("content")
+    content, parts = message.get("content"), list[JsonObject]()
     if message.get("type") == "tool":
         result = {key: message.get(key) for key in ("content", "name", "status")}
         return [{"kind": "data", "data": {"tool_results": [{**result, "toolCallId": message.get("tool_call_id")}]}}]
-    blocks = content if isinstance(content, list) else [content]
-    return [part for block in blocks if (part := _block_part(block))]
-
-
-def _block_part(block: Any) -> JsonObject | None:
-    text = block.get("text") if isinstance(block, dict) else block
-    if isinstance(text, str):
-        return {"kind": "text", "text": text} if text else None
-    if not isinstance(block, dict):
-        return None
-    name = (block.get("extras") or {}).get("filename")
-    file = {"bytes": block.get("base64"), "uri": block.get("url"), "mimeType": block.get("mime_type"), "name": name}
-    file = {key: value for key, value in file.items() if isinstance(value, str) and value}
-    return {"kind": "file", "file": file} if "bytes" in file or "uri" in file else None
+    for block in content if isinstance(content, list) else [content]:
+        text = block.get("text") if isinstance(block, dict) else block
+        if isinstance(text, str):
+            parts += [{"kind": "text", "text": text}] if text else []
+        elif isinstance(block, dict):
+            name = (block.get("extras") or {}).get("filename")
+            file = {
+                "bytes": block.get("base64"),
+                "uri": block.get("url"),
+                "mimeType": block.get("mime_type"),
+                "name": name,
+            }
+            file = {key: value for key, value in file.items() if isinstance(value, str) and value}
+            parts += [{"kind": "file", "file": file}] if "bytes" in file or "uri" in file else []
+    return parts
 
 
 def conversation(thread: Thread) -> list[JsonObject]:
@@ -9869,13 +9813,6 @@ def present_task(call: AgentCall, task: Task, thread: Thread, length: int | None
 # the methods
 
 
-class Started(NamedTuple):
-    """A run that goes on for a task, and its log."""
-
-    run: Run
-    run_log: RunLog
-
-
 async def find_task(call: AgentCall, name: str, context: str | None, where: str = "") -> tuple[Task, Thread]:
     """A task of the agent by `THREAD:RUN`, or by the run's id and its context. Raises ProtocolError."""
     thread_id, _, task_id = name.rpartition(":")
@@ -9892,12 +9829,18 @@ async def find_task(call: AgentCall, name: str, context: str | None, where: str 
 
 async def start_task(
     call: AgentCall, message: SentMessage, modes: list[str], follower: Follower | None = None
-) -> Started:
+) -> tuple[Run, RunLog]:
     """Start a run for a message: of a new task, or of the one that the message names. Raises ProtocolError."""
-    server, run_id = call.server, new_id()
+    server, assistant, run_id = call.server, call.assistant, new_id()
     thread_id, task_id, command = message.context_id or new_id(), run_id, None
     if read_parts(message)[1] is not None:
-        await check_takes_messages(call)
+        fields = list((await input_schema(server, assistant)).get("properties", {}))
+        require(
+            "messages" in fields,
+            f"Assistant '{assistant.assistant_id}' (graph '{assistant.graph_id}') does not support A2A "
+            "conversational messages. Graph input schema must include a 'messages' field to accept text or file "
+            f"parts. Available input fields: {fields}",
+        )
     if message.task_id:
         task, thread = await find_task(call, message.task_id, message.context_id)
         require(task.state not in FINAL_STATES, "A terminal task cannot accept another message", -32004)
@@ -9905,7 +9848,7 @@ async def start_task(
         if task.state == "input-required":
             command = task_answer(message, task_id, [each["id"] for each in questions(thread)])
     body = {
-        "assistant_id": call.assistant.assistant_id,
+        "assistant_id": assistant.assistant_id,
         "metadata": {"a2a": {"task_start_id": task_id}},
         "if_not_exists": "create",
         "stream_mode": modes,
@@ -9914,23 +9857,22 @@ async def start_task(
     try:
         checked = validate(RunCreateStateful, body)
         new = await new_run(server, to_uuid(thread_id, "thread"), checked, run_id=run_id, task_id=task_id)
-        run, run_log = await server.runner.create_followed(new, follower)
+        return await server.runner.create_followed(new, follower)
     except ApiError as error:
         detail = "Invalid thread ID" if isinstance(error, InvalidId) else error.detail
         raise ProtocolError(INVALID_PARAMS, f"Failed to create run: {detail}") from None
-    return Started(run, run_log)
 
 
-async def ended_task(call: AgentCall, started: Started) -> tuple[Task, Thread]:
-    """A task whose run is over, and its thread with what that run left in it. Raises ProtocolError."""
-    run, run_log = started
-    check_ended(call.server, run)
+async def ended_task(call: AgentCall, run: Run, run_log: RunLog) -> tuple[Task, Thread]:
+    """Wait for the end of a task's run. Return the task, and its thread with what that run left in it. Raises
+    ProtocolError."""
+    await wait_for_end(call.server, run, run_log)
     task, thread = await find_task(call, task_ids(run)["taskId"], None)
     if task.run.run_id == run.run_id:  # later runs may have changed the thread
         values = thread.output if run_log.last_values is MISSING else run_log.last_values
         error = thread.error if run_log.error is None else from_json(run_log.error)
-        shown = replace(thread, state=to_json(values).decode(), output_keys=None, error=error)
-        task, thread = replace(task, latest=True), shown
+        thread = replace(thread, state=to_json(values).decode(), output_keys=None, error=error)
+        task = replace(task, latest=True)
     return task, thread
 
 
@@ -9943,28 +9885,25 @@ def message_options(call: AgentCall) -> JsonObject:
     return cast(JsonObject, options)
 
 
-def submitted(message: SentMessage, started: Started, length: int | None) -> JsonObject:
+def submitted(message: SentMessage, run: Run, length: int | None) -> JsonObject:
     """A task that has just begun, with the message that began it."""
-    status = task_status(started.run, "submitted", [], started.run.updated_at)
-    said = {"kind": "message", **message.model_dump(by_alias=True, exclude_none=True), **task_ids(started.run)}
-    return shown_task(started.run, status, [said], length)
+    said = {"kind": "message", **message.model_dump(by_alias=True, exclude_none=True), **task_ids(run)}
+    return shown_task(run, task_status(run, "submitted", [], run.updated_at), [said], length)
 
 
 async def send_message(call: AgentCall) -> JsonObject:
     options = message_options(call)
     length, message = call.length(options), sent_message(call)
-    started = await start_task(call, message, ["values"])
+    run, run_log = await start_task(call, message, ["values"])
     if options.get("blocking") is False or options.get("returnImmediately") is True:
-        return call.wrapped(submitted(message, started, length))
-    async for _ in started.run_log.wait_closed():
-        pass
-    return call.wrapped(present_task(call, *await ended_task(call, started), length))
+        return call.wrapped(submitted(message, run, length))
+    return call.wrapped(present_task(call, *await ended_task(call, run, run_log), length))
 
 
 async def stream_message(call: AgentCall) -> Response:
     length, message, follower = call.length(message_options(call)), sent_message(call), Follower()
-    started = await start_task(call, message, ["values", "messages"], follower)
-    return task_stream(call, submitted(message, started, length), started, follower)
+    run, run_log = await start_task(call, message, ["values", "messages"], follower)
+    return task_stream(call, submitted(message, run, length), run, run_log, follower)
 
 
 async def resubscribe_task(call: AgentCall) -> Response:
@@ -9973,52 +9912,46 @@ async def resubscribe_task(call: AgentCall) -> Response:
     run_log = await live_log(call.server, task.run, follower)
     if run_log is None:
         raise ProtocolError(-32004, f"There is nothing to follow: the task is {task.state}")
-    return task_stream(call, first, Started(task.run, run_log), follower)
+    return task_stream(call, first, task.run, run_log, follower)
 
 
-def task_stream(call: AgentCall, first: JsonObject, started: Started, follower: Follower) -> Response:
-    frames = with_heartbeats(task_frames(call, first, started, follower), follower, bytes)
+def task_stream(call: AgentCall, first: JsonObject, run: Run, run_log: RunLog, follower: Follower) -> Response:
+    frames = with_heartbeats(task_answers(call, first, run, run_log, follower), follower, rpc_frame)
     return event_stream(call.server, None, frames, {"content-type": "text/event-stream"}, cancel=False)
 
 
-async def task_frames(
-    call: AgentCall, first: JsonObject, started: Started, follower: Follower
-) -> AsyncIterator[list[bytes]]:
+async def task_answers(
+    call: AgentCall, first: JsonObject, run: Run, run_log: RunLog, follower: Follower
+) -> AsyncIterator[list[JsonObject]]:
     """A task's updates while its run goes on, in batches of events; the last one says how it ended."""
-    run = started.run
 
-    def frame(made: JsonObject) -> bytes:
-        return call.frame("result", call.wrapped(made))
+    def answer(made: JsonObject) -> JsonObject:
+        return rpc_answer(call.rpc_id, "result", call.wrapped(made))
 
-    def told(status: JsonObject, final: bool) -> bytes:
-        return frame({"kind": "status-update", "status": status, "final": final, **task_ids(run)})
+    def told(status: JsonObject, final: bool) -> JsonObject:
+        return answer({"kind": "status-update", "status": status, "final": final, **task_ids(run)})
 
-    yield [frame(first)]
+    yield [answer(first)]
     said: list[JsonObject] = []
-    async for batch in started.run_log.follow(follower):
-        frames = []
-        for parts in filter(None, map(_agent_parts, batch)):
-            if parts != said:
-                frames.append(told(task_status(run, "working", parts, now()), final=False))
-            said = parts
-        yield frames
+    async for batch in run_log.follow(follower):
+        answers = []
+        for event in batch:
+            if event.name in ("messages/partial", "messages/complete"):
+                (message,) = from_json(event.data)  # as much of it as the agent has said so far
+                parts = message_parts(message) if message["type"].lower().startswith("ai") else []
+                if parts and parts != said:
+                    answers.append(told(task_status(run, "working", parts, now()), final=False))
+                    said = parts
+        yield answers
     try:
-        task, thread = await ended_task(call, started)
+        task, thread = await ended_task(call, run, run_log)
     except ProtocolError as error:
-        yield [call.frame("error", error.value())]
+        yield [rpc_answer(call.rpc_id, "error", error.value())]
         return
     whole = {"append": False, "lastChunk": True} if task.state == "completed" else {}
     for artifact in task_artifacts(call, task, thread, conversation(thread)):
-        yield [frame({"kind": "artifact-update", "artifact": artifact, **whole, **task_ids(run)})]
+        yield [answer({"kind": "artifact-update", "artifact": artifact, **whole, **task_ids(run)})]
     yield [told(present_status(task, thread), final=True)]
-
-
-def _agent_parts(event: Event) -> list[JsonObject]:
-    """What the agent has said so far in the message that an event is about."""
-    if event.name not in ("messages/partial", "messages/complete"):
-        return []
-    (message,) = from_json(event.data)
-    return message_parts(message) if message["type"].lower().startswith("ai") else []
 
 
 async def get_task(call: AgentCall) -> JsonObject:
@@ -10033,17 +9966,26 @@ async def cancel_task(call: AgentCall) -> JsonObject:
     server, name, context, length = call.server, call.task_id(), call.text("contextId"), call.length({})
     task, thread = await find_task(call, name, context)
     await find_allowed(server, "threads.update", thread.thread_id, {"action": "interrupt"})
-    before = task.state
+    before, run = task.state, task.run
+
+    def end_waiting(conn: sqlite3.Connection) -> bool:
+        waiting = Tasks(conn).waiting(run.thread_id)
+        if waiting is None or waiting.run.run_id != run.run_id:  # it has just got its answer
+            return False
+        Runs(conn).set_status(run.run_id, "interrupted")
+        return True
+
     if before == "input-required":
-        if await server.db.write(end_waiting, task.run):
+        if await server.db.write(end_waiting):
             no_tasks = langgraph_types.StateUpdate(None, END, None)  # as LangGraph drops a question
             with contextlib.suppress(Conflict):  # another run goes on from there
                 await change_state(server, thread, place_config(thread.thread_id), lambda graph: [[no_tasks]])
     elif before not in FINAL_STATES:
         live = server.db.look(lambda conn: Runs(conn).live(thread.thread_id))
-        mine = [run for run in live if run.task_id == task.run.task_id]
-        logs = [await live_log(server, run) for run in mine]
-        await server.runner.cancel([(run.thread_id, run.run_id) for run in mine], "interrupt", "canceled by its client")
+        mine = [each for each in live if each.task_id == run.task_id]
+        logs = [await live_log(server, each) for each in mine]
+        reason = "canceled by its client"
+        await server.runner.cancel([(each.thread_id, each.run_id) for each in mine], "interrupt", reason)
         for run_log in filter(None, logs):
             async for _ in run_log.wait_closed():
                 pass
@@ -10053,46 +9995,33 @@ async def cancel_task(call: AgentCall) -> JsonObject:
     return {**call.value(present_task(call, task, thread, length)), "id": name}
 
 
-def end_waiting(conn: sqlite3.Connection, run: Run) -> bool:
-    """End a task that waits for an answer. Return whether it did: the task may just have got one."""
-    waiting = Tasks(conn).waiting(run.thread_id)
-    waits = waiting is not None and waiting.run.run_id == run.run_id
-    if waits:
-        Runs(conn).set_status(run.run_id, "interrupted")
-    return waits
-
-
 async def list_tasks(call: AgentCall) -> JsonObject:
-    size, length = call.params.get("pageSize", A2A_PAGE), call.length(call.params)
+    """A page of the agent's tasks, those changed last first."""
+    server, size, length = call.server, call.params.get("pageSize", A2A_PAGE), call.length(call.params)
     is_size = isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= A2A_PAGE
     require(is_size, f"pageSize must be an integer between 1 and {A2A_PAGE}.")
     token, state, since = call.text("pageToken") or "0", call.text("status"), call.text("statusTimestampAfter")
     require(re.fullmatch(r"[0-9]{1,18}", token), f"Invalid page token: '{token}'.")
-    states = {f"TASK_STATE_{each.upper().replace('-', '_')}": each for each in TASK_STATES}
-    require(state in ("", *states, *states.values()), f"Invalid status value: '{state}'.")
-    limits = await allow(call.server, "threads.search", {"metadata": {}})
-    page, total = await call.server.db.read(
-        lambda conn: Tasks(conn).search(
-            limits,
-            call.assistant.assistant_id,
-            call.text("contextId") or None,
-            states.get(state, state) or None,
-            moment(parse_moment(since, "statusTimestampAfter")) if since else None,
-            size,
-            int(token),
-        )
-    )
-    tasks = []
-    for found in page:
-        with contextlib.suppress(ProtocolError):  # gone meanwhile
-            task, thread = await find_task(call, task_ids(found.run)["taskId"], None)
-            shown = call.value(present_task(call, task, thread, length))
-            tasks.append(
-                {**shown, "artifacts": shown.get("artifacts", []) if call.params.get("includeArtifacts") else []}
-            )
-    following = int(token) + size
-    following_token = str(following) if following < total else ""
-    return {"tasks": tasks, "totalSize": total, "pageSize": len(tasks), "nextPageToken": following_token}
+    states = {word: old for old, new in TASK_STATES.items() for word in (old, new)}
+    require(state in ("", *states), f"Invalid status value: '{state}'.")
+    thread_id, at = call.text("contextId"), moment(parse_moment(since, "statusTimestampAfter")) if since else None
+    found = (call.assistant.assistant_id, thread_id or None, states.get(state), at, size, int(token))
+    limits = await allow(server, "threads.search", {"metadata": {}})
+    page, total = await server.db.read(lambda conn: Tasks(conn).search(limits, *found))
+    allowed = {}
+    for place in {task.run.thread_id for task in page}:
+        allowed[place] = await allow(server, "threads.read", {"thread_id": uuid.UUID(place), "metadata": {}})
+
+    def shown(conn: sqlite3.Connection) -> Iterator[JsonObject]:
+        for task in page:
+            if thread := Threads(conn).get(task.run.thread_id, allowed[task.run.thread_id]):  # else gone meanwhile
+                made = call.value(present_task(call, task, thread, length))
+                artifacts = made.get("artifacts", []) if call.params.get("includeArtifacts") else []
+                yield {**made, "artifacts": artifacts}
+
+    tasks = await server.db.read(lambda conn: list(shown(conn)))
+    following = str(int(token) + size) if int(token) + size < total else ""
+    return {"tasks": tasks, "totalSize": total, "pageSize": len(tasks), "nextPageToken": following}
 
 
 AgentMethod = Callable[[AgentCall], Coroutine[Any, Any, JsonObject | Response]]
@@ -10149,21 +10078,18 @@ async def agent_card(server: Server, request: Request, assistant: Assistant) -> 
 
 async def get_agent_card(server: Server, request: Request) -> Response:
     """The card of an assistant as an agent."""
-    return await show_card(server, request, request.path_params["assistant_id"])
-
-
-async def find_agent_card(server: Server, request: Request) -> Response:
-    """The card of the assistant that the query names."""
-    return await show_card(server, request, request.query_params.get("assistant_id", ""))
-
-
-async def show_card(server: Server, request: Request, assistant_id: str) -> Response:
+    assistant_id = request.path_params.get("assistant_id") or request.query_params.get("assistant_id", "")
     try:
         return reply(await agent_card(server, request, await find_agent(server, assistant_id)))
     except Refused:
         raise
     except (ProtocolError, ApiError) as error:
         return reply({"error": rpc_error(error)}, 400)
+
+
+async def find_agent_card(server: Server, request: Request) -> Response:
+    """The card of the assistant that the query names."""
+    return await get_agent_card(server, request)
 
 
 ########################################################################################################
