@@ -1525,38 +1525,17 @@ class _Job(NamedTuple):
     loop: asyncio.AbstractEventLoop | None
 
 
-def _settle(results: list[tuple[_Job, Any]]) -> None:
-    for job, result in results:
-        if job.future.done():  # whoever waited was cancelled
-            continue
-        if isinstance(result, StopIteration):  # no future takes one
-            result = RuntimeError(repr(result))
-        if isinstance(result, BaseException):
-            job.future.set_exception(result)
-        else:
-            job.future.set_result(result)
-
-
-class _Connection(aiosqlite.Connection):
+class _Writer(aiosqlite.Connection):
     """An aiosqlite connection that takes whole functions: one function is one transaction.
 
-    Functions that wait at the same time share a transaction, each but the first in a savepoint of its own, so
-    that concurrent runs share a commit; the error of one leaves the others' work alone.
+    Functions that wait at the same time share a transaction, each in a savepoint of its own, so that concurrent runs
+    share a commit; the error of one leaves the others' work alone.
     """
 
-    def __init__(self, connector: Callable[[], sqlite3.Connection], begin: str, db: Db | None = None) -> None:
-        super().__init__(connector, iter_chunk_size=64)
-        self._begin = begin
-        self._db = db  # if this is its writer
+    def __init__(self, conn: sqlite3.Connection, db: Db) -> None:
+        super().__init__(lambda: conn, iter_chunk_size=64)
+        self._db = db
         self._waiting: deque[_Job] = deque()
-
-    async def opened(self) -> Self:
-        try:
-            await self
-        except BaseException:
-            await asyncio.to_thread(self._thread.join)  # its last word needs the event loop
-            raise
-        return self
 
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
         loop = asyncio.get_running_loop()
@@ -1570,69 +1549,64 @@ class _Connection(aiosqlite.Connection):
         return future.result()
 
     def _submit(self, job: _Job) -> None:
+        """Of aiosqlite's own parts only the queue of its thread is used, which it has no public way to."""
         if not self._running:
             raise StartError("the database is closed")
         self._waiting.append(job)
         self._tx.put_nowait((None, self._run_waiting))
 
     def _run_waiting(self) -> None:
-        jobs = []
-        while self._waiting:
-            job = self._waiting.popleft()
-            if not job.future.cancelled():
-                jobs.append(job)
+        waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        jobs = [job for job in waiting if not job.future.cancelled()]
         if not jobs:
             return
         try:
             results = self._transaction([job.function for job in jobs])
         except BaseException as error:  # the transaction as a whole: disk full, file locked
             results = [error] * len(jobs)
-        by_loop: dict[asyncio.AbstractEventLoop | None, list[tuple[_Job, Any]]] = {}
-        for job, result in zip(jobs, results, strict=True):
-            by_loop.setdefault(job.loop, []).append((job, result))
-        for loop, settled in by_loop.items():
+        for loop in {job.loop for job in jobs}:
+            settled = [(job, result) for job, result in zip(jobs, results, strict=True) if job.loop is loop]
             if loop is None:
-                _settle(settled)
+                self._settle(settled)
             else:
                 with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                    loop.call_soon_threadsafe(_settle, settled)
+                    loop.call_soon_threadsafe(self._settle, settled)
+
+    @staticmethod
+    def _settle(results: list[tuple[_Job, Any]]) -> None:
+        for job, result in results:
+            if job.future.done():  # whoever waited was cancelled
+                continue
+            if isinstance(result, StopIteration):  # no future takes one
+                result = RuntimeError(repr(result))
+            if isinstance(result, BaseException):
+                job.future.set_exception(result)
+            else:
+                job.future.set_result(result)
 
     def _transaction(self, functions: list[Callable[[sqlite3.Connection], Any]]) -> list[Any]:
         conn = self._conn
-        if self._db and self._db.log_lost:
+        if self._db.log_lost:
             self._db.keep_log(conn)
-        conn.execute(self._begin)
+        conn.execute("BEGIN IMMEDIATE")
         try:
-            results = [self._first(conn, functions[0], len(functions) == 1)]
-            results += [self._one(conn, function) for function in functions[1:]]
-            if conn.in_transaction:
-                if self._db:
-                    self._db.check_present()
-                conn.execute("COMMIT")
-                if self._db:
-                    self._db.keep_log(conn)
+            if len(functions) == 1:
+                results = [functions[0](conn)]
+            else:
+                results = [self._in_savepoint(conn, function) for function in functions]
+            if not conn.in_transaction:
+                raise sqlite3.OperationalError("a function lost its transaction, and went on")
+            self._db.check_present()
+            conn.execute("COMMIT")
+            self._db.keep_log(conn)
         except BaseException:
             if conn.in_transaction:
                 conn.execute("ROLLBACK")
             raise
         return results
 
-    def _first(self, conn: sqlite3.Connection, function: Callable[[sqlite3.Connection], Any], alone: bool) -> Any:
-        """Nothing is in the transaction yet, so that its beginning is as good as a savepoint."""
-        try:
-            result = function(conn)
-        except Exception as error:
-            if not conn.in_transaction:
-                raise
-            conn.execute("ROLLBACK")
-            if not alone:
-                conn.execute(self._begin)
-            return error
-        if not conn.in_transaction:
-            raise sqlite3.OperationalError("a function lost its transaction, and went on")
-        return result
-
-    def _one(self, conn: sqlite3.Connection, function: Callable[[sqlite3.Connection], Any]) -> Any:
+    @staticmethod
+    def _in_savepoint(conn: sqlite3.Connection, function: Callable[[sqlite3.Connection], Any]) -> Any:
         conn.execute("SAVEPOINT one")
         try:
             result = function(conn)
@@ -1665,10 +1639,10 @@ def _fault(error: sqlite3.Error) -> str | None:
 class Db:
     """The SQLite file: a writer, readers, and the lock that keeps other servers out.
 
-    `write` and `read` run one plain function of a connection as one transaction on a thread of the
-    connection, and work from any event loop; `write_now` blocks, for worker threads. `look` is for short
-    reads, such as of one row: they cost less than a change of threads. All raise Unavailable, having done
-    nothing, if the file or its disk can't be used.
+    `write` and `read` run one plain function of a connection as one transaction on another thread, and work from
+    any event loop; `write_now` blocks, for worker threads. `look` is for short reads, such as of one row: they
+    cost less than a change of threads. All raise Unavailable, having done nothing, if the file or its disk can't
+    be used.
     """
 
     READERS = 2
@@ -1684,9 +1658,8 @@ class Db:
         self._file = os.path.join(self._temporary.name, "devserver.db") if self._temporary else os.path.abspath(path)
         self._full_sync = full_sync
         self._lock: IO[str] | None = None
-        self._writer: _Connection
-        self._readers: list[_Connection] = []
-        self._next = 0
+        self._writer: _Writer
+        self._readers = concurrent.futures.ThreadPoolExecutor(self.READERS, "devserver-read")
         self._idle: deque[sqlite3.Connection] = deque()
         self._owned: list[sqlite3.Connection] = []
         self._identity: tuple[int, int] | None = None
@@ -1701,11 +1674,9 @@ class Db:
         """Raises StartError with a message for the user if the file can't be used."""
         self._lock = _lock_file(self._file)
         try:
-            self._writer = await _Connection(lambda: self._connect(True), "BEGIN IMMEDIATE", self).opened()
+            self._writer = _Writer(self._connect(True), self)
+            await self._writer
             self._identity, self._log = self._found(), self._found("-wal")
-            self._readers = [
-                await _Connection(lambda: self._connect(False), "BEGIN").opened() for _ in range(self.READERS)
-            ]
             self._share = _share_file(self._file)
             self._tending = asyncio.ensure_future(self._tend_log())
         except (sqlite3.Error, StartError) as error:
@@ -1724,8 +1695,7 @@ class Db:
 
     async def close(self) -> None:
         self._tending.cancel()
-        for reader in self._readers:
-            await reader.close()
+        self._readers.shutdown()
         for conn in self._owned:
             conn.close()
         if self._share:
@@ -1759,9 +1729,7 @@ class Db:
             return self._writer.run_now(lambda conn: function(conn, *args))
 
     async def read(self, function: Callable[..., T], *args: Any) -> T:
-        self._next += 1
-        with self._naming_faults():
-            return await self._readers[self._next % self.READERS].run(lambda conn: function(conn, *args))
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self.look, function, *args)
 
     def look(self, function: Callable[..., T], *args: Any) -> T:
         with self._naming_faults():
@@ -1775,8 +1743,12 @@ class Db:
                     return self._writer.run_now(lambda conn: function(conn, *args))
                 self._owned.append(conn)
             try:
+                conn.execute("BEGIN")
                 return function(conn, *args)
+            except StopIteration as error:  # no future takes one
+                raise RuntimeError(repr(error)) from None
             finally:
+                conn.rollback()
                 self._idle.append(conn)
 
     @contextlib.contextmanager
@@ -1864,14 +1836,31 @@ class Db:
             _add_vectors(conn)
         conn.execute("PRAGMA cache_size = -32000")
         if writer:
-            version = _schema_version(conn, self.path)
-            conn.execute("PRAGMA journal_mode = WAL")
-            conn.execute(f"PRAGMA synchronous = {'FULL' if self._full_sync else 'NORMAL'}")
-            _migrate(conn, version)
+            self._prepare(conn)
         else:
             conn.execute("PRAGMA query_only = ON")
             conn.execute("PRAGMA schema_version")  # opens the write-ahead log
         return conn
+
+    def _prepare(self, conn: sqlite3.Connection) -> None:
+        """Bring the file to the present schema. Raises StartError, with the file as it was, if this devserver is too
+        old for it."""
+        version = conn.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(MIGRATIONS):
+            raise StartError(
+                f"{self.path} was written by a newer devserver (schema {version}, this one knows {len(MIGRATIONS)}). "
+                "Upgrade devserver, or name another file with --db."
+            )
+        conn.execute("PRAGMA journal_mode = WAL")
+        conn.execute(f"PRAGMA synchronous = {'FULL' if self._full_sync else 'NORMAL'}")
+        SqliteSaver(conn).setup()
+        SqliteStore(conn).setup()  # but for its tables for vectors, if SQLite takes no extensions
+        conn.execute("CREATE TABLE IF NOT EXISTS vector_migrations (v INTEGER PRIMARY KEY)")
+        done = conn.execute("SELECT count(*) FROM vector_migrations").fetchone()[0]
+        for number, script in enumerate(SqliteStore.VECTOR_MIGRATIONS[done:], start=done):
+            conn.executescript(f"BEGIN; {script} INSERT INTO vector_migrations (v) VALUES ({number}); COMMIT;")
+        for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+            conn.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
 
 
 def tool_name(name: str, assistant_id: str) -> str:
@@ -1899,33 +1888,6 @@ def _distance(a: bytes, b: bytes) -> float | None:
     x, y = array.array("f", a), array.array("f", b)
     lengths = math.hypot(*x) * math.hypot(*y)
     return 1 - sum(map(operator.mul, x, y)) / lengths if lengths else None
-
-
-def _schema_version(conn: sqlite3.Connection, path: str) -> int:
-    """Raises StartError, with the file as it was, if this devserver is too old for it."""
-    version: int = conn.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(MIGRATIONS):
-        raise StartError(
-            f"{path} was written by a newer devserver (schema {version}, this one knows {len(MIGRATIONS)}). "
-            "Upgrade devserver, or name another file with --db."
-        )
-    return version
-
-
-def _migrate(conn: sqlite3.Connection, version: int) -> None:
-    SqliteSaver(conn).setup()
-    SqliteStore(conn).setup()
-    _migrate_vectors(conn)
-    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
-        conn.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
-
-
-def _migrate_vectors(conn: sqlite3.Connection) -> None:
-    """The store's own tables for vectors; SqliteStore makes them only where SQLite takes extensions."""
-    conn.execute("CREATE TABLE IF NOT EXISTS vector_migrations (v INTEGER PRIMARY KEY)")
-    done = conn.execute("SELECT count(*) FROM vector_migrations").fetchone()[0]
-    for number, script in enumerate(SqliteStore.VECTOR_MIGRATIONS[done:], start=done):
-        conn.executescript(f"BEGIN; {script} INSERT INTO vector_migrations (v) VALUES ({number}); COMMIT;")
 
 
 def close_in_children(file: IO[str] | IO[bytes] | socket.socket) -> None:

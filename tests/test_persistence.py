@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
+import aiosqlite
 import pytest
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
@@ -91,3 +93,13 @@ async def test_the_store_is_the_same_with_and_without_an_event_loop(db: devserve
     assert await store.aget(("a", "b"), "k") is None
     with pytest.raises(devserver.Invalid, match="Namespace label"):
         store.batch([PutOp(("a.b",), "k", {})])
+
+
+async def test_aiosqlite_has_the_parts_that_the_writer_uses() -> None:
+    """They are private: `_Writer` puts functions into the queue of the connection's thread."""
+    async with aiosqlite.connect(":memory:") as conn:
+        ran = asyncio.Event()
+        conn._tx.put_nowait((None, partial(asyncio.get_running_loop().call_soon_threadsafe, ran.set)))
+        await asyncio.wait_for(ran.wait(), 10)
+        assert (conn._running, type(conn._conn)) == (True, sqlite3.Connection)
+    assert not conn._running

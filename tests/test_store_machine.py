@@ -243,7 +243,7 @@ def test_a_file_of_a_newer_server_is_left_alone() -> None:
         version = conn.execute("PRAGMA user_version").fetchone()[0]
         conn.execute(f"PRAGMA user_version = {version + 1}")
         with pytest.raises(StartError, match="newer devserver"):
-            devserver._schema_version(conn, "x.db")
+            devserver.Db("x.db")._prepare(conn)
     finally:
         conn.close()
 
@@ -252,7 +252,7 @@ def test_a_second_migration_changes_nothing() -> None:
     conn = connect()
     try:
         schema = conn.execute("SELECT * FROM sqlite_master").fetchall()
-        devserver._migrate(conn, devserver._schema_version(conn, "x.db"))
+        devserver.Db("x.db")._prepare(conn)
         assert conn.execute("SELECT * FROM sqlite_master").fetchall() == schema
         assert Assistants(conn).get("x") is None
     finally:
