@@ -88,7 +88,17 @@ import uuid
 import warnings
 import weakref
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Container,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from importlib.machinery import ModuleSpec
@@ -151,7 +161,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError
 from starlette import types as asgi
 from starlette.applications import Starlette
-from starlette.datastructures import URLPath
+from starlette.datastructures import QueryParams, URLPath
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -4268,13 +4278,11 @@ def _refusal(error: Exception, status: int, what: str) -> Refused:
 
 @dataclass
 class Access:
-    """A request under the application's Auth: its user, the filters of the actions decided on so far, and those that
-    the row in the request's path has to pass."""
+    """A request under the application's Auth: its user, and the filters of the actions decided on so far."""
 
     auth: AppAuth
     user: User
     limits: dict[str, JsonObject] = field(default_factory=dict)
-    path: list[JsonObject] = field(default_factory=list)
 
     async def decide(self, action: str, value: JsonObject) -> JsonObject:
         self.limits[action] = limits = await self.auth.decide(self.user, action, value)
@@ -7116,50 +7124,67 @@ class Server:
 B = TypeVar("B", bound=Body)
 
 
-async def read_body(request: Request) -> bytes:
-    """Raises TooLarge, without reading on, for a body over the limit."""
-    parts, size = [], 0
-    if int(request.headers.get("content-length") or 0) > MAX_BODY_BYTES:
-        raise TooLarge(f"Request body exceeds {MAX_BODY_BYTES} bytes")
-    async for part in request.stream():
-        size += len(part)
+class ApiRequest(Request):
+    """A request of the API. No more of its body is read than the limit; `body()` may be called again."""
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """Raises TooLarge, without reading on, for a body over the limit."""
+        size = int(self.headers.get("content-length") or 0)
+        if size <= MAX_BODY_BYTES:
+            size = 0
+            async for part in super().stream():
+                size += len(part)
+                if size > MAX_BODY_BYTES:
+                    break
+                yield part
         if size > MAX_BODY_BYTES:
             raise TooLarge(f"Request body exceeds {MAX_BODY_BYTES} bytes")
-        parts.append(part)
-    return b"".join(parts)
 
 
-async def read_json(request: Request) -> Any:
-    try:
-        value = from_json(await read_body(request))
-    except ValueError:
-        raise Invalid("Invalid JSON in request body") from None
-    try:
-        orjson.dumps(functools.reduce(lambda inner, _: [inner], range(NESTING_TO_SPARE), value))
-    except TypeError:  # it could be kept, but not shown
-        raise Invalid("The request body is nested too deeply") from None
-    return value
+@dataclass
+class Call:
+    """A request that was let in: what its query and its body say, and what its user may touch. `endpoint` makes it."""
+
+    server: Server
+    request: ApiRequest
+    parameters: str  # of its query, as ROUTES declares them
+    raw: Any = None  # the body as JSON
+    body: Any = None  # the same as the operation's model
+    limits: list[JsonObject] = field(default_factory=lambda: [{}])  # filters that the rows it is about have to pass
+
+    def id(self, kind: str) -> str:
+        """The id of a kind of thing in the path. Raises Invalid."""
+        return to_uuid(self.request.path_params[f"{kind}_id"], kind)
+
+    @functools.cached_property
+    def query(self) -> JsonObject:
+        """What the query says, None for what was not given. Raises BadRequest or Invalid."""
+        return read_query(self.parameters, self.request.query_params)
+
+    async def json(self) -> Any:
+        """The body as JSON. Raises Invalid and TooLarge."""
+        try:
+            value = from_json(await self.request.body())
+        except ValueError:
+            raise Invalid("Invalid JSON in request body") from None
+        try:
+            orjson.dumps(functools.reduce(lambda inner, _: [inner], range(NESTING_TO_SPARE), value))
+        except TypeError:  # it could be kept, but not shown
+            raise Invalid("The request body is nested too deeply") from None
+        return value
 
 
 NESTING_TO_SPARE = 60  # of the 254 levels that orjson writes: what a client sends is kept inside of other objects
 
 
-async def parse(request: Request, model: type[B]) -> B:
-    """The request's body. Raises Invalid naming the field that is wrong."""
-    return validate(model, await read_json(request))
-
-
 def validate(model: type[B], value: Any) -> B:
+    """Return a value as the model. Raises Invalid, naming the fields that are wrong by the client's own names."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise Invalid(_validation_detail(error, value)) from None
-
-
-def _validation_detail(error: ValidationError, value: Any) -> str:
-    """Which fields are wrong, and how. Names in a location that are not the client's own are left out."""
+        problems = error.errors(include_url=False, include_input=False, include_context=False)
     details: dict[str, str] = {}
-    for problem in error.errors(include_url=False, include_input=False, include_context=False):
+    for problem in problems:
         path, inside = [], value
         for part in problem["loc"]:
             if isinstance(inside, dict) and (part in inside or problem["type"] == "missing"):
@@ -7171,58 +7196,69 @@ def _validation_detail(error: ValidationError, value: Any) -> str:
         place = ".".join(path) or "body"
         if place not in details or problem["type"] == "too_long":  # where it might be something else than a list
             details[place] = problem["msg"]
-    return "; ".join(f"{place}: {message}" for place, message in details.items())
+    raise Invalid("; ".join(f"{place}: {message}" for place, message in details.items()))
 
 
 def reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(to_json(value), status, headers, media_type="application/json")
 
 
-def empty(status: int = 204) -> Response:
-    return Response(status_code=status)
+# What ROUTES says of a parameter: `name:type=default`, with "!" after the name if it must be given.
+PARAMETER = re.compile(r"([\w-]+)(!?)(?::([^\s=]+))?(?:=(\S+))?")
 
 
-def path_id(request: Request, what: str) -> str:
-    return to_uuid(request.path_params[f"{what}_id"], what)
+def read_query(declared: str, given: QueryParams) -> JsonObject:
+    """Return what a query says of the parameters that ROUTES declares. Raises BadRequest or Invalid."""
+    query: JsonObject = {}
+    for name, _, type_, default in PARAMETER.findall(declared):
+        texts = given.getlist(name) or ([default] if default else [])
+        if type_.startswith("["):
+            query[name] = _query_list(name, texts)
+        else:
+            query[name] = _query_value(name, type_, texts[-1]) if texts else None
+    return query
 
 
-def query_list(request: Request, *names: str) -> list[str]:
-    """A list as clients write it: the key repeated (JS SDK 1.15), or a JSON list (JS SDK 2.0)."""
+def _query_list(name: str, texts: list[str]) -> list[str]:
+    """A list as clients write it: the key repeated (JS SDK 1.15), a JSON list (JS SDK 2.0), or with commas."""
     found: list[str] = []
-    for name, text in request.query_params.multi_items():
-        if name in names:
-            try:
-                found += map(str, from_json(text)) if text.startswith("[") else [text] if text else []
-            except ValueError:
-                raise Invalid(f"{name}: not a JSON list") from None
+    for text in texts:
+        try:
+            found += map(str, from_json(text)) if text.startswith("[") else filter(None, text.split(","))
+        except ValueError:
+            raise Invalid(f"{name}: not a JSON list") from None
     if len(found) > 100:
-        raise Invalid(f"{names[0]}: List should have at most 100 items")
+        raise Invalid(f"{name}: List should have at most 100 items")
     return found
 
 
-def query_number(request: Request, name: str, default: int) -> int:
-    """Raises BadRequest with Python's own message for what is no number."""
-    text = request.query_params.get(name)
+def _query_value(name: str, type_: str, text: str) -> Any:
+    if type_ == "flag":
+        return text.lower() in ("true", "yes", "1")
+    if type_ == "xray":
+        if re.fullmatch("[0-9]{1,5}", text) and int(text):
+            return int(text)
+        if text not in ("", "true", "True", "false", "False"):
+            raise Invalid("Invalid xray value")
+        return text in ("true", "True")
+    if type_ not in ("count", "limit"):
+        return text
     try:
-        number = default if text is None else int(text)
-    except ValueError as error:
-        raise BadRequest(str(error)) from None
+        number = int(text)
+    except ValueError as error:  # with Python's own message
+        raise BadRequest(str(error)) if type_ == "count" else Invalid(f"Invalid {name} {text}") from None
     if not 0 <= number <= SAFE_INTEGER:
-        raise Invalid(f"{name}: {number} is out of range")
+        raise Invalid(f"{name}: {number} is out of range" if type_ == "count" else f"Invalid {name} {text}")
     return number
 
 
-def query_flag(request: Request, name: str) -> bool:
-    return request.query_params.get(name, "").lower() in ("true", "yes", "1")
-
-
-def paged(rows: list[JsonObject], more: bool, offset: int, limit: int) -> Response:
-    """A page of search results, with the headers that tell of the next one."""
-    if more:
-        headers = {"x-pagination-next": str(offset + limit), "x-pagination-total": str(offset + limit + 1)}
-    else:
-        headers = {"x-pagination-total": str(offset + len(rows))}
-    return reply(rows, headers=headers)
+def paged(
+    rows: list[JsonObject], more: bool, body: AssistantSearchRequest | ThreadSearchRequest | CronSearch
+) -> Response:
+    """A page of search results, with headers that tell of the next one."""
+    end = body.offset + len(rows)
+    following = {"x-pagination-next": str(end)} if more else {}
+    return reply(rows, headers={**following, "x-pagination-total": str(end + more)})
 
 
 def selected(row: JsonObject, select: Sequence[str] | None) -> JsonObject:
@@ -7279,82 +7315,42 @@ async def enter(server: Server, auth: AppAuth, connection: HTTPConnection) -> Ac
     return access
 
 
-async def admit(server: Server, auth: AppAuth, request: Request, rule: str, model: Any) -> Request:
-    """Let a request in, by the rule of its route: `open`; `inside`, if what its handler calls decides; or actions
-    such as `threads.read`, on which the application decides here. Gives the request as its authorization handlers
-    leave it; the filters that they give, its handler applies to the row in its path. Raises Refused."""
-    if rule == "open":
-        return request
-    if "body" in auth.parameters:
-        request = with_body(request, await read_body(request))
-    access = request.scope.get("access") or await enter(server, auth, request)
-    if not rule:
-        raise Refused(403, "Nothing decides who may do this")
-    if rule == "inside":
-        return request
-    ids = _path_ids(server, request)
+async def decide(call: Call, rule: str) -> None:
+    """Have the application decide on the actions of a route's rule. What it changes in the body is changed in the
+    call, and the rows that the call is about have to pass the filters that it gives. Raises Refused."""
+    access, asked = ACCESS.get(), named_ids(call.server, call.request.path_params)
+    if "action" in call.request.query_params:
+        asked["action"] = call.request.query_params["action"]
+    call.limits = []
     for action in rule.split():
-        if model is not None and action.partition(".")[2] in ("create", "update", "search"):
-            request = await _decide_body(server, action, ids, request, model, access)
-        else:
-            await access.decide(action, {**ids, "metadata": {}})
-    if "run_id" in ids and query_flag(request, "cancel_on_disconnect"):
-        await access.decide("threads.update", {**ids, "metadata": {}, "action": "interrupt"})
-    access.path = list(filter(None, access.limits.values()))
-    return request
+        if call.body is None or action.partition(".")[2] not in ("create", "update", "search"):
+            call.limits.append(await access.decide(action, {**asked, "metadata": {}}))
+            continue
+        value = {**call.body.model_dump(), **asked}
+        value |= {"metadata": value.get("metadata") or {}, **named_ids(call.server, value)}
+        if action == "crons.create":
+            value |= {"payload": call.raw, "cron_id": None, "user_id": access.user["identity"]}
+        fields = type(call.body).model_fields.keys() & value.keys()
+        before = {name: to_json(value[name]) for name in fields}  # sooner than a deep copy
+        call.limits.append(await access.decide(action, value))
+        changed = {name: value[name] for name in fields & value.keys() if to_json(value[name]) != before[name]}
+        call.raw = from_json(to_json({**value.get("payload", call.raw), **changed}))
+        call.body = validate(type(call.body), call.raw)
+    if call.query.get("cancel_on_disconnect"):
+        asked |= {"metadata": {}, "action": "interrupt"}
+        call.limits.append(await access.decide("threads.update", asked))
 
 
-def with_body(request: Request, body: bytes) -> Request:
-    """The same request with another body, or with one that was read already."""
-
-    messages: list[asgi.Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive() -> asgi.Message:
-        return messages.pop() if messages else await request.receive()  # then what follows: the client leaves
-
-    return Request(request.scope, receive)
-
-
-def _path_ids(server: Server, request: Request) -> JsonObject:
-    """The ids in a request's path, and what it asks for in its query, as authorization handlers take them."""
-    ids: JsonObject = {}
-    for name, text in request.path_params.items():
-        if name in ("assistant_id", "thread_id", "run_id", "cron_id"):
-            ids[name] = _to_id(server, name, text)
-    if "action" in request.query_params:
-        ids["action"] = request.query_params["action"]
+def named_ids(server: Server, values: Mapping[str, Any]) -> JsonObject:
+    """Return the ids in a path or a body as authorization handlers take them; that of an assistant may be a graph's.
+    Raises Invalid."""
+    ids = {}
+    for kind in ("assistant", "thread", "run", "cron"):
+        text = values.get(f"{kind}_id")
+        if text and isinstance(text, str):
+            known = system_assistant_id(text) if kind == "assistant" and text in server.graphs.ids() else text
+            ids[f"{kind}_id"] = uuid.UUID(to_uuid(known, kind))
     return ids
-
-
-def _to_id(server: Server, name: str, text: str) -> uuid.UUID:
-    """The id that a path or a body names, maybe by a graph. Raises Invalid."""
-    known = system_assistant_id(text) if name == "assistant_id" and text in server.graphs.ids() else text
-    return uuid.UUID(to_uuid(known, name.removesuffix("_id")))
-
-
-async def _decide_body(
-    server: Server, action: str, ids: JsonObject, request: Request, model: type[Body], access: Access
-) -> Request:
-    """Have the application decide on what a body says; what it changes is changed in the request."""
-    raw = await read_json(request)
-    value = {**validate(model, raw).model_dump(), **ids}
-    value["metadata"] = value.get("metadata") or {}
-    for name in ("assistant_id", "thread_id"):
-        if value.get(name) and isinstance(value[name], str):
-            value[name] = _to_id(server, name, value[name])
-    if action == "crons.create":
-        value |= {"payload": raw, "cron_id": None, "user_id": access.user["identity"]}
-    before = {name: to_json(value[name]) for name in model.model_fields if name in value}  # sooner than a deep copy
-    await access.decide(action, value)
-    changed = {name: value[name] for name in before if name in value and to_json(value[name]) != before[name]}
-    return with_body(request, to_json({**value.get("payload", raw), **changed}))
-
-
-PATH_TABLES: dict[str, tuple[str, Callable[[sqlite3.Connection], Assistants | Threads | Crons]]] = {
-    "assistants": ("assistant", Assistants),
-    "threads": ("thread", Threads),
-    "crons": ("cron", Crons),
-}
 
 
 async def allow(server: Server, action: str, value: JsonObject) -> JsonObject:
@@ -7363,40 +7359,18 @@ async def allow(server: Server, action: str, value: JsonObject) -> JsonObject:
     return await ACCESS.get().decide(action, value) if server.graphs.auth else {}
 
 
-async def allow_thread(server: Server, thread_id: str) -> None:
-    """Have the application decide on following a thread, which may be made later. What of it is its user's to see,
-    `still_shown` tells. Raises Refused."""
-    if server.graphs.auth:
-        await allow(server, "threads.read", {"thread_id": uuid.UUID(to_uuid(thread_id, "thread")), "metadata": {}})
-
-
-async def find_allowed(
-    server: Server, action: str, row_id: str, asked: JsonObject | None = None
-) -> Assistant | Thread | Cron:
-    """The row that its user may use so; that of another takes the same as none at all. Raises NotFound."""
-    name, table = PATH_TABLES[action.partition(".")[0]]
-    row_id = to_uuid(row_id, name)
-    limits = await allow(server, action, {f"{name}_id": uuid.UUID(row_id), "metadata": {}, **(asked or {})})
-    found = server.db.look(lambda conn: table(conn).get(row_id, limits))
-    if found is None:
-        raise NotFound(f"{name.capitalize()} with ID {row_id} not found")
-    return found
-
-
-def path_limits(server: Server) -> list[JsonObject]:
-    """Return the filters that the row in the request's path has to pass: to all who may not use it, it is not there."""
-    return ACCESS.get().path if server.graphs.auth else []
-
-
-def limits_on(server: Server, action: str) -> JsonObject:
-    """The filter of an action that was decided when the request was admitted."""
-    return ACCESS.get().limits[action] if server.graphs.auth else {}
+async def allow_thread(server: Server, thread_id: str, action: str = "threads.read", /, **asked: str) -> JsonObject:
+    """Have the application decide on an action on a thread, which may be made later. Gives the filter that the thread
+    has to pass. Raises Refused."""
+    if server.graphs.auth is None:
+        return {}
+    return await allow(server, action, {"thread_id": uuid.UUID(to_uuid(thread_id, "thread")), "metadata": {}, **asked})
 
 
 def still_shown(server: Server, thread_id: str) -> Callable[[], bool]:
     """Tells, each time something of a thread is to be sent, if its reader may see it: the thread may be made, or
     change hands, while somebody follows it."""
-    limits, seen = limits_on(server, "threads.read"), False
+    limits, seen = ACCESS.get().limits["threads.read"] if server.graphs.auth else {}, False
 
     def shown() -> bool:
         nonlocal seen
@@ -7480,49 +7454,34 @@ def user_store(server: Server) -> Store:
 # -- system --
 
 
-async def ok(server: Server, request: Request) -> Response:
+async def ok(call: Call) -> JsonObject:
     """Health check."""
-    if server.settings.http.disable_meta:
-        return reply({"ok": True})
-    if "check_db" in request.query_params and query_number(request, "check_db", 0):
-        await server.db.read(lambda conn: Threads(conn).get(""))
-    return reply({"ok": True, "services": {}})
+    if call.server.settings.http.disable_meta:
+        return {"ok": True}
+    if call.query["check_db"]:
+        await call.server.db.read(lambda conn: Threads(conn).get(""))
+    return {"ok": True, "services": {}}
 
 
-async def info(server: Server, request: Request) -> Response:
+async def info(call: Call) -> JsonObject:
     """Version and features of the server."""
     from importlib.metadata import version
 
-    return reply(
-        {
-            "version": __version__,
-            "langgraph_py_version": version("langgraph"),
-            "flags": {
-                "assistants": True,
-                "crons": True,
-                "langsmith": False,
-                "langsmith_tracing_replicas": True,
-                "langsmith_tracing_session_on_runs": True,
-            },
-            "host": {
-                "kind": "self-hosted",
-                "project_id": None,
-                "host_revision_id": None,
-                "revision_id": None,
-                "tenant_id": None,
-            },
-        }
-    )
+    flags = {"assistants": True, "crons": True, "langsmith": False}
+    flags |= {"langsmith_tracing_replicas": True, "langsmith_tracing_session_on_runs": True}
+    host = {"kind": "self-hosted"} | dict.fromkeys(("project_id", "host_revision_id", "revision_id", "tenant_id"))
+    return {"version": __version__, "langgraph_py_version": version("langgraph"), "flags": flags, "host": host}
 
 
-async def metrics(server: Server, request: Request) -> Response:
+async def metrics(call: Call) -> Response:
     """Queue, workers and requests, as Prometheus text or JSON (`format=json`)."""
-    queue = await server.db.read(lambda conn: Runs(conn).queue())
-    workers = server.runner.load()
+    queue = await call.server.db.read(lambda conn: Runs(conn).queue())
+    workers = call.server.runner.load()
     requests = [
-        {**dict(zip(("method", "path", "status"), key, strict=True)), "count": n} for key, n in server.requests.items()
+        {"method": method, "path": path, "status": status, "count": count}
+        for (method, path, status), count in call.server.requests.items()
     ]
-    if request.query_params.get("format") == "json":
+    if call.query["format"] == "json":
         return reply({"queue": queue, "api": {"http_requests_total": requests}, "workers": workers})
     gauges = {
         "lg_api_num_pending_runs": queue["n_pending"],
@@ -7539,10 +7498,10 @@ async def metrics(server: Server, request: Request) -> Response:
     return Response(text, headers={"content-type": "text/plain; version=1.0.0; charset=utf-8"})
 
 
-async def get_ui(server: Server, request: Request) -> Response:
+async def get_ui(call: Call) -> Response:
     """The components that langgraph.json names for a graph. They are written in TSX."""
-    name = request.path_params["assistant_id"]
-    if name not in server.settings.ui:
+    name = call.request.path_params["assistant_id"]
+    if name not in call.server.settings.ui:
         return Response(f"UI not found for graph '{name}'", 404)
     raise NotServed(f"The components of '{name}' need a JavaScript bundler, which devserver does not have")
 
@@ -7570,11 +7529,11 @@ def system_assistant_id(graph_id: str) -> str:
     return str(uuid.uuid5(GRAPH_NAMESPACE, graph_id))
 
 
-async def create_assistant(server: Server, request: Request) -> Response:
+async def create_assistant(call: Call) -> JsonObject:
     """Make an assistant of a graph."""
-    body = await parse(request, AssistantCreate)
+    body: AssistantCreate = call.body
     assistant_id = to_uuid(body.assistant_id, "assistant") if body.assistant_id else str(uuid.uuid4())
-    server.graphs.get(body.graph_id)
+    call.server.graphs.get(body.graph_id)
     at = now()
     new = Assistant(
         assistant_id=assistant_id,
@@ -7589,7 +7548,9 @@ async def create_assistant(server: Server, request: Request) -> Response:
     )
     readable: JsonObject = {}
     if body.if_exists == "do_nothing":
-        readable = await allow(server, "assistants.read", {"assistant_id": uuid.UUID(assistant_id), "metadata": {}})
+        readable = await allow(
+            call.server, "assistants.read", {"assistant_id": uuid.UUID(assistant_id), "metadata": {}}
+        )
 
     def create(conn: sqlite3.Connection) -> Assistant:
         old = Assistants(conn).get(assistant_id)
@@ -7599,170 +7560,145 @@ async def create_assistant(server: Server, request: Request) -> Response:
             raise Conflict(f"Assistant {assistant_id} already exists")
         return old or new
 
-    return reply((await server.db.write(create)).to_dict())
+    return (await call.server.db.write(create)).to_dict()
 
 
-async def get_assistant(server: Server, request: Request) -> Response:
+async def get_assistant(call: Call) -> JsonObject:
     """One assistant."""
-    return reply((await find_assistant(server, path_id(request, "assistant"))).to_dict())
+    return find_assistant(call.server, call.id("assistant"), *call.limits).to_dict()
 
 
-async def find_assistant(server: Server, assistant_id: str) -> Assistant:
-    assistant = server.db.look(lambda conn: Assistants(conn).get(assistant_id, *path_limits(server)))
+def find_assistant(server: Server, assistant_id: str, *limits: JsonObject) -> Assistant:
+    assistant = server.db.look(lambda conn: Assistants(conn).get(assistant_id, *limits))
     if assistant is None:
         raise NotFound()
     return assistant
 
 
-async def update_assistant(server: Server, request: Request) -> Response:
+async def update_assistant(call: Call) -> JsonObject:
     """Change an assistant; every change makes a version."""
-    assistant_id = path_id(request, "assistant")
-    body = await parse(request, AssistantPatch)
+    assistant_id = call.id("assistant")
+    body: AssistantPatch = call.body
     if body.graph_id:
-        server.graphs.get(body.graph_id)
+        call.server.graphs.get(body.graph_id)
     changes: JsonObject = {
         key: value for key, value in body.given().items() if key in ("graph_id", "name", "description") and value
     }
-    both, limits = config_and_context(body), path_limits(server)
+    both = config_and_context(body)
     if both["config"] or both["context"]:
         changes |= both
 
     def patch(conn: sqlite3.Connection) -> Assistant:
-        old = Assistants(conn).get(assistant_id, *limits)
+        old = Assistants(conn).get(assistant_id, *call.limits)
         if old is not None and body.metadata:
             changes["metadata"] = {**old.metadata, **without_reserved(body.metadata)}
-        return Assistants(conn).update(assistant_id, changes, *limits)
+        return Assistants(conn).update(assistant_id, changes, *call.limits)
 
-    return reply((await server.db.write(patch)).to_dict())
+    return (await call.server.db.write(patch)).to_dict()
 
 
-async def delete_assistant(server: Server, request: Request) -> Response:
+async def delete_assistant(call: Call) -> None:
     """Remove an assistant with its versions, and with its threads if `delete_threads` is set."""
-    assistant_id = path_id(request, "assistant")
-    with_threads = query_flag(request, "delete_threads")
-    path = path_limits(server)
-    limits = await allow(server, "threads.delete", {"metadata": {}}) if with_threads else {}
+    assistant_id, with_threads = call.id("assistant"), call.query["delete_threads"]
+    limits = await allow(call.server, "threads.delete", {"metadata": {}}) if with_threads else {}
 
     def delete(conn: sqlite3.Connection) -> list[Run]:
-        if not Assistants(conn).delete(assistant_id, *path):
+        if not Assistants(conn).delete(assistant_id, *call.limits):
             raise NotFound(f"Assistant with ID {assistant_id} not found")
         threads = Threads(conn).of_assistant(assistant_id, limits) if with_threads else []
         return [run for thread_id in threads for run in delete_thread_rows(conn, thread_id)]
 
-    server.runner.end(await server.db.write(delete), deleted=True)
-    return empty()
+    call.server.runner.end(await call.server.db.write(delete), deleted=True)
 
 
-async def search_assistants(server: Server, request: Request) -> Response:
+async def search_assistants(call: Call) -> Response:
     """Assistants by metadata, graph and name."""
-    body = await parse(request, AssistantSearchRequest)
+    body: AssistantSearchRequest = call.body
     if body.graph_id:
-        server.graphs.get(body.graph_id)
-    limits = limits_on(server, "assistants.search")
-    page = await server.db.read(lambda conn: Assistants(conn).search(body, limits))
-    rows = [selected(row.to_dict(), body.select) for row in page.rows]
-    return paged(rows, page.more, body.offset, body.limit)
+        call.server.graphs.get(body.graph_id)
+    page = await call.server.db.read(lambda conn: Assistants(conn).search(body, *call.limits))
+    return paged([selected(row.to_dict(), body.select) for row in page.rows], page.more, body)
 
 
-async def count_assistants(server: Server, request: Request) -> Response:
+async def count_assistants(call: Call) -> int:
     """How many assistants a search finds."""
-    body = await parse(request, AssistantCountRequest)
-    if body.graph_id:
-        server.graphs.get(body.graph_id)
-    limits = limits_on(server, "assistants.search")
-    return reply(await server.db.read(lambda conn: Assistants(conn).count(body, limits)))
+    if call.body.graph_id:
+        call.server.graphs.get(call.body.graph_id)
+    return await call.server.db.read(lambda conn: Assistants(conn).count(call.body, *call.limits))
 
 
-async def list_assistant_versions(server: Server, request: Request) -> Response:
+async def list_assistant_versions(call: Call) -> list[JsonObject]:
     """An assistant's versions, newest first."""
-    assistant_id = path_id(request, "assistant")
-    body = await parse(request, AssistantVersionsSearchRequest)
-    limits = path_limits(server)
-    versions = await server.db.read(
-        lambda conn: Assistants(conn).versions(assistant_id, body.metadata, body.limit, body.offset, *limits)
+    assistant_id = call.id("assistant")
+    body: AssistantVersionsSearchRequest = call.body
+    versions = await call.server.db.read(
+        lambda conn: Assistants(conn).versions(assistant_id, body.metadata, body.limit, body.offset, *call.limits)
     )
     if not versions:
         raise NotFound(f"Assistant {assistant_id} not found")
-    return reply(versions)
+    return versions
 
 
-async def set_latest_assistant(server: Server, request: Request) -> Response:
+async def set_latest_assistant(call: Call) -> JsonObject:
     """Make a version the latest."""
-    assistant_id = path_id(request, "assistant")
-    body = await parse(request, AssistantVersionChange)
-    limits = path_limits(server)
 
     def change(conn: sqlite3.Connection) -> Assistant:
-        changed = Assistants(conn).set_version(assistant_id, body.version, *limits)
-        server.graphs.get(changed.graph_id)
+        changed = Assistants(conn).set_version(call.id("assistant"), call.body.version, *call.limits)
+        call.server.graphs.get(changed.graph_id)
         return changed
 
-    return reply((await server.db.write(change)).to_dict())
+    return (await call.server.db.write(change)).to_dict()
 
 
-def to_xray(text: str | None) -> int | bool:
-    if not text or text in ("false", "False"):
-        return False
-    if text in ("true", "True"):
-        return True
-    if text.isascii() and text.isdigit() and len(text) < 6 and int(text) > 0:
-        return int(text)
-    raise Invalid("Invalid xray value")
-
-
-async def get_assistant_graph(server: Server, request: Request) -> Response:
+async def get_assistant_graph(call: Call) -> JsonObject:
     """The drawing of an assistant's graph; `xray` opens subgraphs."""
-    xray = to_xray(request.query_params.get("xray"))
-    name = request.path_params["assistant_id"]
-    assistant_id = system_assistant_id(name) if name in server.graphs.ids() else path_id(request, "assistant")
-    return reply(await of_assistant_graph(server, assistant_id, lambda graph: graph_drawing(graph, xray)))
+    name = call.request.path_params["assistant_id"]
+    assistant_id = system_assistant_id(name) if name in call.server.graphs.ids() else call.id("assistant")
+    assistant = find_assistant(call.server, assistant_id, *call.limits)
+    return await of_assistant_graph(call.server, assistant, lambda graph: graph_drawing(graph, call.query["xray"]))
 
 
-async def get_assistant_schemas(server: Server, request: Request) -> Response:
+async def get_assistant_schemas(call: Call) -> JsonObject:
     """JSON schemas of an assistant's graph."""
-    assistant = await find_assistant(server, path_id(request, "assistant"))
+    assistant = find_assistant(call.server, call.id("assistant"), *call.limits)
 
     async def schemas(graph: Graph) -> JsonObject:
         return {"graph_id": assistant.graph_id, **graph_schemas(graph)}
 
-    return reply(await of_assistant_graph(server, assistant.assistant_id, schemas))
+    return await of_assistant_graph(call.server, assistant, schemas)
 
 
-async def get_assistant_subgraphs(server: Server, request: Request) -> Response:
+async def get_assistant_subgraphs(call: Call) -> JsonObject:
     """Schemas of the subgraphs by namespace; `recurse` goes deeper than one level."""
-    recurse = request.query_params.get("recurse") in ("true", "True")
-    namespace = request.path_params.get("namespace")
+    namespace = call.request.path_params.get("namespace")
 
     async def subgraphs(graph: Graph) -> JsonObject:
-        found = graph.get_subgraphs(namespace=namespace, recurse=recurse)
+        found = graph.get_subgraphs(namespace=namespace, recurse=call.query["recurse"])
         return {name: graph_schemas(subgraph) for name, subgraph in found if isinstance(subgraph, Pregel)}
 
-    return reply(await of_assistant_graph(server, path_id(request, "assistant"), subgraphs))
+    assistant = find_assistant(call.server, call.id("assistant"), *call.limits)
+    return await of_assistant_graph(call.server, assistant, subgraphs)
 
 
-async def of_assistant_graph(server: Server, assistant_id: str, use: Callable[[Graph], Coroutine[Any, Any, T]]) -> T:
-    assistant = await find_assistant(server, assistant_id)
-    graph_id, config = assistant.graph_id, assistant.config
-    return await server.runner.with_graph(graph_id, config, "assistants.read", use, assistant_id=assistant_id)
+async def of_assistant_graph(server: Server, assistant: Assistant, use: Callable[[Graph], Coroutine[Any, Any, T]]) -> T:
+    ids = {"assistant_id": assistant.assistant_id}
+    return await server.runner.with_graph(assistant.graph_id, assistant.config, "assistants.read", use, **ids)
 
 
 # -- threads --
 
 
-async def create_thread(server: Server, request: Request) -> Response:
+async def create_thread(call: Call) -> JsonObject | Response:
     """Make a thread, with a history if `supersteps` are given."""
-    body = await parse(request, ThreadCreate)
+    server, body = call.server, cast(ThreadCreate, call.body)
     thread_id = to_uuid(body.thread_id, "thread") if body.thread_id else new_id()
-    metadata = without_reserved(body.metadata)
     ttl = thread_ttl(body.ttl) if body.ttl else server.runner.thread_ttl
-    readable: JsonObject = {}
-    if body.if_exists == "do_nothing":
-        readable = await allow(server, "threads.read", {"thread_id": uuid.UUID(thread_id), "metadata": {}})
+    readable = await allow_thread(server, thread_id) if body.if_exists == "do_nothing" else {}
 
     def create(conn: sqlite3.Connection) -> tuple[Thread, bool]:
         old = Threads(conn).get(thread_id)
         if old is None:
-            return Threads(conn).insert(thread_id, metadata, {}, ttl), True
+            return Threads(conn).insert(thread_id, without_reserved(body.metadata), {}, ttl), True
         if body.if_exists == "raise" or not passes(old.metadata, readable):
             raise Conflict(f"Thread with ID {thread_id} already exists")
         return old, False
@@ -7772,14 +7708,13 @@ async def create_thread(server: Server, request: Request) -> Response:
         server.runner.threads.notice()
     if body.supersteps and is_new:
         try:
-            steps = body.supersteps
             place = place_config(thread_id)
-            await change_state(server, thread, place, lambda graph: [state_updates(step, graph) for step in steps])
+            await change_state(server, thread, place, lambda graph: [state_updates(s, graph) for s in body.supersteps])
             thread = await server.db.read(lambda conn: Threads(conn).require(thread_id))
         except MissingGraph as error:
             detail = f"Thread {thread_id} was created, but there were problems updating the state: {error.detail}"
             return reply({"detail": detail}, 201)
-    return reply(thread.to_dict())
+    return thread.to_dict()
 
 
 def thread_ttl(given: ThreadTtl) -> JsonObject | None:
@@ -7790,38 +7725,36 @@ class MissingGraph(BadRequest):
     """The thread has no graph yet, so its state can't be told."""
 
 
-async def find_thread(server: Server, request: Request) -> Thread:
-    thread_id = path_id(request, "thread")
-    return server.db.look(lambda conn: Threads(conn).require(thread_id, *path_limits(server)))
+def find_thread(call: Call) -> Thread:
+    thread_id = call.id("thread")
+    return call.server.db.look(lambda conn: Threads(conn).require(thread_id, *call.limits))
 
 
-async def get_thread(server: Server, request: Request) -> Response:
+async def get_thread(call: Call) -> JsonObject:
     """One thread, with its time to live if `include` names that."""
-    thread = (await find_thread(server, request)).to_dict()
-    if "ttl" in ",".join(request.query_params.getlist("include")).split(","):
-        thread["ttl"] = server.db.look(lambda conn: Threads(conn).ttl(thread["thread_id"]))
-    return reply(thread)
+    thread = find_thread(call).to_dict()
+    if "ttl" in call.query["include"]:
+        thread["ttl"] = call.server.db.look(lambda conn: Threads(conn).ttl(thread["thread_id"]))
+    return thread
 
 
-async def update_thread(server: Server, request: Request) -> Response:
+async def update_thread(call: Call) -> Response:
     """Merge metadata into a thread's; with `Prefer: return=minimal` nothing comes back."""
-    thread = await patch_thread(server, request)
-    minimal = "return=minimal" in request.headers.get("prefer", "").replace(" ", "")
-    return empty() if minimal else reply(thread.to_dict())
+    thread = await patch_thread(call)
+    minimal = "return=minimal" in call.request.headers.get("prefer", "").replace(" ", "")
+    return Response(status_code=204) if minimal else reply(thread.to_dict())
 
 
-async def patch_state(server: Server, request: Request) -> Response:
+async def patch_state(call: Call) -> None:
     """Merge metadata into a thread's, as the JavaScript SDK's `patchState` does."""
-    await patch_thread(server, request)
-    return empty()
+    await patch_thread(call)
 
 
-async def patch_thread(server: Server, request: Request) -> Thread:
-    thread_id = path_id(request, "thread")
-    body, limits = await parse(request, ThreadPatch), path_limits(server)
+async def patch_thread(call: Call) -> Thread:
+    thread_id, body = call.id("thread"), cast(ThreadPatch, call.body)
 
     def patch(conn: sqlite3.Connection) -> Thread:
-        thread = Threads(conn).get(thread_id, *limits)
+        thread = Threads(conn).get(thread_id, *call.limits)
         if thread is None:
             raise NotFound()
         changes: JsonObject = {"metadata": {**thread.metadata, **without_reserved(body.metadata)}}
@@ -7830,8 +7763,8 @@ async def patch_thread(server: Server, request: Request) -> Thread:
         Threads(conn).update(thread_id, **changes)
         return Threads(conn).require(thread_id)
 
-    thread = await server.db.write(patch)
-    server.runner.threads.notice()
+    thread = await call.server.db.write(patch)
+    call.server.runner.threads.notice()
     return thread
 
 
@@ -7843,20 +7776,23 @@ def delete_thread_rows(conn: sqlite3.Connection, thread_id: str, *limits: JsonOb
     return live
 
 
-async def delete_thread(server: Server, request: Request) -> Response:
+async def delete_thread(call: Call) -> None:
     """Remove a thread with its runs and its state."""
-    thread_id = path_id(request, "thread")
-    server.runner.end(await server.db.write(delete_thread_rows, thread_id, *path_limits(server)), deleted=True)
-    return empty()
+    thread_id = call.id("thread")
+    call.server.runner.end(await call.server.db.write(delete_thread_rows, thread_id, *call.limits), deleted=True)
 
 
-async def search_threads(server: Server, request: Request) -> Response:
+async def search_threads(call: Call) -> Response:
     """Threads by id, metadata, values and status."""
-    body = await parse(request, ThreadSearchRequest)
+    body: ThreadSearchRequest = call.body
     check_extract(body.extract or {})
-    ids = [thread_id_of_search(text) for text in body.ids] if body.ids is not None else None
-    limits = limits_on(server, "threads.search")
-    page = await server.db.read(lambda conn: Threads(conn).search(body, ids, limits))
+    ids: list[str] | None = None if body.ids is None else []
+    for text in body.ids or ():
+        try:
+            cast(list[str], ids).append(str(uuid.UUID(text)))
+        except ValueError:
+            raise BadRequest(f"Invalid thread ID {text}") from None
+    page = await call.server.db.read(lambda conn: Threads(conn).search(body, ids, *call.limits))
     rows = []
     for thread in page.rows:
         row = selected(thread.to_dict(), body.select)
@@ -7864,14 +7800,7 @@ async def search_threads(server: Server, request: Request) -> Response:
             whole = {**vars(thread), "values": thread.values}
             row["extracted"] = {name: extract(whole, path) for name, path in body.extract.items()}
         rows.append(row)
-    return paged(rows, page.more, body.offset, body.limit)
-
-
-def thread_id_of_search(text: str) -> str:
-    try:
-        return str(uuid.UUID(text))
-    except ValueError:
-        raise BadRequest(f"Invalid thread ID {text}") from None
+    return paged(rows, page.more, body)
 
 
 EXTRACT_ROOTS = ("config", "interrupts", "metadata", "values")
@@ -7902,41 +7831,36 @@ def extract(value: Any, path: str) -> Any:
     return value
 
 
-async def count_threads(server: Server, request: Request) -> Response:
+async def count_threads(call: Call) -> int:
     """How many threads a search finds."""
-    body = await parse(request, ThreadCountRequest)
-    limits = limits_on(server, "threads.search")
-    return reply(await server.db.read(lambda conn: Threads(conn).count(body, limits)))
+    return await call.server.db.read(lambda conn: Threads(conn).count(call.body, *call.limits))
 
 
-async def copy_thread(server: Server, request: Request) -> Response:
+async def copy_thread(call: Call) -> JsonObject:
     """A new thread with the same metadata, state and history."""
-    thread_id, copy_id, limits = path_id(request, "thread"), str(uuid.uuid4()), path_limits(server)
-    original = server.db.look(lambda conn: Threads(conn).get(thread_id, *limits))
+    thread_id, copy_id = call.id("thread"), str(uuid.uuid4())
+    original = call.server.db.look(lambda conn: Threads(conn).get(thread_id, *call.limits))
     made = {"thread_id": uuid.UUID(copy_id), "metadata": dict(original.metadata) if original else {}}
-    await allow(server, "threads.create", made)
+    await allow(call.server, "threads.create", made)
 
     def copy_rows(conn: sqlite3.Connection) -> Thread:
-        if original is None or Threads(conn).get(thread_id, *limits) is None:
+        if original is None or Threads(conn).get(thread_id, *call.limits) is None:
             raise Conflict()
         Threads(conn).copy(thread_id, copy_id)
         if made["metadata"] != original.metadata:
             Threads(conn).update(copy_id, metadata=made["metadata"])
         return Threads(conn).require(copy_id)
 
-    copied = (await server.db.write(copy_rows)).to_dict()
-    server.runner.threads.notice()
-    return reply({key: value for key, value in copied.items() if key != "values" or value is not None})
+    copied = (await call.server.db.write(copy_rows)).to_dict()
+    call.server.runner.threads.notice()
+    return {key: value for key, value in copied.items() if key != "values" or value is not None}
 
 
-async def prune_threads(server: Server, request: Request) -> Response:
+async def prune_threads(call: Call) -> JsonObject:
     """Remove several threads, or all of their history but the latest state; a busy one keeps its history."""
-    body = await parse(request, ThreadPruneRequest)
+    body: ThreadPruneRequest = call.body
     ids = dict.fromkeys(to_uuid(text, "thread") for text in body.thread_ids)
-    limits = {
-        thread_id: await allow(server, "threads.delete", {"thread_id": uuid.UUID(thread_id), "metadata": {}})
-        for thread_id in ids
-    }
+    limits = {thread_id: await allow_thread(call.server, thread_id, "threads.delete") for thread_id in ids}
 
     def prune(conn: sqlite3.Connection) -> tuple[int, list[Run]]:
         found = [within(Threads(conn).get(thread_id), limits[thread_id]) for thread_id in ids]
@@ -7945,119 +7869,90 @@ async def prune_threads(server: Server, request: Request) -> Response:
             return len(known), [run for thread in known for run in delete_thread_rows(conn, thread.thread_id)]
         resting = [thread for thread in known if thread.status != "busy"]
         for thread in resting:
-            prune_history(conn, server.saver.serde, thread.thread_id)
+            prune_history(conn, call.server.saver.serde, thread.thread_id)
         return len(resting), []
 
-    count, runs = await server.db.write(prune)
-    server.runner.end(runs, deleted=True)
-    return reply({"pruned_count": count})
+    count, runs = await call.server.db.write(prune)
+    call.server.runner.end(runs, deleted=True)
+    return {"pruned_count": count}
 
 
-async def get_thread_storage(server: Server, request: Request) -> Response:
+async def get_thread_storage(call: Call) -> JsonObject:
     """How much a thread takes."""
-    thread = await find_thread(server, request)
-    return reply(await server.db.read(thread_storage, server.saver.serde, thread.thread_id))
+    thread = find_thread(call)
+    return await call.server.db.read(thread_storage, call.server.saver.serde, thread.thread_id)
 
 
 # -- state --
 
 
-def thread_graph_id(server: Server, thread: Thread) -> str | None:
+def thread_graph_id(thread: Thread) -> str | None:
     graph_id = thread.metadata.get("graph_id")
     return graph_id if isinstance(graph_id, str) else None
 
 
-async def of_thread_state(
-    server: Server, thread: Thread, read: Callable[[Graph], Coroutine[Any, Any, T]], missing: T
-) -> T:
-    """Read something with the graph of a thread; `missing` if it has none yet."""
-    graph_id = thread_graph_id(server, thread)
-    if graph_id is None:
-        return missing
-    config, thread_id = thread.config, thread.thread_id
-    return await server.runner.with_graph(graph_id, config, "threads.read", read, thread_id=thread_id)
-
-
-async def get_state(server: Server, request: Request) -> Response:
-    """The present state of a thread; `subgraphs` includes those of waiting subgraphs."""
-    thread = await find_thread(server, request)
-    subgraphs = request.query_params.get("subgraphs") in ("true", "True")
-    config = place_config(thread.thread_id)
-    return reply(await of_thread_state(server, thread, lambda graph: read_state(graph, config, subgraphs), EMPTY_STATE))
-
-
-async def get_state_at(server: Server, request: Request) -> Response:
-    """The state at a checkpoint."""
-    thread = await find_thread(server, request)
-    subgraphs = request.query_params.get("subgraphs") in ("true", "True")
-    place = {"checkpoint_id": request.path_params["checkpoint_id"]}
-    return reply(await state_at(server, thread, place, subgraphs))
-
-
-async def get_state_at_checkpoint(server: Server, request: Request) -> Response:
-    """The state at a checkpoint, or of a namespace."""
-    thread = await find_thread(server, request)
-    body = await parse(request, ThreadStateCheckpointRequest)
-    return reply(await state_at(server, thread, body.checkpoint.configurable(), bool(body.subgraphs)))
-
-
-async def state_at(server: Server, thread: Thread, place: JsonObject, subgraphs: bool) -> JsonObject:
-    config: RunnableConfig = {"configurable": {"thread_id": thread.thread_id, **place}}
-    return await of_thread_state(server, thread, lambda graph: read_state(graph, config, subgraphs), EMPTY_STATE)
-
-
-async def get_history(server: Server, request: Request) -> Response:
-    """A thread's states, newest first."""
-    thread = await find_thread(server, request)
-    text = request.query_params.get("limit", "1")
-    try:
-        limit = int(text)
-    except ValueError:
-        raise Invalid(f"Invalid limit {text}") from None
-    if not 0 <= limit <= SAFE_INTEGER:
-        raise Invalid(f"Invalid limit {text}")
-    before = request.query_params.get("before")
-    place = {"checkpoint_id": before} if before else None
-    return reply(await history_of(server, thread, {}, limit, place, None) if limit else [])
-
-
-async def search_history(server: Server, request: Request) -> Response:
-    """A thread's states, newest first, by metadata and place."""
-    thread = await find_thread(server, request)
-    body = await parse(request, ThreadStateSearch)
-    place = body.checkpoint.configurable() if body.checkpoint else {}
-    before = body.before.configurable() if body.before else None
-    return reply(await history_of(server, thread, place, body.limit, before, body.metadata))
-
-
-async def history_of(
-    server: Server,
-    thread: Thread,
-    place: JsonObject,
-    limit: int,
-    before: JsonObject | None,
-    metadata: JsonObject | None,
-) -> list[JsonObject]:
-    config = place_config(thread.thread_id, **place)
-    bound = place_config(thread.thread_id, **before) if before and before.get("checkpoint_id") else None
-    return await of_thread_state(
-        server, thread, lambda graph: read_history(graph, config, limit, bound, metadata), list[JsonObject]()
+async def of_thread_state(call: Call, read: Callable[[Graph], Coroutine[Any, Any, T]], missing: T) -> T:
+    """Read something with the graph of the call's thread; `missing` if it has none yet."""
+    thread = find_thread(call)
+    graph_id, config, ids = thread_graph_id(thread), thread.config, {"thread_id": thread.thread_id}
+    return (
+        missing
+        if graph_id is None
+        else await call.server.runner.with_graph(graph_id, config, "threads.read", read, **ids)
     )
 
 
-async def update_state(server: Server, request: Request) -> Response:
+async def get_state(call: Call) -> JsonObject:
+    """The state of a thread, now or at a checkpoint; `subgraphs` includes those of waiting subgraphs."""
+    place = {name: text for name, text in call.request.path_params.items() if name == "checkpoint_id"}
+    return await state_at(call, place, call.query["subgraphs"])
+
+
+async def get_state_at_checkpoint(call: Call) -> JsonObject:
+    """The state at a checkpoint, or of a namespace."""
+    return await state_at(call, call.body.checkpoint.configurable(), call.body.subgraphs)
+
+
+async def state_at(call: Call, place: JsonObject, subgraphs: bool | None) -> JsonObject:
+    config = place_config(call.id("thread"), **place)
+    return await of_thread_state(call, lambda graph: read_state(graph, config, bool(subgraphs)), EMPTY_STATE)
+
+
+async def get_history(call: Call) -> list[JsonObject]:
+    """A thread's states, newest first."""
+    return await history_of(call, {}, {"checkpoint_id": call.query["before"]}, call.query["limit"], None)
+
+
+async def search_history(call: Call) -> list[JsonObject]:
+    """A thread's states, newest first, by metadata and place."""
+    place, before = (each.configurable() if each else {} for each in (call.body.checkpoint, call.body.before))
+    return await history_of(call, place, before, call.body.limit, call.body.metadata)
+
+
+async def history_of(
+    call: Call, place: JsonObject, before: JsonObject, limit: int, metadata: JsonObject | None
+) -> list[JsonObject]:
+    thread_id, missing = call.id("thread"), list[JsonObject]()
+    config = place_config(thread_id, **place)
+    bound = place_config(thread_id, **before) if before.get("checkpoint_id") else None
+
+    async def read(graph: Graph) -> list[JsonObject]:
+        return await read_history(graph, config, limit, bound, metadata) if limit else missing
+
+    return await of_thread_state(call, read, missing)
+
+
+async def update_state(call: Call) -> JsonObject:
     """Change a thread's state, as a node would."""
-    thread = await find_thread(server, request)
-    body = await parse(request, ThreadStateUpdate)
+    thread = find_thread(call)
+    body: ThreadStateUpdate = call.body
     place = body.checkpoint.configurable() if body.checkpoint else {}
     if body.checkpoint_id is not None:
         place["checkpoint_id"] = body.checkpoint_id
     update = langgraph_types.StateUpdate(body.values, body.as_node, None)
-    changed = await change_state(server, thread, place_config(thread.thread_id, **place), lambda graph: [[update]])
+    changed = await change_state(call.server, thread, place_config(thread.thread_id, **place), lambda graph: [[update]])
     configurable = {key: changed["configurable"][key] for key in _CHECKPOINT_KEYS if key in changed["configurable"]}
-    return reply(
-        {"checkpoint": configurable, "configurable": configurable, "checkpoint_id": configurable["checkpoint_id"]}
-    )
+    return {"checkpoint": configurable, "configurable": configurable, "checkpoint_id": configurable["checkpoint_id"]}
 
 
 Supersteps = Callable[[Graph], list[list[langgraph_types.StateUpdate]]]
@@ -8074,7 +7969,7 @@ async def _change_state(
     server: Server, thread: Thread, place: RunnableConfig, supersteps: Supersteps
 ) -> RunnableConfig:
     began = CLOCK.steady()
-    graph_id = thread_graph_id(server, thread)
+    graph_id = thread_graph_id(thread)
     if graph_id is None:
         raise MissingGraph(NO_GRAPH.format(thread.thread_id))
     live = await server.db.read(lambda conn: Runs(conn).live(thread.thread_id))
@@ -8182,51 +8077,38 @@ def run_headers(run: Run, location: str | None, stateless: bool = False) -> dict
     return headers
 
 
-async def create_run(server: Server, request: Request) -> Response:
-    """Start a run in the background."""
-    body = await parse(request, RunCreateStateful)
-    [run] = await server.runner.create(await new_run(server, path_id(request, "thread"), body))
-    return reply(run.to_dict(), headers=run_headers(run, None))
+async def asked_run(call: Call) -> NewRun:
+    """The run that the body asks for, on the thread in the path, or else on one of its own."""
+    thread_id = call.id("thread") if "thread_id" in call.request.path_params else None
+    return await new_run(call.server, thread_id, call.body)
 
 
-async def create_stateless_run(server: Server, request: Request) -> Response:
-    """Start a run on a thread of its own, in the background."""
-    body = await parse(request, RunCreateStateless)
-    [run] = await server.runner.create(await new_run(server, None, body))
-    return reply(run.to_dict(), headers=run_headers(run, None, stateless=True))
+async def create_run(call: Call) -> Response:
+    """Start a run in the background, on a thread or on one of its own."""
+    new = await asked_run(call)
+    [run] = await call.server.runner.create(new)
+    return reply(run.to_dict(), headers=run_headers(run, None, new.thread_id is None))
 
 
-async def create_run_batch(server: Server, request: Request) -> Response:
+async def create_run_batch(call: Call) -> list[JsonObject]:
     """Start several runs, each on a thread of its own: all of them, or none."""
-    raw = await read_json(request)
+    raw = await call.json()
     if not isinstance(raw, list) or not 1 <= len(raw) <= MAX_BATCH:
         raise Invalid(f"body: Input should be a list of 1 to {MAX_BATCH} runs")
     news = []
     for item in raw:
-        news.append(await new_run(server, None, validate(RunCreateStateless, item)))
+        news.append(await new_run(call.server, None, validate(RunCreateStateless, item)))
         await asyncio.sleep(0)  # others have their turn
-    return reply([run.to_dict() for run in await server.runner.create(*news)])
+    return [run.to_dict() for run in await call.server.runner.create(*news)]
 
 
-async def stream_run(server: Server, request: Request) -> Response:
-    """Start a run and stream its events."""
-    body = await parse(request, RunCreateStreamingStateful)
-    return await start_stream(server, await new_run(server, path_id(request, "thread"), body), stateless=False)
-
-
-async def stream_stateless_run(server: Server, request: Request) -> Response:
-    """Start a run on a thread of its own and stream its events."""
-    body = await parse(request, RunCreateStreamingStateless)
-    return await start_stream(server, await new_run(server, None, body), stateless=True)
-
-
-async def start_stream(server: Server, new: NewRun, stateless: bool) -> Response:
-    follower = Follower()
-    run, run_log = await server.runner.create_followed(new, follower)
-    headers = run_headers(run, "stream", stateless)
-    cancel = new.body.on_disconnect == "cancel"
+async def stream_run(call: Call) -> Response:
+    """Start a run, on a thread or on one of its own, and stream its events."""
+    new, follower = await asked_run(call), Follower()
+    run, run_log = await call.server.runner.create_followed(new, follower)
+    headers, cancel = run_headers(run, "stream", new.thread_id is None), new.body.on_disconnect == "cancel"
     frames = run_frames(run, run_log, follower, run_log.follow(follower))
-    return event_stream(server, run, frames, headers, cancel)
+    return event_stream(call.server, run, frames, headers, cancel)
 
 
 async def run_tape(
@@ -8308,21 +8190,11 @@ async def guarded(
 _LEAVING: set[asyncio.Future[Any]] = set()
 
 
-async def wait_run(server: Server, request: Request) -> Response:
-    """Start a run and wait for its result."""
-    body = await parse(request, RunCreateStateful)
-    return await start_wait(server, await new_run(server, path_id(request, "thread"), body))
-
-
-async def wait_stateless_run(server: Server, request: Request) -> Response:
-    """Start a run on a thread of its own and wait for its result."""
-    body = await parse(request, RunCreateStateless)
-    return await start_wait(server, await new_run(server, None, body))
-
-
-async def start_wait(server: Server, new: NewRun) -> Response:
-    run, run_log = await server.runner.create_followed(new)
-    return wait_reply(server, run, run_log, new.body.on_disconnect == "cancel")
+async def wait_run(call: Call) -> Response:
+    """Start a run, on a thread or on one of its own, and wait for its result."""
+    new = await asked_run(call)
+    run, run_log = await call.server.runner.create_followed(new)
+    return wait_reply(call.server, run, run_log, new.body.on_disconnect == "cancel")
 
 
 class Unfinished(Exception):
@@ -8382,49 +8254,48 @@ def with_questions(values: Any, questions: Sequence[Any]) -> Any:
     return {**(values if isinstance(values, dict) else {}), "__interrupt__": questions} if questions else values
 
 
-async def list_runs(server: Server, request: Request) -> Response:
+async def list_runs(call: Call) -> list[JsonObject]:
     """A thread's runs, newest first."""
-    thread = await find_thread(server, request)
-    limit, offset = query_number(request, "limit", 10), query_number(request, "offset", 0)
-    select = query_list(request, "select")
-    known = typing.get_args(RunField)
-    if unknown := [name for name in select if name not in known]:
+    query, known, thread_id = call.query, typing.get_args(RunField), call.id("thread")
+    if unknown := [name for name in query["select"] if name not in known]:
         raise Invalid(f"Invalid select columns: {unknown}. Expected: {set(known)}")
-    status = request.query_params.get("status")
-    runs = await server.db.read(lambda conn: Runs(conn).list(thread.thread_id, status, limit, offset))
-    return reply([selected(run.to_dict(), select) for run in runs])
+
+    def runs(conn: sqlite3.Connection) -> list[Run]:
+        Threads(conn).require(thread_id, *call.limits)
+        return Runs(conn).list(thread_id, query["status"], query["limit"], query["offset"])
+
+    return [selected(run.to_dict(), query["select"]) for run in await call.server.db.read(runs)]
 
 
-async def find_run(server: Server, request: Request) -> Run | None:
-    thread_id, run_id, limits = path_id(request, "thread"), path_id(request, "run"), path_limits(server)
+def find_run(call: Call) -> Run | None:
+    thread_id, run_id = call.id("thread"), call.id("run")
 
     def look(conn: sqlite3.Connection) -> Run | None:
-        hidden = limits and Threads(conn).get(thread_id, *limits) is None
+        hidden = any(call.limits) and Threads(conn).get(thread_id, *call.limits) is None
         return None if hidden else Runs(conn).get(thread_id, run_id)
 
-    return server.db.look(look)
+    return call.server.db.look(look)
 
 
-async def get_run(server: Server, request: Request) -> Response:
+async def get_run(call: Call) -> JsonObject:
     """One run."""
-    run = await find_run(server, request)
+    run = find_run(call)
     if run is None:
-        await find_thread(server, request)
+        find_thread(call)
         raise NotFound()
-    return reply(run.to_dict())
+    return run.to_dict()
 
 
-async def delete_run(server: Server, request: Request) -> Response:
+async def delete_run(call: Call) -> None:
     """Remove a run with its checkpoints; the thread shows the state before it."""
-    run = await find_run(server, request)
+    run = find_run(call)
     if run is None:
         raise NotFound("Run not found")
     deleted = None
     while deleted is None:
-        trace = await server.db.read(run_trace, run)
-        deleted = await server.db.write(delete_run_rows, run, trace, await rest_without(server, run, *trace))
-    server.runner.end([deleted], deleted=True)
-    return empty()
+        trace = await call.server.db.read(run_trace, run)
+        deleted = await call.server.db.write(delete_run_rows, run, trace, await rest_without(call.server, run, *trace))
+    call.server.runner.end([deleted], deleted=True)
 
 
 def run_trace(conn: sqlite3.Connection, run: Run) -> tuple[bool, str | None]:
@@ -8477,55 +8348,48 @@ async def live_log(server: Server, run: Run, follower: Follower | None = None) -
     return joined
 
 
-async def join_run(server: Server, request: Request) -> Response:
+async def join_run(call: Call) -> Response:
     """Wait for the result of a run that exists."""
-    run = await find_run(server, request)
+    run = find_run(call)
     if run is None:
-        path = f"/threads/{path_id(request, 'thread')}/runs/{path_id(request, 'run')}"
+        path = f"/threads/{call.id('thread')}/runs/{call.id('run')}"
         headers = {"content-location": path, "location": f"{path}/join"}
         return reply({"__error__": RUN_NOT_FOUND}, headers=headers)
-    joined = await live_log(server, run)
+    joined = await live_log(call.server, run)
     if joined is not None:
-        return wait_reply(server, run, joined, query_flag(request, "cancel_on_disconnect"))
-    thread = server.db.look(lambda conn: Threads(conn).get(run.thread_id))
+        return wait_reply(call.server, run, joined, call.query["cancel_on_disconnect"])
+    thread = call.server.db.look(lambda conn: Threads(conn).get(run.thread_id))
     return reply(thread_result(thread, with_values=False), headers=run_headers(run, "join"))
 
 
-async def join_run_stream(server: Server, request: Request) -> Response:
+async def join_run_stream(call: Call) -> Response:
     """Follow a run that exists; with Last-Event-ID, a resumable one from after that event."""
-    run = await find_run(server, request)
-    modes, cancel = query_list(request, "stream_mode"), query_flag(request, "cancel_on_disconnect")
+    run, modes = find_run(call), call.query["stream_mode"]
     if run is None:
-        path = f"/threads/{path_id(request, 'thread')}/runs/{path_id(request, 'run')}"
+        path = f"/threads/{call.id('thread')}/runs/{call.id('run')}"
         missing = sse_frame(Event((0, 0), "error", to_json(RUN_NOT_FOUND)), False)
         headers = {"content-location": path, "location": f"{path}/stream"}
-        return event_stream(server, None, once(missing), headers, False)
-    last = request.headers.get("last-event-id")
+        return Response(missing, headers={**STREAM_HEADERS, **headers})
+    last = call.request.headers.get("last-event-id")
     after = event_id() if last is None else parse_event_id(last) or (2**62, 0)  # nothing comes after nonsense
-    follower = Follower()
-    joined = await live_log(server, run, follower)
-    frames = run_frames(run, joined, follower, run_tape(server, run, joined, follower, after), modes)
-    return event_stream(server, run if joined else None, frames, run_headers(run, "stream"), cancel)
+    follower, cancel = Follower(), call.query["cancel_on_disconnect"]
+    joined = await live_log(call.server, run, follower)
+    frames = run_frames(run, joined, follower, run_tape(call.server, run, joined, follower, after), modes)
+    return event_stream(call.server, run if joined else None, frames, run_headers(run, "stream"), cancel)
 
 
-async def once(part: bytes) -> AsyncIterator[bytes]:
-    if part:
-        yield part
-
-
-async def join_thread_stream(server: Server, request: Request) -> Response:
+async def join_thread_stream(call: Call) -> Response:
     """Follow all runs of a thread, present and future."""
-    thread_id = path_id(request, "thread")
-    asked = query_list(request, "stream_modes", "stream_mode") or ["run_modes"]
-    modes = list(dict.fromkeys(part for text in asked for part in text.split(",")))
+    thread_id = call.id("thread")
+    modes = call.query["stream_mode"] or call.query["stream_modes"]
     for mode in modes:
         if mode not in typing.get_args(ThreadStreamMode):
             raise Invalid(f"Invalid stream mode: {mode}")
-    last = request.headers.get("last-event-id")
+    last = call.request.headers.get("last-event-id")
     if last is not None and not (last == "-" or re.fullmatch(r"\d{1,18}(-\d{1,18})?", last)):
         raise Invalid("Invalid last-event-id: must be a valid Redis stream ID")
     follower = Follower()
-    joined = server.runner.logs.follow_thread(thread_id, follower)
+    joined = call.server.runner.logs.follow_thread(thread_id, follower)
     after = parse_event_id(last) if last is not None else None
 
     def frame(event: Event) -> bytes | None:
@@ -8536,8 +8400,8 @@ async def join_thread_stream(server: Server, request: Request) -> Response:
         shown = classic(event) if wanted else None
         return sse_frame(shown, True) if shown else None
 
-    tape = thread_tape(server, thread_id, joined, follower, after)
-    return event_stream(server, None, with_heartbeats(tape, follower, frame), {}, False)
+    tape = thread_tape(call.server, thread_id, joined, follower, after)
+    return event_stream(call.server, None, with_heartbeats(tape, follower, frame), {}, False)
 
 
 async def thread_tape(
@@ -8555,19 +8419,19 @@ async def thread_tape(
         server.runner.logs.leave_thread(thread_id, follower)
 
 
-async def cancel_run(server: Server, request: Request) -> Response:
+async def cancel_run(call: Call) -> Response:
     """Cancel a run; `action` interrupt keeps what it did, rollback removes it."""
-    thread_id, run_id = path_id(request, "thread"), path_id(request, "run")
-    action = "rollback" if request.query_params.get("action") == "rollback" else "interrupt"
-    run = await find_run(server, request)
+    thread_id, run_id = call.id("thread"), call.id("run")
+    action = "rollback" if call.query["action"] == "rollback" else "interrupt"
+    run = find_run(call)
     if run is None:
         raise NotFound("No runs found to cancel.")
-    joined = await live_log(server, run)
+    joined = await live_log(call.server, run)
     reason = f"{action} requested via {CANCEL_ROUTE}"
-    if not await server.runner.cancel([(thread_id, run_id)], action, reason):
+    if not await call.server.runner.cancel([(thread_id, run_id)], action, reason):
         raise NotFound(NOTHING_TO_CANCEL)
-    if not query_flag(request, "wait") or joined is None:
-        return empty(202)
+    if not call.query["wait"] or joined is None:
+        return Response(status_code=202)
 
     async def parts() -> AsyncIterator[bytes]:
         async for _ in joined.wait_closed():
@@ -8578,10 +8442,10 @@ async def cancel_run(server: Server, request: Request) -> Response:
     return StreamingResponse(parts(), headers=headers)
 
 
-async def cancel_runs(server: Server, request: Request) -> Response:
+async def cancel_runs(call: Call) -> None:
     """Cancel runs of a thread by id, or all runs by status."""
-    body = await parse(request, RunsCancel)
-    action = "rollback" if request.query_params.get("action") == "rollback" else "interrupt"
+    server, body = call.server, cast(RunsCancel, call.body)
+    action = "rollback" if call.query["action"] == "rollback" else "interrupt"
     if body.status is not None:
         if body.thread_id is not None or body.run_ids is not None:
             raise Invalid("When providing a 'status', 'thread_id' and 'run_ids' must be omitted")
@@ -8591,8 +8455,7 @@ async def cancel_runs(server: Server, request: Request) -> Response:
     elif body.thread_id is not None and body.run_ids is not None:
         thread_id = to_uuid(body.thread_id, "thread")
         wanted = [(thread_id, to_uuid(text, "run")) for text in body.run_ids]
-        asked = {"thread_id": uuid.UUID(thread_id), "action": action, "metadata": {}}
-        limits = await allow(server, "threads.update", asked)
+        limits = await allow_thread(server, thread_id, "threads.update", action=action)
 
         def known(conn: sqlite3.Connection) -> list[tuple[str, str]]:
             thread = within(Threads(conn).get(thread_id), limits)
@@ -8605,26 +8468,22 @@ async def cancel_runs(server: Server, request: Request) -> Response:
         raise NotFound("No runs found to cancel.")
     if not await server.runner.cancel(ids, action, f"{action} requested via POST /runs/cancel"):
         raise NotFound(NOTHING_TO_CANCEL)
-    return empty()
 
 
 # -- crons --
 
 
-async def create_cron(server: Server, request: Request) -> Response:
-    """Make runs by a schedule, each on a thread of its own."""
-    return await make_cron(server, await read_json(request), None)
-
-
-async def create_cron_for_thread(server: Server, request: Request) -> Response:
-    """Make runs on a thread by a schedule."""
-    thread_id = path_id(request, "thread")
-    return await make_cron(server, await read_json(request), thread_id)
-
-
-async def make_cron(server: Server, raw: JsonObject, thread_id: str | None) -> Response:
-    body = validate(CronCreate, raw)
-    assistant_id = cron_assistant(server, body.assistant_id)
+async def create_cron(call: Call) -> JsonObject:
+    """Make runs by a schedule, on a thread or each on one of its own."""
+    server, body = call.server, cast(CronCreate, call.body)
+    thread_id = call.id("thread") if "thread_id" in call.request.path_params else None
+    if body.assistant_id in server.graphs.ids():
+        assistant_id = system_assistant_id(body.assistant_id)
+    else:
+        try:
+            assistant_id = str(uuid.UUID(body.assistant_id))
+        except ValueError:
+            raise NotFound(f"Assistant '{body.assistant_id}' not found") from None
     if body.end_time is not None:
         parse_moment(body.end_time)
     at, cron_id = now(), new_id()
@@ -8635,7 +8494,7 @@ async def make_cron(server: Server, raw: JsonObject, thread_id: str | None) -> R
         end_time=body.end_time,
         schedule=body.schedule,
         timezone=body.timezone,
-        payload=cron_payload({**raw, "assistant_id": assistant_id}, cron_id),
+        payload=cron_payload({**call.raw, "assistant_id": assistant_id}, cron_id),
         next_run_date=next_run_date(body.schedule, body.timezone),
         metadata=body.metadata or {},
         on_run_completed=None if thread_id else body.on_run_completed or "delete",
@@ -8652,7 +8511,7 @@ async def make_cron(server: Server, raw: JsonObject, thread_id: str | None) -> R
 
     await server.db.write(insert)
     server.runner.crons.notice()
-    return reply(cron.to_dict())
+    return cron.to_dict()
 
 
 def check_cron_run(conn: sqlite3.Connection, graphs: Graphs, new: NewRun) -> None:
@@ -8682,15 +8541,6 @@ async def allow_cron(server: Server, cron: Cron) -> Cron:
     return replace(cron, payload=payload, access=dataclasses.asdict(access) if is_own else cron.access)
 
 
-def cron_assistant(server: Server, name: str) -> str:
-    if name in server.graphs.ids():
-        return system_assistant_id(name)
-    try:
-        return str(uuid.UUID(name))
-    except ValueError:
-        raise NotFound(f"Assistant '{name}' not found") from None
-
-
 def cron_payload(payload: JsonObject, cron_id: str) -> JsonObject:
     """A request as it is kept: with the cron's id among the configurable."""
     config = payload.get("config") or {}
@@ -8698,21 +8548,19 @@ def cron_payload(payload: JsonObject, cron_id: str) -> JsonObject:
     return {**payload, "config": {**config, "configurable": configurable}}
 
 
-async def get_cron(server: Server, request: Request) -> Response:
+async def get_cron(call: Call) -> JsonObject:
     """One cron."""
-    cron_id = path_id(request, "cron")
-    cron = server.db.look(lambda conn: Crons(conn).get(cron_id, *path_limits(server)))
+    cron_id = call.id("cron")
+    cron = call.server.db.look(lambda conn: Crons(conn).get(cron_id, *call.limits))
     if cron is None:
         raise NotFound()
-    return reply(cron.to_dict())
+    return cron.to_dict()
 
 
-async def update_cron(server: Server, request: Request) -> Response:
+async def update_cron(call: Call) -> JsonObject:
     """Change a cron; what is given is laid over its payload as well."""
-    cron_id, limits = path_id(request, "cron"), path_limits(server)
-    raw = await read_json(request)
-    body = validate(CronPatch, raw)
-    if not raw:
+    server, cron_id, body = call.server, call.id("cron"), cast(CronPatch, call.body)
+    if not call.raw:
         raise BadRequest("Request body cannot be empty")
     if body.end_time is not None:
         parse_moment(body.end_time)
@@ -8726,18 +8574,18 @@ async def update_cron(server: Server, request: Request) -> Response:
     def laid_over(old: Cron | None) -> Cron:
         if old is None:
             raise NotFound(f"Cron '{cron_id}' not found")
-        payload = cron_payload({**old.payload, **raw}, cron_id)
+        payload = cron_payload({**old.payload, **call.raw}, cron_id)
         changed = replace(old, **fields, payload=payload, metadata={**old.metadata, **body.metadata}, updated_at=now())
         if "schedule" in fields or "timezone" in fields:
             changed = replace(changed, next_run_date=next_run_date(changed.schedule, changed.timezone))
         return replace(changed, on_run_completed=None) if old.thread_id else changed
 
-    allowed = await allow_cron(server, laid_over(server.db.look(lambda conn: Crons(conn).get(cron_id, *limits))))
+    allowed = await allow_cron(server, laid_over(server.db.look(lambda conn: Crons(conn).get(cron_id, *call.limits))))
     if changes_runs:
         await check_run_body(server, cron_run(allowed).body)
 
     def patch(conn: sqlite3.Connection) -> Cron:
-        changed = laid_over(Crons(conn).get(cron_id, *limits))
+        changed = laid_over(Crons(conn).get(cron_id, *call.limits))
         if allowed.access:
             changed = replace(changed, payload=allowed.payload, access=allowed.access)
         if changes_runs:
@@ -8748,45 +8596,40 @@ async def update_cron(server: Server, request: Request) -> Response:
     changed = await server.db.write(patch)
     server.runner.crons.notice()
     server.runner.threads.notice()  # its thread may expire now
-    return reply(changed.to_dict())
+    return changed.to_dict()
 
 
-async def delete_cron(server: Server, request: Request) -> Response:
+async def delete_cron(call: Call) -> None:
     """Remove a cron."""
-    cron_id, limits = path_id(request, "cron"), path_limits(server)
-    if not await server.db.write(lambda conn: Crons(conn).delete(cron_id, *limits)):
+    cron_id = call.id("cron")
+    if not await call.server.db.write(lambda conn: Crons(conn).delete(cron_id, *call.limits)):
         raise NotFound()
-    server.runner.threads.notice()
-    return empty()
+    call.server.runner.threads.notice()
 
 
-async def fire_cron(server: Server, request: Request) -> Response:
+async def fire_cron(call: Call) -> Response:
     """Make the run of a cron now, even if the cron is disabled; its next date stays as it is."""
-    cron_id = path_id(request, "cron")
-    cron = server.db.look(lambda conn: Crons(conn).get(cron_id, *path_limits(server)))
+    cron_id = call.id("cron")
+    cron = call.server.db.look(lambda conn: Crons(conn).get(cron_id, *call.limits))
     if cron is None:
         raise NotFound(f"Cron '{cron_id}' not found")
-    headers = {
-        "langgraph_request_id": CONFIGURABLE_HEADERS.get()["langgraph_request_id"]
-    }  # the cron is another's, maybe
+    server = call.server
+    headers = {"langgraph_request_id": CONFIGURABLE_HEADERS.get()["langgraph_request_id"]}  # maybe it is another's cron
     new = cron_run(cron, thread_ttl=server.runner.thread_ttl, headers=headers)
     [run] = await server.runner.create(new)
     return reply(run.to_dict(), headers=run_headers(run, None))
 
 
-async def search_crons(server: Server, request: Request) -> Response:
+async def search_crons(call: Call) -> Response:
     """Crons by assistant, thread and metadata."""
-    body = await parse(request, CronSearch)
-    limits = limits_on(server, "crons.search")
-    page = await server.db.read(lambda conn: Crons(conn).search(body, limits))
-    return paged([selected(row.to_dict(), body.select) for row in page.rows], page.more, body.offset, body.limit)
+    body: CronSearch = call.body
+    page = await call.server.db.read(lambda conn: Crons(conn).search(body, *call.limits))
+    return paged([selected(row.to_dict(), body.select) for row in page.rows], page.more, body)
 
 
-async def count_crons(server: Server, request: Request) -> Response:
+async def count_crons(call: Call) -> int:
     """How many crons a search finds."""
-    body = await parse(request, CronCountRequest)
-    limits = limits_on(server, "crons.search")
-    return reply(await server.db.read(lambda conn: Crons(conn).count(body, limits)))
+    return await call.server.db.read(lambda conn: Crons(conn).count(call.body, *call.limits))
 
 
 # -- store --
@@ -8804,19 +8647,18 @@ def labels(namespace: Sequence[str]) -> tuple[str, ...]:
     return tuple(namespace)
 
 
-async def put_item(server: Server, request: Request) -> Response:
+async def put_item(call: Call) -> None:
     """Store an item, in place of one with the same key."""
-    body = await parse(request, StorePutRequest)
+    body: StorePutRequest = call.body
     asked: JsonObject = {"namespace": labels(body.namespace), "key": body.key, "value": body.value, "index": body.index}
-    asked = await allow_item(server, "put", asked)
+    asked = await allow_item(call.server, "put", asked)
     namespace = labels(asked["namespace"])
     if not namespace:
         raise BadRequest("Namespace cannot be empty.")
     if namespace[0] == "langgraph":
         raise BadRequest(f'Root label for namespace cannot be "langgraph". Got: {namespace}')
     ttl = body.ttl if "ttl" in body.model_fields_set else NOT_PROVIDED
-    await server.store.aput(namespace, asked["key"], asked["value"], index=asked["index"], ttl=ttl)
-    return empty()
+    await call.server.store.aput(namespace, asked["key"], asked["value"], index=asked["index"], ttl=ttl)
 
 
 def item_value(item: Item) -> JsonObject:
@@ -8829,30 +8671,28 @@ def item_value(item: Item) -> JsonObject:
     }
 
 
-async def get_item(server: Server, request: Request) -> Response:
+async def get_item(call: Call) -> JsonObject | Response | None:
     """One item, or null."""
-    namespace = labels(request.query_params.get("namespace", "").split("."))
-    key = request.query_params.get("key")
-    if not key:
+    namespace = labels((call.query["namespace"] or "").split("."))
+    if not call.query["key"]:
         return reply({"error": "Key is required"}, 400)
-    asked = await allow_item(server, "get", {"namespace": namespace, "key": key})
-    refresh = query_flag(request, "refresh_ttl") if "refresh_ttl" in request.query_params else None
-    item = await server.store.aget(labels(asked["namespace"]), asked["key"], refresh_ttl=refresh)
-    return reply(item_value(item) if item else None)
+    asked = await allow_item(call.server, "get", {"namespace": namespace, "key": call.query["key"]})
+    refresh = call.query["refresh_ttl"]
+    item = await call.server.store.aget(labels(asked["namespace"]), asked["key"], refresh_ttl=refresh)
+    return item_value(item) if item else None
 
 
-async def delete_item(server: Server, request: Request) -> Response:
+async def delete_item(call: Call) -> None:
     """Remove an item; also fine if there is none."""
-    body = await parse(request, StoreDeleteRequest)
-    asked = await allow_item(server, "delete", {"namespace": labels(body.namespace or ()), "key": body.key})
+    body: StoreDeleteRequest = call.body
+    asked = await allow_item(call.server, "delete", {"namespace": labels(body.namespace or ()), "key": body.key})
     if namespace := labels(asked["namespace"]):
-        await server.store.abatch([PutOp(namespace, asked["key"], None)])
-    return empty()
+        await call.server.store.abatch([PutOp(namespace, asked["key"], None)])
 
 
-async def search_items(server: Server, request: Request) -> Response:
+async def search_items(call: Call) -> JsonObject:
     """Items of a namespace and those below it, in order of first writing; with a query the nearest first."""
-    body = await parse(request, StoreSearchRequest)
+    body: StoreSearchRequest = call.body
     asked: JsonObject = {
         "namespace": labels(body.namespace_prefix or ()),
         "filter": body.filter,
@@ -8860,17 +8700,17 @@ async def search_items(server: Server, request: Request) -> Response:
         "offset": body.offset or 0,
         "query": body.query,
     }
-    asked = await allow_item(server, "search", asked)
+    asked = await allow_item(call.server, "search", asked)
     options = {name: asked[name] for name in ("filter", "limit", "offset", "query")}
-    found = await user_store(server).asearch(labels(asked["namespace"]), refresh_ttl=body.refresh_ttl, **options)
-    return reply({"items": [{**item_value(item), "score": item.score} for item in found]})
+    found = await user_store(call.server).asearch(labels(asked["namespace"]), refresh_ttl=body.refresh_ttl, **options)
+    return {"items": [{**item_value(item), "score": item.score} for item in found]}
 
 
-async def list_item_namespaces(server: Server, request: Request) -> Response:
+async def list_item_namespaces(call: Call) -> JsonObject:
     """The namespaces that hold items."""
-    body = await parse(request, StoreListNamespacesRequest)
     from langgraph.store.base import MatchCondition
 
+    body: StoreListNamespacesRequest = call.body
     asked: JsonObject = {
         "namespace": labels(body.prefix) if body.prefix else None,
         "suffix": labels(body.suffix) if body.suffix else None,
@@ -8878,15 +8718,15 @@ async def list_item_namespaces(server: Server, request: Request) -> Response:
         "limit": body.limit or 100,
         "offset": body.offset or 0,
     }
-    asked = await allow_item(server, "list_namespaces", asked)
+    asked = await allow_item(call.server, "list_namespaces", asked)
     conditions = [
         MatchCondition(kind, labels(path))  # type: ignore[arg-type]
         for kind, path in (("prefix", asked["namespace"]), ("suffix", asked["suffix"]))
         if path
     ]
     op = ListNamespacesOp(tuple(conditions), asked["max_depth"], asked["limit"], asked["offset"])
-    [found] = await user_store(server).abatch([op])
-    return reply({"namespaces": found})
+    [found] = await user_store(call.server).abatch([op])
+    return {"namespaces": found}
 
 
 ########################################################################################################
@@ -8976,10 +8816,10 @@ async def protocol_tape(
     raise Unfinished
 
 
-async def stream_events(server: Server, request: Request) -> Response:
+async def stream_events(call: Call) -> Response:
     """Stream a thread's events by the event streaming protocol, from its beginning."""
-    wanted, follower = EventFilter(await protocol_body(request)), Follower()
-    tape = protocol_tape(server, path_id(request, "thread"), wanted.envelopes, follower)
+    wanted, follower = EventFilter(await protocol_body(call.request)), Follower()
+    tape = protocol_tape(call.server, call.id("thread"), wanted.envelopes, follower)
     return CutResponse(with_heartbeats(tape, follower, protocol_frame), headers=STREAM_HEADERS)
 
 
@@ -8993,15 +8833,15 @@ def protocol_frame(envelope: JsonObject) -> bytes:
 
 async def protocol_body(request: Request) -> Any:
     try:
-        return from_json(await read_body(request))
+        return from_json(await request.body())
     except ValueError:
         raise BadRequest("Invalid JSON body") from None
 
 
-async def send_command(server: Server, request: Request) -> Response:
+async def send_command(call: Call) -> Response:
     """Carry out a command of the event streaming protocol."""
-    command = await protocol_body(request)
-    return reply(*await answer_command(server, request.path_params["thread_id"], command, None))
+    command = await protocol_body(call.request)
+    return reply(*await answer_command(call.server, call.request.path_params["thread_id"], command, None))
 
 
 async def answer_command(server: Server, thread: str, command: Any, session: Session | None) -> tuple[JsonObject, int]:
@@ -9261,13 +9101,13 @@ def rpc_answer(rpc_id: Any, name: str, value: JsonObject) -> JsonObject:
     return {"jsonrpc": "2.0", "id": rpc_id, name: value}
 
 
-async def call_mcp(server: Server, request: Request) -> Response:
+async def call_mcp(call: Call) -> Response:
     """The Model Context Protocol, stateless: one JSON answer per call."""
     try:
-        message = await read_json(request)
+        message = await call.json()
     except Invalid:
         return reply({"error": "Invalid JSON"}, 400)
-    accept, problem = request.headers.get("accept", ""), None
+    accept, problem = call.request.headers.get("accept", ""), None
     if "application/json" not in accept and "text/event-stream" not in accept:
         problem = "Accept header must include application/json or text/event-stream"
     elif not isinstance(message, dict):
@@ -9282,9 +9122,9 @@ async def call_mcp(server: Server, request: Request) -> Response:
     if problem:
         return reply({"error": problem}, 400)
     if "id" not in message or "method" not in message:
-        return empty(202)
+        return Response(status_code=202)
     try:
-        result = await _mcp_result(server, message["method"], message.get("params") or {})
+        result = await _mcp_result(call.server, message["method"], message.get("params") or {})
     except ProtocolError as error:
         return reply(rpc_answer(message["id"], "error", error.value()))
     return reply(rpc_answer(message["id"], "result", result))
@@ -9350,7 +9190,7 @@ async def input_schema(server: Server, assistant: Assistant) -> JsonObject:
             INPUT_SCHEMAS[graph] = _schema(graph, "input") or {}
         return INPUT_SCHEMAS[graph]
 
-    return await of_assistant_graph(server, assistant.assistant_id, schema)
+    return await of_assistant_graph(server, assistant, schema)
 
 
 # A conversation's takes some 20 ms to make, and all assistants of a graph have the same.
@@ -9400,14 +9240,12 @@ def failure_text(error: JsonObject) -> str:
     return f"{error['error']}: {error['message']}" if error["message"] else str(error["error"])
 
 
-async def get_mcp(server: Server, request: Request) -> Response:
+async def get_mcp(call: Call) -> None:
     """Streams opened by the client are not part of the stateless protocol."""
-    return empty(405)
 
 
-async def delete_mcp(server: Server, request: Request) -> Response:
+async def delete_mcp(call: Call) -> None:
     """There are no sessions to end."""
-    return empty(404)
 
 
 # -- the Agent2Agent protocol: every assistant is an agent; a task is a run, with those that answer its questions --
@@ -9499,12 +9337,12 @@ def rpc_frame(answer: JsonObject) -> bytes:
     return sse_frame(Event((0, 0), "message", to_json(answer)), False)
 
 
-async def call_agent(server: Server, request: Request) -> Response:
+async def call_agent(call: Call) -> Response:
     """The Agent2Agent protocol: a JSON-RPC call of one of an agent's methods."""
     rpc_id, streams = None, False
     try:
         try:
-            message = await read_json(request)
+            message = await call.json()
         except Invalid as error:
             raise ProtocolError(-32700, error.detail) from None
         require(isinstance(message, dict), "Invalid request: must be an object", INVALID_REQUEST)
@@ -9513,20 +9351,20 @@ async def call_agent(server: Server, request: Request) -> Response:
         require(is_id, "Invalid request: id must be a string or an integer", INVALID_REQUEST)
         rpc_id = given
         if "result" in message and "method" not in message:
-            return empty(202)
+            return Response(status_code=202)
         require(message.get("jsonrpc") == "2.0", "Invalid request: jsonrpc must be '2.0'", INVALID_REQUEST)
         require(name and isinstance(name, str), "Invalid request: method must be a string", INVALID_REQUEST)
         require("pushnotificationconfig" not in name.lower(), "Push notifications are not supported", -32003)
         require(name in AGENT_METHODS, f"Method not found: {name}", -32601)
         method, is_stream = AGENT_METHODS[name], AGENT_METHODS[name] in STREAMING_METHODS
         kind = "text/event-stream" if is_stream else "application/json"
-        accept = request.headers.get("accept") or "*/*"
+        accept = call.request.headers.get("accept") or "*/*"
         if not any(each in accept for each in (kind, f"{kind.partition('/')[0]}/*", "*/*")):
             return reply({"error": f"Accept header must include {kind}"}, 400)
         streams = is_stream
         require(isinstance(params, dict), "Invalid params: must be an object")
-        assistant = await find_agent(server, request.path_params["assistant_id"])
-        result = await method(AgentCall(server, request, assistant, rpc_id, params, modern="/" not in name))
+        assistant = await find_agent(call.server, call.request.path_params["assistant_id"])
+        result = await method(AgentCall(call.server, call.request, assistant, rpc_id, params, modern="/" not in name))
     except Refused:
         raise
     except (ProtocolError, ApiError) as error:
@@ -9537,10 +9375,10 @@ async def call_agent(server: Server, request: Request) -> Response:
 
 async def find_agent(server: Server, assistant_id: str) -> Assistant:
     try:
-        agent_id = to_uuid(assistant_id, "assistant")
-        if agent_id in map(system_assistant_id, server.graphs.ids()):  # those are everybody's, as for runs
-            return await find_assistant(server, agent_id)
-        return cast(Assistant, await find_allowed(server, "assistants.read", agent_id))
+        agent_id, limits = to_uuid(assistant_id, "assistant"), JsonObject()
+        if agent_id not in map(system_assistant_id, server.graphs.ids()):  # those are everybody's, as for runs
+            limits = await allow(server, "assistants.read", {"assistant_id": uuid.UUID(agent_id), "metadata": {}})
+        return find_assistant(server, agent_id, limits)
     except (Invalid, NotFound):
         raise ProtocolError(INVALID_PARAMS, f"Assistant not found: '{assistant_id}'") from None
 
@@ -9780,7 +9618,9 @@ async def find_task(call: AgentCall, name: str, context: str | None, where: str 
     thread_id, _, task_id = name.rpartition(":")
     task = None
     with contextlib.suppress(Invalid, NotFound):
-        thread = cast(Thread, await find_allowed(call.server, "threads.read", thread_id or context or ""))
+        thread_id = to_uuid(thread_id or context or "", "thread")
+        limits = await allow_thread(call.server, thread_id)
+        thread = call.server.db.look(lambda conn: Threads(conn).require(thread_id, limits))
         task_id = to_uuid(task_id, "run")
         if not context or to_uuid(context, "thread") == thread.thread_id:
             task = call.server.db.look(lambda conn: Tasks(conn).get(thread.thread_id, task_id))
@@ -9927,7 +9767,8 @@ async def cancel_task(call: AgentCall) -> JsonObject:
     """Stop what goes on for a task; one that waits for an answer drops its question."""
     server, name, context, length = call.server, call.task_id(), call.text("contextId"), call.length({})
     task, thread = await find_task(call, name, context)
-    await find_allowed(server, "threads.update", thread.thread_id, {"action": "interrupt"})
+    limits = await allow_thread(server, thread.thread_id, "threads.update", action="interrupt")
+    server.db.look(lambda conn: Threads(conn).require(thread.thread_id, limits))
     before, run = task.state, task.run
 
     def end_waiting(conn: sqlite3.Connection) -> bool:
@@ -10038,176 +9879,165 @@ async def agent_card(server: Server, request: Request, assistant: Assistant) -> 
     # fmt: on
 
 
-async def get_agent_card(server: Server, request: Request) -> Response:
-    """The card of an assistant as an agent."""
-    assistant_id = request.path_params.get("assistant_id") or request.query_params.get("assistant_id", "")
+async def get_agent_card(call: Call) -> Response:
+    """The card of the assistant that the path or the query names."""
     try:
-        return reply(await agent_card(server, request, await find_agent(server, assistant_id)))
+        name = call.request.path_params.get("assistant_id") or call.query["assistant_id"] or ""
+        return reply(await agent_card(call.server, call.request, await find_agent(call.server, name)))
     except Refused:
         raise
     except (ProtocolError, ApiError) as error:
         return reply({"error": rpc_error(error)}, 400)
 
 
-async def find_agent_card(server: Server, request: Request) -> Response:
-    """The card of the assistant that the query names."""
-    return await get_agent_card(server, request)
-
-
 ########################################################################################################
 # 13  App
 ########################################################################################################
 
-Handler = Callable[[Server, Request], Coroutine[Any, Any, Response]]
+Handler = Callable[[Call], Coroutine[Any, Any, Any]]
 
 
 class Operation(NamedTuple):
-    """One operation of the API: its route, its handler, and what it takes and gives.
+    """One operation of the API: its route, its handler, who may use it, and what it takes and gives.
 
-    `query` and `headers` name parameters as `name:type=default`, with "!" for those that must be given. `also`
-    names the statuses besides its own and those that all operations of its kind have, as `status=type`.
+    `rule` says who decides if the application has an Auth: nobody (`open`: health checks have no token), the
+    application on actions such as `threads.read`, or the handler while it works (`inside`). Without a rule all are
+    refused. `query` and `headers` declare a PARAMETER each. `also` names the statuses besides its own and those that
+    all operations of its kind have, as `status=type`. Unless `parsed`, the handler reads the body itself, as it
+    answers to a wrong one in a form of its own. `name` tells apart operations with the same handler.
     """
 
     method: str
     path: str
     handler: Handler
+    rule: str = ""
     body: Any = None
     returns: str | None = None
     status: int = 200
     query: str = ""
     also: str = ""
     headers: str = ""
+    parsed: bool = True
+    name: str = ""
 
 
 # fmt: off
 ROUTES = [
-    Operation("GET", "/ok", ok, None, "Health", query="check_db:count=0", also="400 422"),
-    Operation("GET", "/info", info, None, "Info"),
-    Operation("GET", "/metrics", metrics, None, "text|Metrics", query="format:MetricsFormat=prometheus"),
-    Operation("POST", "/assistants", create_assistant, AssistantCreate, "Assistant", also="400 404 409"),
-    Operation("POST", "/assistants/search", search_assistants, AssistantSearchRequest, "[AssistantPart]", also="404"),
-    Operation("POST", "/assistants/count", count_assistants, AssistantCountRequest, "integer", also="404"),
-    Operation("GET", "/assistants/{assistant_id}", get_assistant, None, "Assistant", also="404"),
-    Operation("PATCH", "/assistants/{assistant_id}", update_assistant, AssistantPatch, "Assistant", also="400 404"),
-    Operation("DELETE", "/assistants/{assistant_id}", delete_assistant, status=204, query="delete_threads:flag",
-        also="404"),
-    Operation("GET", "/assistants/{assistant_id}/graph", get_assistant_graph, None, "GraphDrawing", query="xray:xray",
-        also="404"),
-    Operation("GET", "/assistants/{assistant_id}/schemas", get_assistant_schemas, None, "GraphSchema", also="404"),
-    Operation("GET", "/assistants/{assistant_id}/subgraphs", get_assistant_subgraphs, None, "Subgraphs",
-        query="recurse:flag", also="404"),
-    Operation("GET", "/assistants/{assistant_id}/subgraphs/{namespace}", get_assistant_subgraphs, None, "Subgraphs",
-        query="recurse:flag", also="404"),
-    Operation("POST", "/assistants/{assistant_id}/versions", list_assistant_versions, AssistantVersionsSearchRequest,
-        "[AssistantVersion]", also="404"),
-    Operation("POST", "/assistants/{assistant_id}/latest", set_latest_assistant, AssistantVersionChange, "Assistant",
-        also="404"),
-    Operation("POST", "/threads", create_thread, ThreadCreate, "Thread", also="201=ErrorResponse 400 404 409"),
-    Operation("POST", "/threads/search", search_threads, ThreadSearchRequest, "[ThreadPart]", also="400"),
-    Operation("POST", "/threads/count", count_threads, ThreadCountRequest, "integer"),
-    Operation("POST", "/threads/prune", prune_threads, ThreadPruneRequest, "ThreadPruneResponse"),
-    Operation("GET", "/threads/{thread_id}", get_thread, None, "Thread", query="include:[string]", also="404"),
-    Operation("PATCH", "/threads/{thread_id}", update_thread, ThreadPatch, "Thread", also="204 404",
-        headers="Prefer:string"),
-    Operation("DELETE", "/threads/{thread_id}", delete_thread, status=204, also="404"),
-    Operation("POST", "/threads/{thread_id}/copy", copy_thread, None, "Thread", also="409"),
-    Operation("GET", "/threads/{thread_id}/storage", get_thread_storage, None, "ThreadStorage", also="404"),
-    Operation("GET", "/threads/{thread_id}/stream", join_thread_stream, None, "stream",
-        query="stream_modes:[ThreadStreamMode]=run_modes", headers="Last-Event-ID:place"),
-    Operation("GET", "/threads/{thread_id}/state", get_state, None, "ThreadState", query="subgraphs:flag", also="404"),
-    Operation("POST", "/threads/{thread_id}/state", update_state, ThreadStateUpdate, "ThreadStateUpdateResponse",
+    Operation("GET", "/ok", ok, "open", None, "Health", query="check_db:count=0", also="400 422"),
+    Operation("GET", "/info", info, "open", None, "Info"),
+    Operation("GET", "/metrics", metrics, "open", None, "text|Metrics", query="format:MetricsFormat=prometheus"),
+    Operation("POST", "/assistants", create_assistant, "assistants.create", AssistantCreate, "Assistant",
         also="400 404 409"),
-    Operation("PATCH", "/threads/{thread_id}/state", patch_state, ThreadPatch, status=204, also="404"),
-    Operation("POST", "/threads/{thread_id}/state/checkpoint", get_state_at_checkpoint, ThreadStateCheckpointRequest,
-        "ThreadState", also="404"),
-    Operation("GET", "/threads/{thread_id}/state/{checkpoint_id}", get_state_at, None, "ThreadState",
-        query="subgraphs:flag", also="404"),
-    Operation("GET", "/threads/{thread_id}/history", get_history, None, "[ThreadState]",
-        query="limit:count=1 before:string", also="404"),
-    Operation("POST", "/threads/{thread_id}/history", search_history, ThreadStateSearch, "[ThreadState]",
+    Operation("POST", "/assistants/search", search_assistants, "assistants.search", AssistantSearchRequest,
+        "[AssistantPart]", also="404"),
+    Operation("POST", "/assistants/count", count_assistants, "assistants.search", AssistantCountRequest, "integer",
+        also="404"),
+    Operation("GET", "/assistants/{assistant_id}", get_assistant, "assistants.read", None, "Assistant", also="404"),
+    Operation("PATCH", "/assistants/{assistant_id}", update_assistant, "assistants.update", AssistantPatch, "Assistant",
         also="400 404"),
-    Operation("GET", "/threads/{thread_id}/runs", list_runs, None, "[RunPart]",
-        query="limit:count=10 offset:count=0 status:RunStatus select:[RunField]", also="400 404"),
-    Operation("POST", "/threads/{thread_id}/runs", create_run, RunCreateStateful, "Run", also="400 404 409"),
-    Operation("POST", "/threads/{thread_id}/runs/stream", stream_run, RunCreateStreamingStateful, "stream",
-        also="400 404 409"),
-    Operation("POST", "/threads/{thread_id}/runs/wait", wait_run, RunCreateStateful, "any", also="400 404 409"),
-    Operation("GET", "/threads/{thread_id}/runs/{run_id}", get_run, None, "Run", also="404"),
-    Operation("DELETE", "/threads/{thread_id}/runs/{run_id}", delete_run, status=204, also="404"),
-    Operation("GET", "/threads/{thread_id}/runs/{run_id}/join", join_run, None, "any",
-        query="cancel_on_disconnect:flag"),
-    Operation("GET", "/threads/{thread_id}/runs/{run_id}/stream", join_run_stream, None, "stream",
-        query="cancel_on_disconnect:flag stream_mode:[StreamMode]", headers="Last-Event-ID:string"),
-    Operation("POST", "/threads/{thread_id}/runs/{run_id}/cancel", cancel_run, status=202,
-        query="action:CancelAction=interrupt wait:flag", also="200=object 404"),
-    Operation("POST", "/threads/{thread_id}/commands", send_command, ProtocolCommand, "ProtocolAnswer",
-        also="400=object"),
-    Operation("POST", "/threads/{thread_id}/stream/events", stream_events, ProtocolEventStreamRequest, "stream",
+    Operation("DELETE", "/assistants/{assistant_id}", delete_assistant, "assistants.delete", status=204,
+        query="delete_threads:flag", also="404"),
+    Operation("GET", "/assistants/{assistant_id}/graph", get_assistant_graph, "assistants.read", None, "GraphDrawing",
+        query="xray:xray", also="404"),
+    Operation("GET", "/assistants/{assistant_id}/schemas", get_assistant_schemas, "assistants.read", None,
+        "GraphSchema", also="404"),
+    Operation("GET", "/assistants/{assistant_id}/subgraphs", get_assistant_subgraphs, "assistants.read", None,
+        "Subgraphs", query="recurse:flag", also="404"),
+    Operation("GET", "/assistants/{assistant_id}/subgraphs/{namespace}", get_assistant_subgraphs, "assistants.read",
+        None, "Subgraphs", query="recurse:flag", also="404", name="get_assistant_subgraphs_of_namespace"),
+    Operation("POST", "/assistants/{assistant_id}/versions", list_assistant_versions, "assistants.read",
+        AssistantVersionsSearchRequest, "[AssistantVersion]", also="404"),
+    Operation("POST", "/assistants/{assistant_id}/latest", set_latest_assistant, "assistants.update",
+        AssistantVersionChange, "Assistant", also="404"),
+    Operation("POST", "/threads", create_thread, "threads.create", ThreadCreate, "Thread",
+        also="201=ErrorResponse 400 404 409"),
+    Operation("POST", "/threads/search", search_threads, "threads.search", ThreadSearchRequest, "[ThreadPart]",
         also="400"),
-    Operation("POST", "/runs", create_stateless_run, RunCreateStateless, "Run", also="400 404"),
-    Operation("POST", "/runs/stream", stream_stateless_run, RunCreateStreamingStateless, "stream", also="400 404"),
-    Operation("POST", "/runs/wait", wait_stateless_run, RunCreateStateless, "any", also="400 404"),
-    Operation("POST", "/runs/batch", create_run_batch, list[RunCreateStateless], "[Run]", also="400 404"),
-    Operation("POST", "/runs/cancel", cancel_runs, RunsCancel, status=204, query="action:CancelAction=interrupt",
+    Operation("POST", "/threads/count", count_threads, "threads.search", ThreadCountRequest, "integer"),
+    Operation("POST", "/threads/prune", prune_threads, "inside", ThreadPruneRequest, "ThreadPruneResponse"),
+    Operation("GET", "/threads/{thread_id}", get_thread, "threads.read", None, "Thread", query="include:[string]",
         also="404"),
-    Operation("POST", "/runs/crons", create_cron, CronCreate, "Cron", also="400 404"),
-    Operation("POST", "/runs/crons/search", search_crons, CronSearch, "[CronPart]"),
-    Operation("POST", "/runs/crons/count", count_crons, CronCountRequest, "integer"),
-    Operation("GET", "/runs/crons/{cron_id}", get_cron, None, "Cron", also="404"),
-    Operation("PATCH", "/runs/crons/{cron_id}", update_cron, CronPatch, "Cron", also="400 404"),
-    Operation("DELETE", "/runs/crons/{cron_id}", delete_cron, status=204, also="404"),
-    Operation("POST", "/runs/crons/{cron_id}/fire", fire_cron, None, "Run", also="400 404 409"),
-    Operation("POST", "/threads/{thread_id}/runs/crons", create_cron_for_thread, ThreadCronCreate, "Cron",
-        also="400 404"),
-    Operation("POST", "/mcp/", call_mcp, JsonObject, "object", also="202 307 400=object"),
-    Operation("GET", "/mcp/", get_mcp, status=405, also="307"),
-    Operation("DELETE", "/mcp/", delete_mcp, status=404, also="307"),
-    Operation("POST", "/a2a/{assistant_id}", call_agent, JsonObject, "object|stream", also="202 400=object"),
-    Operation("GET", "/a2a/{assistant_id}", get_agent_card, None, "object", also="400=object"),
-    Operation("GET", "/.well-known/agent-card.json", find_agent_card, None, "object", query="assistant_id!:uuid",
-        also="400=object"),
-    Operation("PUT", "/store/items", put_item, StorePutRequest, status=204, also="400 422=text|ErrorResponse"),
-    Operation("GET", "/store/items", get_item, None, "Item?", query="namespace!:string key!:string refresh_ttl:flag",
-        also="400=object 422=text"),
-    Operation("DELETE", "/store/items", delete_item, StoreDeleteRequest, status=204, also="422=text|ErrorResponse"),
-    Operation("POST", "/store/items/search", search_items, StoreSearchRequest, "SearchItemsResponse",
+    Operation("PATCH", "/threads/{thread_id}", update_thread, "threads.update", ThreadPatch, "Thread", also="204 404",
+        headers="Prefer:string"),
+    Operation("DELETE", "/threads/{thread_id}", delete_thread, "threads.delete", status=204, also="404"),
+    Operation("POST", "/threads/{thread_id}/copy", copy_thread, "threads.read", None, "Thread", also="409"),
+    Operation("GET", "/threads/{thread_id}/storage", get_thread_storage, "threads.read", None, "ThreadStorage",
+        also="404"),
+    Operation("GET", "/threads/{thread_id}/stream", join_thread_stream, "threads.read", None, "stream",
+        query="stream_modes:[ThreadStreamMode]=run_modes stream_mode:[ThreadStreamMode]",
+        headers="Last-Event-ID:place"),
+    Operation("GET", "/threads/{thread_id}/state", get_state, "threads.read", None, "ThreadState",
+        query="subgraphs:flag", also="404"),
+    Operation("POST", "/threads/{thread_id}/state", update_state, "threads.update", ThreadStateUpdate,
+        "ThreadStateUpdateResponse", also="400 404 409"),
+    Operation("PATCH", "/threads/{thread_id}/state", patch_state, "threads.update", ThreadPatch, status=204,
+        also="404"),
+    Operation("POST", "/threads/{thread_id}/state/checkpoint", get_state_at_checkpoint, "threads.read",
+        ThreadStateCheckpointRequest, "ThreadState", also="404"),
+    Operation("GET", "/threads/{thread_id}/state/{checkpoint_id}", get_state, "threads.read", None, "ThreadState",
+        query="subgraphs:flag", also="404", name="get_state_at"),
+    Operation("GET", "/threads/{thread_id}/history", get_history, "threads.read", None, "[ThreadState]",
+        query="limit:limit=1 before:string", also="404"),
+    Operation("POST", "/threads/{thread_id}/history", search_history, "threads.read", ThreadStateSearch,
+        "[ThreadState]", also="400 404"),
+    Operation("GET", "/threads/{thread_id}/runs", list_runs, "threads.read threads.search", None, "[RunPart]",
+        query="limit:count=10 offset:count=0 status:RunStatus select:[RunField]", also="400 404"),
+    Operation("POST", "/threads/{thread_id}/runs", create_run, "inside", RunCreateStateful, "Run", also="400 404 409"),
+    Operation("POST", "/threads/{thread_id}/runs/stream", stream_run, "inside", RunCreateStreamingStateful, "stream",
+        also="400 404 409"),
+    Operation("POST", "/threads/{thread_id}/runs/wait", wait_run, "inside", RunCreateStateful, "any",
+        also="400 404 409"),
+    Operation("GET", "/threads/{thread_id}/runs/{run_id}", get_run, "threads.read", None, "Run", also="404"),
+    Operation("DELETE", "/threads/{thread_id}/runs/{run_id}", delete_run, "threads.delete", status=204, also="404"),
+    Operation("GET", "/threads/{thread_id}/runs/{run_id}/join", join_run, "threads.read", None, "any",
+        query="cancel_on_disconnect:flag"),
+    Operation("GET", "/threads/{thread_id}/runs/{run_id}/stream", join_run_stream, "threads.read", None, "stream",
+        query="cancel_on_disconnect:flag stream_mode:[StreamMode]", headers="Last-Event-ID:string"),
+    Operation("POST", "/threads/{thread_id}/runs/{run_id}/cancel", cancel_run, "threads.update", status=202,
+        query="action:CancelAction=interrupt wait:flag", also="200=object 404"),
+    Operation("POST", "/threads/{thread_id}/commands", send_command, "inside", ProtocolCommand, "ProtocolAnswer",
+        also="400=object", parsed=False),
+    Operation("POST", "/threads/{thread_id}/stream/events", stream_events, "threads.read", ProtocolEventStreamRequest,
+        "stream", also="400", parsed=False),
+    Operation("POST", "/runs", create_run, "inside", RunCreateStateless, "Run", also="400 404",
+        name="create_stateless_run"),
+    Operation("POST", "/runs/stream", stream_run, "inside", RunCreateStreamingStateless, "stream", also="400 404",
+        name="stream_stateless_run"),
+    Operation("POST", "/runs/wait", wait_run, "inside", RunCreateStateless, "any", also="400 404",
+        name="wait_stateless_run"),
+    Operation("POST", "/runs/batch", create_run_batch, "inside", list[RunCreateStateless], "[Run]", also="400 404",
+        parsed=False),
+    Operation("POST", "/runs/cancel", cancel_runs, "inside", RunsCancel, status=204,
+        query="action:CancelAction=interrupt", also="404"),
+    Operation("POST", "/runs/crons", create_cron, "crons.create", CronCreate, "Cron", also="400 404"),
+    Operation("POST", "/runs/crons/search", search_crons, "crons.search", CronSearch, "[CronPart]"),
+    Operation("POST", "/runs/crons/count", count_crons, "crons.search", CronCountRequest, "integer"),
+    Operation("GET", "/runs/crons/{cron_id}", get_cron, "crons.read", None, "Cron", also="404"),
+    Operation("PATCH", "/runs/crons/{cron_id}", update_cron, "crons.update", CronPatch, "Cron", also="400 404"),
+    Operation("DELETE", "/runs/crons/{cron_id}", delete_cron, "crons.delete", status=204, also="404"),
+    Operation("POST", "/runs/crons/{cron_id}/fire", fire_cron, "crons.update", None, "Run", also="400 404 409"),
+    Operation("POST", "/threads/{thread_id}/runs/crons", create_cron, "crons.create", ThreadCronCreate, "Cron",
+        also="400 404", name="create_cron_for_thread"),
+    Operation("POST", "/mcp/", call_mcp, "inside", JsonObject, "object", also="202 307 400=object", parsed=False),
+    Operation("GET", "/mcp/", get_mcp, "inside", status=405, also="307"),
+    Operation("DELETE", "/mcp/", delete_mcp, "inside", status=404, also="307"),
+    Operation("POST", "/a2a/{assistant_id}", call_agent, "inside", JsonObject, "object|stream", also="202 400=object",
+        parsed=False),
+    Operation("GET", "/a2a/{assistant_id}", get_agent_card, "inside", None, "object", also="400=object"),
+    Operation("GET", "/.well-known/agent-card.json", get_agent_card, "inside", None, "object",
+        query="assistant_id!:uuid", also="400=object", name="find_agent_card"),
+    Operation("PUT", "/store/items", put_item, "inside", StorePutRequest, status=204,
         also="400 422=text|ErrorResponse"),
-    Operation("POST", "/store/namespaces", list_item_namespaces, StoreListNamespacesRequest, "ListNamespaceResponse",
+    Operation("GET", "/store/items", get_item, "inside", None, "Item?",
+        query="namespace!:string key!:string refresh_ttl:flag", also="400=object 422=text"),
+    Operation("DELETE", "/store/items", delete_item, "inside", StoreDeleteRequest, status=204,
         also="422=text|ErrorResponse"),
+    Operation("POST", "/store/items/search", search_items, "inside", StoreSearchRequest, "SearchItemsResponse",
+        also="400 422=text|ErrorResponse"),
+    Operation("POST", "/store/namespaces", list_item_namespaces, "inside", StoreListNamespacesRequest,
+        "ListNamespaceResponse", also="422=text|ErrorResponse"),
 ]
 # fmt: on
-
-# What decides on each operation if the application has an Auth: see `admit`. What is not here is refused then.
-RULES: dict[str, list[Handler]] = {
-    "inside": [
-        *(create_run, stream_run, wait_run, create_stateless_run, stream_stateless_run, wait_stateless_run),
-        *(create_run_batch, cancel_runs, prune_threads, send_command, call_mcp, get_mcp, delete_mcp),
-        *(call_agent, get_agent_card, find_agent_card),
-        *(put_item, get_item, delete_item, search_items, list_item_namespaces),
-    ],
-    "assistants.create": [create_assistant],
-    "assistants.read": [
-        *(get_assistant, get_assistant_graph, get_assistant_schemas, get_assistant_subgraphs),
-        *(list_assistant_versions, get_ui),
-    ],
-    "assistants.update": [update_assistant, set_latest_assistant],
-    "assistants.delete": [delete_assistant],
-    "assistants.search": [search_assistants, count_assistants],
-    "threads.create": [create_thread],
-    "threads.read": [
-        *(get_thread, copy_thread, get_thread_storage, get_state, get_state_at, get_state_at_checkpoint),
-        *(get_history, search_history, join_thread_stream, stream_events, get_run, join_run, join_run_stream),
-    ],
-    "threads.read threads.search": [list_runs],
-    "threads.update": [update_thread, update_state, patch_state, cancel_run],
-    "threads.delete": [delete_thread, delete_run],
-    "threads.search": [search_threads, count_threads],
-    "crons.create": [create_cron, create_cron_for_thread],
-    "crons.read": [get_cron],
-    "crons.update": [update_cron, fire_cron],
-    "crons.delete": [delete_cron],
-    "crons.search": [search_crons, count_crons],
-}
 
 # The GETs that may change something: the flag in their query that makes them do so, and whether it is set by default.
 CHANGED_BY: dict[Handler, tuple[str, bool]] = {
@@ -10318,7 +10148,7 @@ _TYPES: dict[str, JsonObject] = {
     },
     "any": {},
     "place": {"type": "string", "pattern": r"^(-|[0-9]{1,18}(-[0-9]{1,18})?)$"},
-    "count": {"type": "integer", "minimum": 0, "maximum": SAFE_INTEGER},
+    **{name: {"type": "integer", "minimum": 0, "maximum": SAFE_INTEGER} for name in ("count", "limit")},
     "flag": {"type": "boolean", "default": False},
     "xray": {"anyOf": [{"type": "boolean"}, {"type": "integer", "minimum": 1, "maximum": 99_999}], "default": False},
 }
@@ -10356,13 +10186,12 @@ def _request_schemas() -> JsonObject:
 
 def _parameter(place: str, text: str) -> JsonObject:
     """A parameter from its declaration in ROUTES."""
-    declared, _, default = text.partition("=")
-    name, _, typ = declared.partition(":")
+    [(name, must, typ, default)] = PARAMETER.findall(text)
     schema = _type_schema(typ or "string")
     if default:
         value = int(default) if default.isdigit() else default
         schema = {**schema, "default": [value] if typ.startswith("[") else value}
-    return {"name": name.rstrip("!"), "in": place, "required": place == "path" or "!" in name, "schema": schema}
+    return {"name": name, "in": place, "required": place == "path" or bool(must), "schema": schema}
 
 
 def _parameters(route: Operation) -> list[JsonObject]:
@@ -10397,9 +10226,8 @@ def _responses(route: Operation) -> JsonObject:
 
 
 def _operation(route: Operation) -> JsonObject:
-    name = route.handler.__name__
     operation: JsonObject = {
-        "operationId": f"{name}_of_namespace" if "{namespace}" in route.path else name,
+        "operationId": route.name or route.handler.__name__,
         "summary": (route.handler.__doc__ or "").partition("\n")[0],
         "tags": [route.path.split("/")[1]],
         "parameters": _parameters(route),
@@ -10416,7 +10244,7 @@ def _operation(route: Operation) -> JsonObject:
 def openapi() -> JsonObject:
     """The OpenAPI document: made from the same models that validate."""
     paths: JsonObject = {}
-    for route in [*ROUTES, Operation("GET", "/docs", get_docs, None, "html")]:
+    for route in [*ROUTES, Operation("GET", "/docs", get_docs, "open", None, "html")]:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
     schemas = _request_schemas()
     schemas["RunBatchCreate"] = _type_schema("[RunCreateStateless]") | {"minItems": 1, "maxItems": MAX_BATCH}
@@ -10442,9 +10270,9 @@ def secured(document: JsonObject, security: JsonObject) -> JsonObject:
     return {**document, "paths": paths, "components": components, "security": security.get("security", [])}
 
 
-async def get_openapi(server: Server, request: Request) -> Response:
+async def get_openapi(call: Call) -> JsonObject:
     """The OpenAPI document."""
-    return reply(served_openapi(server))
+    return served_openapi(call.server)
 
 
 def served_openapi(server: Server) -> JsonObject:
@@ -10502,11 +10330,11 @@ def _docs_row(method: str, path: str, operation: JsonObject) -> str:
     )
 
 
-async def get_docs(server: Server, request: Request) -> Response:
+async def get_docs(call: Call) -> Response:
     """The API for people: one page without anything from elsewhere."""
     from html import escape
 
-    document = served_openapi(server)
+    document = served_openapi(call.server)
     rows = [
         _docs_row(method, path, each) for path, methods in document["paths"].items() for method, each in methods.items()
     ]
@@ -10525,71 +10353,75 @@ async def get_docs(server: Server, request: Request) -> Response:
     )
 
 
-async def not_found(server: Server, request: Request) -> Response:
+# What is served without being in the document: other paths to the same.
+UNLISTED = [
+    Operation("GET", "/", ok, "open", None, "Health", query="check_db:count=0"),
+    Operation("GET", "/openapi.json", get_openapi, "open", None, "object"),
+    Operation("GET", "/docs", get_docs, "open", None, "html"),
+    Operation("POST", "/ui/{assistant_id}", get_ui, "assistants.read"),
+    Operation("POST", "/a2a/{assistant_id}/", call_agent, "inside"),
+    Operation("GET", "/a2a/{assistant_id}/", get_agent_card, "inside"),
+    Operation("GET", "/a2a/{assistant_id}/.well-known/agent-card.json", get_agent_card, "inside"),
+    Operation("GET", "/a2a/{assistant_id}/.well-known/agent.json", get_agent_card, "inside"),
+    Operation("GET", "/.well-known/agent.json", get_agent_card, "inside", query="assistant_id!:uuid"),
+]
+
+
+def endpoint(operation: Operation) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    """Return the one door to an operation: who comes is known, and what they ask for was read, checked and allowed,
+    before its handler sees it."""
+    changes, by_default = CHANGED_BY.get(operation.handler, ("", False))
+
+    async def answer(request: Request) -> Response:
+        server: Server = request.app.state.server
+        call = Call(server, ApiRequest(request.scope, request.receive), operation.query)
+        auth = None if operation.rule == "open" else server.graphs.auth
+        if auth and "access" not in request.scope:
+            await enter(server, auth, call.request)
+        if auth and not operation.rule:
+            raise Refused(403, "Nothing decides who may do this")
+        if changes and (foreign := request.scope.get("foreign")):
+            flag = call.query[changes]
+            if by_default if flag is None else flag:
+                raise Refused(403, foreign)
+        if operation.body and operation.parsed:
+            call.raw = await call.json()
+            call.body = validate(operation.body, call.raw)
+        if auth and operation.rule != "inside":
+            await decide(call, operation.rule)
+        made = await operation.handler(call)
+        if isinstance(made, Response):
+            return made
+        return reply(made, operation.status) if operation.returns else Response(status_code=operation.status)
+
+    return answer
+
+
+async def not_found(request: Request) -> Response:
     raise NotFound()
 
 
-# Nothing here is anybody's own, and health checks have no token.
-OPEN = (ok, info, metrics, get_openapi, get_docs, not_found)
-
-
-def rule_of(handler: Handler) -> str:
-    return "open" if handler in OPEN else next((rule for rule, handlers in RULES.items() if handler in handlers), "")
-
-
-def _endpoint(handler: Handler, body: Any = None) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-    rule = rule_of(handler)
-
-    flag, default = CHANGED_BY.get(handler, ("", False))
-
-    async def endpoint(request: Request) -> Response:
-        server: Server = request.app.state.server
-        changes = query_flag(request, flag) if flag in request.query_params else default
-        if changes and request.scope.get("foreign"):
-            raise Refused(403, request.scope["foreign"])
-        if server.graphs.auth is not None:
-            request = await admit(server, server.graphs.auth, request, rule, body)
-        return await handler(server, request)
-
-    return endpoint
-
-
-_MCP_ENDPOINTS = {"POST": _endpoint(call_mcp), "DELETE": _endpoint(delete_mcp)}
-
-
-async def _mcp_endpoint(request: Request) -> Response:
-    return await _MCP_ENDPOINTS.get(request.method, _endpoint(get_mcp))(request)
+def _route(operation: Operation) -> Route:
+    route = Route(operation.path, endpoint(operation), methods=[operation.method])
+    if operation.returns == "stream" and route.methods:
+        route.methods.discard("HEAD")  # its connection would be busy until the stream ends, if it ever does
+    return route
 
 
 def _routes(http: HttpSettings) -> list[BaseRoute]:
-    single: list[tuple[str, Handler]] = [
-        ("/", ok),
-        ("/ok", ok),
-        ("/info", info),
-        ("/metrics", metrics),
-        ("/openapi.json", get_openapi),
-        ("/docs", get_docs),
-    ]
-    routes: list[BaseRoute] = [Route(path, _endpoint(handler), methods=["GET"]) for path, handler in single]
+    served = [*UNLISTED, *ROUTES]
+    routes: list[BaseRoute] = [_route(each) for each in served if each.rule == "open"]
+    for route in routes.copy():  # other methods, and a slash too many, find nothing
+        path = cast(Route, route).path
+        routes += [Route(each, not_found, methods=ALL_METHODS) for each in (path, f"{path}/")]
     routes.append(WebSocketRoute("/threads/{thread_id}/stream/events", protocol_socket))
-    for path, _ in single:  # other methods, and a slash too many, find nothing
-        routes.append(Route(path, _endpoint(not_found), methods=ALL_METHODS))
-        routes.append(Route(f"{path}/", _endpoint(not_found), methods=ALL_METHODS))
-    for operation in ROUTES:
-        if operation.path not in dict(single) and not operation.path.startswith("/mcp"):
-            endpoint = _endpoint(operation.handler, operation.body)
-            route = Route(operation.path, endpoint, methods=[operation.method])
-            if operation.returns == "stream" and route.methods:
-                route.methods.discard("HEAD")  # its connection would be busy until the stream ends, if it ever does
-            routes.append(route)
-    routes.append(Route("/mcp", _mcp_endpoint, methods=["GET", "POST", "DELETE"]))
-    routes.append(Route("/a2a/{assistant_id}/", _endpoint(call_agent), methods=["POST"]))
-    routes.append(Route("/a2a/{assistant_id}/", _endpoint(get_agent_card), methods=["GET"]))
-    routes.append(Route("/ui/{assistant_id}", _endpoint(get_ui), methods=["POST"]))
-    routes.append(Route("/.well-known/agent.json", _endpoint(find_agent_card), methods=["GET"]))
-    for name in ("agent-card.json", "agent.json"):
-        path = f"/a2a/{{assistant_id}}/.well-known/{name}"
-        routes.append(Route(path, _endpoint(get_agent_card), methods=["GET"]))
+    routes += [_route(each) for each in served if each.rule != "open" and each.path != "/mcp/"]
+    mcp = {each.method: endpoint(each) for each in served if each.path == "/mcp/"}
+
+    async def call_by_method(request: Request) -> Response:
+        return await mcp.get(request.method, mcp["GET"])(request)
+
+    routes.append(Route("/mcp", call_by_method, methods=[*mcp]))
     return [route for route in routes if not http.disables(getattr(route, "path", "").rstrip("/") or "/")]
 
 
@@ -10603,7 +10435,7 @@ async def on_error(request: Request, error: Exception) -> Response:
         headers = {name: ", ".join(sorted(text.split(", "))) for name, text in (error.headers or {}).items()}  # Allow
         return reply({"detail": error.detail}, error.status_code, headers)
     if isinstance(error, ClientDisconnect):
-        return empty(400)
+        return Response(status_code=400)
     # whoever called this raises it again, so that its traceback is logged, too
     if place := user_line(error):
         log.error("%s %s failed in your code, %s", request.method, request.url.path, place)
@@ -10739,6 +10571,16 @@ class HeadersToConfigurable:
 # -- the user's app --
 
 
+def replay(body: bytes, receive: asgi.Receive) -> asgi.Receive:
+    """Return a `receive` that begins with a body that was read already; then the client may leave."""
+    messages: list[asgi.Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_next() -> asgi.Message:
+        return messages.pop() if messages else await receive()
+
+    return receive_next
+
+
 class Gate:
     """Authenticates every request before what is behind it sees it, but those of open paths."""
 
@@ -10755,10 +10597,9 @@ class Gate:
         connection: HTTPConnection = HTTPConnection(scope, receive)
         try:
             if scope["type"] == "http":
-                connection = request = Request(scope, receive)
+                connection = request = ApiRequest(scope, receive)
                 if "body" in auth.parameters:
-                    body = await read_body(request)
-                    connection, receive = with_body(request, body), with_body(request, body).receive
+                    receive = replay(await request.body(), receive)
             await enter(self._server, auth, connection)
         except ApiError as error:
             refusal = reply({"detail": error.detail}, error.status, error.headers)
@@ -10846,8 +10687,8 @@ def create_app(server: Server, host: str = "127.0.0.1", studio: bool = False) ->
         app = around_api(server, server.app, app)
     if http.mount_prefix:
         served = app
-        health: list[tuple[str, Handler]] = [("/ok", ok), ("/", ok), ("/metrics", metrics)]
-        outside = [Route(path, _endpoint(handler)) for path, handler in health if not http.disables(path)]
+        health = [each for each in (*ROUTES, *UNLISTED) if each.path in ("/", "/ok", "/metrics")]
+        outside = [_route(each) for each in health if not http.disables(each.path)]
         routes = [Mount(http.mount_prefix, served), *outside]
         app = _starlette(server, routes, lifespan=lambda _: served.router.lifespan_context(served))
     guarded_app = Guard(CORSMiddleware(app, **cors), host, http.allowed_hosts, cors)

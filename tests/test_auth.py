@@ -394,8 +394,8 @@ def test_an_operation_is_for_the_owner_only(http: httpx.Client, operation: str, 
 
 def test_every_operation_is_in_the_matrix() -> None:
     assert {f"{route.method} {route.path}" for route in devserver.ROUTES} == MATRIX.keys() | OPEN
-    assert [route.path for route in devserver.ROUTES if not devserver.rule_of(route.handler)] == []
-    assert {f"{route.method} {route.path}" for route in devserver.ROUTES if route.handler in devserver.OPEN} == OPEN
+    assert [route.path for route in devserver.ROUTES if not route.rule] == []
+    assert {f"{route.method} {route.path}" for route in devserver.ROUTES if route.rule == "open"} == OPEN
 
 
 # What is another's, and what is nobody's: not even the time that an answer takes may tell, so the same is looked up
