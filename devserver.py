@@ -37,12 +37,31 @@ slows down other runs but never the API. Facts are rows: memory holds only what 
 from __future__ import annotations
 
 import gc
+import importlib.metadata
+import re
+import sys
+from pathlib import Path
 
 if __name__ == "__main__":
     # Graphs import this file as devserver, and there must be one SharedValue only.
     import devserver
 
     devserver.main()  # type: ignore[has-type]
+
+# Older versions than pyproject.toml asks for hang, or fail halfway: this is told before they are imported.
+if LACKING := {
+    f"'{name}>={least}'": f"{name} {version}"
+    for name, least in [
+        *{"aiosqlite": "0.22.1", "langgraph": "1.1.6"}.items(),
+        *{"langgraph-checkpoint": "4.3", "langgraph-checkpoint-sqlite": "3.1.2"}.items(),
+    ]
+    for version in [next((each.version for each in importlib.metadata.distributions(name=name)), "(missing)")]
+    if [int(number) for number in re.findall(r"\d+", version)] < [int(number) for number in least.split(".")]
+}:
+    raise (SystemExit if Path(sys.argv[0]).stem == "devserver" else ImportError)(
+        f"devserver cannot run with {', '.join(LACKING.values())}. "
+        f"Where it is installed: python -m pip install {' '.join(LACKING)}"
+    )
 
 if COLLECTS := gc.isenabled():  # nothing that is imported is garbage; to look takes a seventh of the time
     gc.disable()
@@ -61,7 +80,6 @@ import enum
 import fnmatch
 import functools
 import hashlib
-import importlib
 import importlib.util
 import inspect
 import ipaddress
@@ -72,12 +90,10 @@ import logging
 import math
 import operator
 import os
-import re
 import signal
 import socket
 import sqlite3
 import struct
-import sys
 import tempfile
 import threading
 import time
@@ -102,7 +118,6 @@ from collections.abc import (
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from importlib.machinery import ModuleSpec
-from pathlib import Path
 from typing import IO, Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar, cast
 
 import aiosqlite
@@ -112,6 +127,8 @@ import orjson
 from langchain_core.messages import AIMessageChunk, BaseMessage, BaseMessageChunk, ToolMessage, message_chunk_to_message
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
+from langgraph import errors as langgraph_errors
+from langgraph import runtime as langgraph_runtime
 from langgraph import types as langgraph_types
 from langgraph._internal._fields import get_cached_annotated_keys, get_update_as_tuples
 from langgraph.channels.base import MISSING, BaseChannel  # type: ignore[attr-defined]
@@ -134,11 +151,10 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer, _create_msgp
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.constants import END, START
-from langgraph.errors import GraphDrained, InvalidUpdateError, UnknownInterruptError
+from langgraph.errors import InvalidUpdateError
 from langgraph.graph.state import StateGraph
 from langgraph.pregel import Pregel
 from langgraph.pregel._utils import get_function_nonlocals
-from langgraph.runtime import RunControl
 from langgraph.store.base import (
     NOT_PROVIDED,
     BaseStore,
@@ -180,6 +196,12 @@ if typing.TYPE_CHECKING:
     import ssl
 
     import uvicorn
+    from langgraph.errors import GraphDrained, UnknownInterruptError
+    from langgraph.runtime import RunControl
+else:  # langgraph 1.1 lacks the first two, and the event streaming that came with them; the third is new in 1.2.20
+    RunControl = getattr(langgraph_runtime, "RunControl", None)
+    GraphDrained = getattr(langgraph_errors, "GraphDrained", ())
+    UnknownInterruptError = getattr(langgraph_errors, "UnknownInterruptError", ())
 
 __version__ = "0.1.0"
 log = logging.getLogger("devserver")
@@ -4129,6 +4151,14 @@ class LoadedGraph:
 ASKABLE = ("request", "body", "path", "method", "path_params", "query_params", "headers", "authorization")
 
 
+def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return the parameters of a function. Annotations that Python 3.14 has not evaluated yet may name nothing."""
+    options: JsonObject = {}
+    with contextlib.suppress(ImportError):  # before 3.14
+        options["annotation_format"] = importlib.import_module("annotationlib").Format.FORWARDREF
+    return list(inspect.signature(function, **options).parameters.values())
+
+
 class AppAuth:
     """The application's Auth: who sends a request, and what its handlers say of an action. Whatever goes wrong in
     there, or makes no sense, refuses."""
@@ -4141,7 +4171,7 @@ class AppAuth:
     @staticmethod
     def _parameters(function: Callable[..., Any]) -> set[str]:
         """What the authenticate handler asks for. Raises StartError for what there is not."""
-        asked = inspect.signature(function).parameters.values()
+        asked = parameters_of(function)
         for each in asked:
             known = each.name in ASKABLE and each.kind is not each.POSITIONAL_ONLY
             if not known and each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
@@ -4450,7 +4480,7 @@ class Graphs:
         """What a factory takes: nothing, the config, the runtime, or both, told by annotation or name."""
         parameters = [
             parameter
-            for parameter in inspect.signature(cast(Callable[..., Any], entry.factory)).parameters.values()
+            for parameter in parameters_of(cast(Callable[..., Any], entry.factory))
             if parameter.default is parameter.empty and parameter.kind in (0, 1)
         ]
         if len(parameters) > 2:
@@ -4504,7 +4534,7 @@ def _embed_target(embed: str, root: Path) -> Any:
 
 
 # What the extras of pyproject.toml bring: messages name it, as in a checkout no index has a package called devserver.
-EXTRAS = {"debug": "debugpy>=1.8", "models": "langchain>=1.0"}
+EXTRAS = {"debug": "debugpy>=1.8", "models": "langchain>=1.2.11"}
 
 
 def installing(extra: str) -> str:
@@ -5280,6 +5310,13 @@ PROTOCOL_MODES = ["values", "updates", "messages", "tools", "lifecycle", "custom
 NUMBERED = ("values", "updates", "custom", "tasks")  # ordinary events that the event streaming protocol shows, too
 
 
+def need_event_streaming() -> None:
+    """Raises NotServed where LangGraph is too old for the event streaming protocol."""
+    if RunControl is None:
+        found = importlib.metadata.version("langgraph")
+        raise NotServed(f"Event streaming needs langgraph 1.2 or later, not {found}: pip install -U langgraph")
+
+
 def classic(event: Event) -> Event | None:
     """An event as it shows in a run's ordinary stream."""
     if event.name == RUN_DONE:
@@ -5322,7 +5359,7 @@ def matches_mode(event: Event, modes: Iterable[str]) -> bool:
     return any(name == mode or (mode.startswith("messages") and name.startswith("messages")) for mode in modes)
 
 
-def _graph_call(graph: Graph, run: Run, control: RunControl) -> JsonObject:
+def _graph_call(graph: Graph, run: Run, control: RunControl | None) -> JsonObject:
     """Return what a run calls its graph with. Raises InvalidUpdateError."""
     kwargs = run.kwargs
     modes = {"messages" if mode == "messages-tuple" else mode for mode in kwargs["stream_mode"]}
@@ -5340,11 +5377,11 @@ def _graph_call(graph: Graph, run: Run, control: RunControl) -> JsonObject:
         "interrupt_before": kwargs["interrupt_before"],
         "interrupt_after": kwargs["interrupt_after"],
         "durability": kwargs["durability"],
-        "control": control,
+        **({"control": control} if control else {}),
     }
 
 
-async def graph_events(graph: Graph, run: Run, control: RunControl) -> AsyncIterator[tuple[str, Any]]:
+async def graph_events(graph: Graph, run: Run, control: RunControl | None) -> AsyncIterator[tuple[str, Any]]:
     """Run the graph: what it emits, as (event name, data). Mode `events` is langchain's astream_events."""
     calls: Any = graph  # the overloads of its methods leave out what both versions take
     call, converter = _graph_call(graph, run, control), ChunkConverter(graph, run)
@@ -5439,9 +5476,10 @@ def _checkpoint_event(payload: JsonObject) -> JsonObject:
     return {**payload, "config": public(payload.get("config")), "parent_config": public(payload.get("parent_config"))}
 
 
-async def protocol_events(graph: Graph, run: Run, control: RunControl) -> AsyncIterator[tuple[str, JsonObject]]:
+async def protocol_events(graph: Graph, run: Run, control: RunControl | None) -> AsyncIterator[tuple[str, JsonObject]]:
     """Run the graph: what it emits as (method, params) of the event streaming protocol, which LangGraph
     itself makes."""
+    need_event_streaming()  # the run may be of a start with a newer LangGraph
     from langgraph.stream import CheckpointsTransformer, CustomTransformer, StreamTransformer, UpdatesTransformer
     from langgraph.stream.stream_channel import StreamChannel
 
@@ -6207,7 +6245,7 @@ class Execution:
         wanted, last_seq = db.look(lambda conn: Runs(conn).wanted_after(run.run_id))
         self._seq = last_seq + LOST_SEQS * (run.attempt - 1)
         self._speaking: dict[str, JsonObject] = {}  # what messages have begun with, by their model's run
-        self.control = RunControl()
+        self.control = RunControl() if RunControl is not None else None
         self.task = asyncio.ensure_future(self._execute())
         if not wanted:  # it was cancelled before it began
             self.task.cancel()
@@ -7038,7 +7076,8 @@ class Runner:
     async def _drain(self) -> None:
         """Ask running graphs to stop after their superstep; cancel those that don't in time."""
         for execution in self._executions.values():
-            execution.control.request_drain()
+            if execution.control:
+                execution.control.request_drain()
         self._webhooks.stop()
         for schedule in (self.crons, self.items, self.threads):
             schedule.stop()
@@ -8061,6 +8100,8 @@ async def check_run_body(server: Server, body: RunCreate) -> None:
 def check_run_fields(body: RunCreate) -> None:
     """Refuse a run for what only shows once all fields are known. Raises Invalid."""
     configurable = body.config.configurable if body.config else {}
+    if body.strict_resume and not hasattr(langgraph_errors, "UnknownInterruptError"):
+        raise Invalid("strict_resume needs langgraph 1.2.20 or later: pip install -U langgraph")
     asked = (body.checkpoint_id, body.checkpoint and body.checkpoint.checkpoint_id, configurable.get("checkpoint_id"))
     for checkpoint_id in filter(None, asked):
         try:
@@ -8832,6 +8873,7 @@ def protocol_frame(envelope: JsonObject) -> bytes:
 
 
 async def protocol_body(request: Request) -> Any:
+    need_event_streaming()
     try:
         return from_json(await request.body())
     except ValueError:
@@ -9076,6 +9118,7 @@ async def protocol_socket(socket: WebSocket) -> None:
     try:
         if server.graphs.auth and "access" not in socket.scope:
             await enter(server, server.graphs.auth, socket)
+        need_event_streaming()
         thread_id = to_uuid(socket.path_params["thread_id"], "thread")
         await allow_thread(server, thread_id)
     except Invalid as error:
@@ -11004,7 +11047,8 @@ async def prepare(options: UpOptions, stack: contextlib.AsyncExitStack) -> tuple
     lifespan: Literal["on", "off"] = "on" if server.app else "off"
     level = max(logging.WARNING, log.level)
     # backlog: else asyncio tries 2048 times to accept a connection for which there is no file descriptor, and logs each
-    config = uvicorn.Config(app, log_level=level, access_log=False, lifespan=lifespan, http=_http_protocol(), backlog=1)
+    protocols: Any = {"http": _http_protocol(), "ws": "websockets-sansio"}  # "auto" is another one before uvicorn 0.50
+    config = uvicorn.Config(app, log_level=level, access_log=False, lifespan=lifespan, backlog=1, **protocols)
     config.load()
     config.ssl = tls
     rest_collector()

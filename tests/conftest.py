@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import langgraph.runtime
 import pytest
 from forked import COVERAGE, Forked, start_process
 from langgraph_sdk import get_client, get_sync_client
@@ -27,6 +28,9 @@ from langgraph_sdk.client import LangGraphClient, SyncLangGraphClient
 ROOT = Path(__file__).resolve().parent.parent
 GRAPHS = Path(__file__).resolve().parent / "graphs"
 PROBE = ROOT.parent / "shared" / "probe"
+needs_event_streaming = pytest.mark.skipif(
+    not hasattr(langgraph.runtime, "RunControl"), reason="event streaming needs langgraph 1.2"
+)
 
 
 @dataclass
