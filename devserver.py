@@ -50,12 +50,12 @@ if __name__ == "__main__":
 
 # Older versions than pyproject.toml asks for hang, or fail halfway: this is told before they are imported.
 if LACKING := {
-    f"'{name}>={least}'": f"{name} {version}"
-    for name, least in [
+    f"'{package}>={least}'": f"{package} {version}"
+    for package, least in [
         *{"aiosqlite": "0.22.1", "langgraph": "1.1.6"}.items(),
         *{"langgraph-checkpoint": "4.3", "langgraph-checkpoint-sqlite": "3.1.2"}.items(),
     ]
-    for version in [next((each.version for each in importlib.metadata.distributions(name=name)), "(missing)")]
+    for version in [next((each.version for each in importlib.metadata.distributions(name=package)), "(missing)")]
     if [int(number) for number in re.findall(r"\d+", version)] < [int(number) for number in least.split(".")]
 }:
     raise (SystemExit if Path(sys.argv[0]).stem == "devserver" else ImportError)(
