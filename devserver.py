@@ -5200,6 +5200,10 @@ class RunLog:
         finally:
             self._waiters.discard(follower)
 
+    async def ended(self) -> None:
+        async for _ in self.wait_closed():
+            pass
+
     def take(self, follower: Follower) -> list[Event]:
         """What the follower has not seen yet, or a part of it. Raises Overtaken."""
         with self._lock:
@@ -8816,20 +8820,18 @@ class EventFilter:
 
     def envelopes(self, events: list[Event]) -> list[JsonObject]:
         """Those of these events that the client wants."""
-        made = (envelope(event) for event in events if event.seq > self.since and self._may_match(event))
-        return [each for each in made if self._matches(each["method"], each["params"])]
+        wanted = []
+        for event in events:
+            method = event.name.removeprefix(PROTOCOL).partition("|")[0]
+            channel = method.partition(".")[0]  # input.requested is of the channel input
+            if event.seq > self.since and (channel == "custom" or channel in self._channels):  # else it is not read
+                made = envelope(event)
+                if self._matches(channel, made["params"]):
+                    wanted.append(made)
+        return wanted
 
-    def _may_match(self, event: Event) -> bool:
-        """Spares the work to look into events that can't be wanted."""
-        method = event.name.removeprefix(PROTOCOL).partition("|")[0]
-        return method == "custom" or self._channel(method) in self._channels
-
-    @staticmethod
-    def _channel(method: str) -> str:
-        return "input" if method.startswith("input.") else method
-
-    def _matches(self, method: str, params: JsonObject) -> bool:
-        channel, data, namespaces = self._channel(method), params["data"], self._asked.namespaces
+    def _matches(self, channel: str, params: JsonObject) -> bool:
+        data, namespaces = params["data"], self._asked.namespaces
         is_named = channel == "custom" and isinstance(data, dict) and f"custom:{data.get('name')}" in self._channels
         if channel not in self._channels and not is_named:
             return False
@@ -8865,11 +8867,8 @@ async def stream_events(call: Call) -> Response:
 
 
 def protocol_frame(envelope: JsonObject) -> bytes:
-    return b"event: %b\r\ndata: %b\r\nid: %d\r\n\r\n" % (
-        envelope["method"].encode(),
-        to_json(envelope),
-        envelope["seq"],
-    )
+    data, name, seq = to_json(envelope), envelope["method"].encode(), envelope["seq"]
+    return b"event: %b\r\ndata: %b\r\nid: %d\r\n\r\n" % (name, data, seq)
 
 
 async def protocol_body(request: Request) -> Any:
@@ -8947,17 +8946,20 @@ async def start_protocol_run(server: Server, thread_id: str, body: JsonObject) -
 async def asking_thread(server: Server, thread_id: str) -> Thread | None:
     """The thread if it waits for answers. A run that has asked is about to end, and its client may be faster: wait
     for it."""
-    if not (shown := still_shown(server, thread_id))():
-        return None
-    for run in await server.db.read(lambda conn: Runs(conn).live(thread_id)):
-        joined = await live_log(server, run) if run.status == "running" else None
-        if joined and joined.interrupts:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(5):
-                    async for _ in joined.wait_closed():
-                        pass
-    thread = server.db.look(lambda conn: Threads(conn).get(thread_id))
-    return thread if thread and thread.status == "interrupted" and questions(thread) and shown() else None
+    shown = still_shown(server, thread_id)
+
+    def look() -> Thread | None:
+        return server.db.look(lambda conn: Threads(conn).get(thread_id)) if shown() else None
+
+    thread = look()
+    if thread and thread.status == "busy":
+        for run in await server.db.read(lambda conn: Runs(conn).live(thread_id)):
+            joined = await live_log(server, run) if run.status == "running" else None
+            if joined and joined.interrupts:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(joined.ended(), 5)
+        thread = look()
+    return thread if thread and thread.status == "interrupted" and questions(thread) else None
 
 
 def questions(thread: Thread) -> list[JsonObject]:
@@ -9272,8 +9274,7 @@ async def _mcp_call(server: Server, params: JsonObject) -> JsonObject:
 
 async def wait_for_end(server: Server, run: Run, run_log: RunLog) -> None:
     """Wait until a run is over. Raises ProtocolError if the server stops before."""
-    async for _ in run_log.wait_closed():
-        pass
+    await run_log.ended()
     is_live = server.runner.stopping and server.db.look(lambda conn: Runs(conn).is_live(run.run_id))
     stops = "The server stopped before the run ended. It goes on when the server starts again."
     require(not is_live, stops, -32603)
@@ -9325,6 +9326,7 @@ class AgentCall:
     rpc_id: str | int
     params: JsonObject
     modern: bool
+    streams: bool
 
     def value(self, made: JsonObject) -> JsonObject:
         """A task or an update, made in the words of version 0.3, in those of the call."""
@@ -9399,7 +9401,7 @@ async def call_agent(call: Call) -> Response:
         require(name and isinstance(name, str), "Invalid request: method must be a string", INVALID_REQUEST)
         require("pushnotificationconfig" not in name.lower(), "Push notifications are not supported", -32003)
         require(name in AGENT_METHODS, f"Method not found: {name}", -32601)
-        method, is_stream = AGENT_METHODS[name], AGENT_METHODS[name] in STREAMING_METHODS
+        is_stream, modern = name in STREAMING_METHODS, "/" not in name
         kind = "text/event-stream" if is_stream else "application/json"
         accept = call.request.headers.get("accept") or "*/*"
         if not any(each in accept for each in (kind, f"{kind.partition('/')[0]}/*", "*/*")):
@@ -9407,7 +9409,8 @@ async def call_agent(call: Call) -> Response:
         streams = is_stream
         require(isinstance(params, dict), "Invalid params: must be an object")
         assistant = await find_agent(call.server, call.request.path_params["assistant_id"])
-        result = await method(AgentCall(call.server, call.request, assistant, rpc_id, params, modern="/" not in name))
+        agent_call = AgentCall(call.server, call.request, assistant, given, params, modern, streams)
+        result = await AGENT_METHODS[name](agent_call)
     except Refused:
         raise
     except (ProtocolError, ApiError) as error:
@@ -9562,14 +9565,10 @@ def message_parts(message: JsonObject) -> list[JsonObject]:
         if isinstance(text, str):
             parts += [{"kind": "text", "text": text}] if text else []
         elif isinstance(block, dict):
-            name = (block.get("extras") or {}).get("filename")
-            file = {
-                "bytes": block.get("base64"),
-                "uri": block.get("url"),
-                "mimeType": block.get("mime_type"),
-                "name": name,
-            }
-            file = {key: value for key, value in file.items() if isinstance(value, str) and value}
+            known = {**block, "filename": (block.get("extras") or {}).get("filename")}
+            words = {"bytes": "base64", "uri": "url", "mimeType": "mime_type", "name": "filename"}
+            file = {word: known.get(key) for word, key in words.items()}
+            file = {word: value for word, value in file.items() if isinstance(value, str) and value}
             parts += [{"kind": "file", "file": file}] if "bytes" in file or "uri" in file else []
     return parts
 
@@ -9672,9 +9671,7 @@ async def find_task(call: AgentCall, name: str, context: str | None, where: str 
     return task, thread
 
 
-async def start_task(
-    call: AgentCall, message: SentMessage, modes: list[str], follower: Follower | None = None
-) -> tuple[Run, RunLog]:
+async def start_task(call: AgentCall, message: SentMessage, follower: Follower | None) -> tuple[Run, RunLog]:
     """Start a run for a message: of a new task, or of the one that the message names. Raises ProtocolError."""
     server, assistant, run_id = call.server, call.assistant, new_id()
     thread_id, task_id, command = message.context_id or new_id(), run_id, None
@@ -9696,7 +9693,7 @@ async def start_task(
         "assistant_id": assistant.assistant_id,
         "metadata": {"a2a": {"task_start_id": task_id}},
         "if_not_exists": "create",
-        "stream_mode": modes,
+        "stream_mode": ["values", "messages"] if follower else ["values"],
         **({"command": command} if command else {"input": graph_input(message, task_id)}),
     }
     try:
@@ -9721,34 +9718,22 @@ async def ended_task(call: AgentCall, run: Run, run_log: RunLog) -> tuple[Task, 
     return task, thread
 
 
-def message_options(call: AgentCall) -> JsonObject:
-    """How a message is to be answered. Raises ProtocolError for what can't be."""
+async def send_message(call: AgentCall) -> JsonObject | Response:
+    """Start a task, or go on with one, and answer as it was asked: with its updates, at once, or when it is over."""
     options = call.params.get("configuration") or {}
     require(isinstance(options, dict), "configuration must be an object")
     pushes = options.get("pushNotificationConfig") or options.get("taskPushNotificationConfig")
     require(not pushes, "Push notifications are not supported", -32003)
-    return cast(JsonObject, options)
-
-
-def submitted(message: SentMessage, run: Run, length: int | None) -> JsonObject:
-    """A task that has just begun, with the message that began it."""
-    said = {"kind": "message", **message.model_dump(by_alias=True, exclude_none=True), **task_ids(run)}
-    return shown_task(run, task_status(run, "submitted", [], run.updated_at), [said], length)
-
-
-async def send_message(call: AgentCall) -> JsonObject:
-    options = message_options(call)
     length, message = call.length(options), sent_message(call)
-    run, run_log = await start_task(call, message, ["values"])
+    follower = Follower() if call.streams else None
+    run, run_log = await start_task(call, message, follower)
+    said = {"kind": "message", **message.model_dump(by_alias=True, exclude_none=True), **task_ids(run)}
+    submitted = shown_task(run, task_status(run, "submitted", [], run.updated_at), [said], length)
+    if follower:
+        return task_stream(call, submitted, run, run_log, follower)
     if options.get("blocking") is False or options.get("returnImmediately") is True:
-        return call.wrapped(submitted(message, run, length))
+        return call.wrapped(submitted)
     return call.wrapped(present_task(call, *await ended_task(call, run, run_log), length))
-
-
-async def stream_message(call: AgentCall) -> Response:
-    length, message, follower = call.length(message_options(call)), sent_message(call), Follower()
-    run, run_log = await start_task(call, message, ["values", "messages"], follower)
-    return task_stream(call, submitted(message, run, length), run, run_log, follower)
 
 
 async def resubscribe_task(call: AgentCall) -> Response:
@@ -9833,8 +9818,7 @@ async def cancel_task(call: AgentCall) -> JsonObject:
         reason = "canceled by its client"
         await server.runner.cancel([(each.thread_id, each.run_id) for each in mine], "interrupt", reason)
         for run_log in filter(None, logs):
-            async for _ in run_log.wait_closed():
-                pass
+            await run_log.ended()
     task, thread = await find_task(call, name, context)
     is_canceled = before not in FINAL_STATES and task.state == "canceled"
     require(is_canceled, "Task is not cancelable in its current state", -32002)
@@ -9873,19 +9857,19 @@ async def list_tasks(call: AgentCall) -> JsonObject:
 AgentMethod = Callable[[AgentCall], Coroutine[Any, Any, JsonObject | Response]]
 AGENT_METHODS: dict[str, AgentMethod] = {
     "message/send": send_message,
-    "message/stream": stream_message,
+    "message/stream": send_message,
     "tasks/get": get_task,
     "tasks/cancel": cancel_task,
     "tasks/resubscribe": resubscribe_task,
     "SendMessage": send_message,
-    "SendStreamingMessage": stream_message,
+    "SendStreamingMessage": send_message,
     "GetTask": get_task,
     "CancelTask": cancel_task,
     "SubscribeToTask": resubscribe_task,
     "ListTasks": list_tasks,
     "GetExtendedAgentCard": lambda call: agent_card(call.server, call.request, call.assistant),
 }
-STREAMING_METHODS = (stream_message, resubscribe_task)
+STREAMING_METHODS = ("message/stream", "tasks/resubscribe", "SendStreamingMessage", "SubscribeToTask")
 
 
 # the card
