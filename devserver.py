@@ -6481,6 +6481,7 @@ def _addresses_in(text: str) -> Iterator[ipaddress.IPv4Address | ipaddress.IPv6A
     short = n >> 64 << 56 | n & 2**56 - 1  # without the octet that RFC 6052 leaves zero
     held = {
         "::/96": [n],  # IPv4-compatible
+        "::ffff:0:0:0/96": [n],  # IPv4-translated
         "64:ff9b::/96": [n],  # NAT64
         "64:ff9b:1::/48": [n, short >> 24, short >> 32, short >> 40],  # NAT64 of a network's own
         "2002::/16": [n >> 80],  # 6to4
@@ -7625,7 +7626,7 @@ async def update_assistant(call: Call) -> JsonObject:
     if body.graph_id:
         call.server.graphs.get(body.graph_id)
     changes: JsonObject = {
-        key: value for key, value in body.given().items() if key in ("graph_id", "name", "description") and value
+        name: value for name in ("graph_id", "name", "description") if (value := getattr(body, name))
     }
     both = config_and_context(body)
     if both["config"] or both["context"]:
@@ -8522,13 +8523,7 @@ async def create_cron(call: Call) -> JsonObject:
     """Make runs by a schedule, on a thread or each on one of its own."""
     server, body = call.server, cast(CronCreate, call.body)
     thread_id = call.id("thread") if "thread_id" in call.request.path_params else None
-    if body.assistant_id in server.graphs.ids():
-        assistant_id = system_assistant_id(body.assistant_id)
-    else:
-        try:
-            assistant_id = str(uuid.UUID(body.assistant_id))
-        except ValueError:
-            raise NotFound(f"Assistant '{body.assistant_id}' not found") from None
+    assistant_id = cron_assistant(server, body.assistant_id)
     if body.end_time is not None:
         parse_moment(body.end_time)
     at, cron_id = now(), new_id()
@@ -8557,6 +8552,16 @@ async def create_cron(call: Call) -> JsonObject:
     await server.db.write(insert)
     server.runner.crons.notice()
     return cron.to_dict()
+
+
+def cron_assistant(server: Server, name: str) -> str:
+    """Return the id of the assistant that a cron names, maybe by its graph. Raises NotFound."""
+    if name in server.graphs.ids():
+        return system_assistant_id(name)
+    try:
+        return str(uuid.UUID(name))
+    except ValueError:
+        raise NotFound(f"Assistant '{name}' not found") from None
 
 
 def check_cron_run(conn: sqlite3.Connection, graphs: Graphs, new: NewRun) -> None:
@@ -8602,6 +8607,9 @@ async def get_cron(call: Call) -> JsonObject:
     return cron.to_dict()
 
 
+CRON_OWN = frozenset({"schedule", "timezone", "end_time", "enabled", "on_run_completed"})  # not of its runs
+
+
 async def update_cron(call: Call) -> JsonObject:
     """Change a cron; what is given is laid over its payload as well."""
     server, cron_id, body = call.server, call.id("cron"), cast(CronPatch, call.body)
@@ -8609,12 +8617,11 @@ async def update_cron(call: Call) -> JsonObject:
         raise BadRequest("Request body cannot be empty")
     if body.end_time is not None:
         parse_moment(body.end_time)
-    given = body.given()
-    fields = {
-        key: given[key] for key in ("schedule", "timezone", "end_time", "enabled", "on_run_completed") if key in given
-    }
-    # a cron whose runs can't be made any more can still be disabled
-    changes_runs = not given.keys() <= {*fields, "metadata"}
+    given = body.model_fields_set
+    fields = {name: getattr(body, name) for name in CRON_OWN & given}
+    changes_runs = not given <= {*CRON_OWN, "metadata"}  # a cron whose runs can't be made can still be disabled
+    if "assistant_id" in given:
+        fields["assistant_id"] = call.raw["assistant_id"] = cron_assistant(server, body.assistant_id)
 
     def laid_over(old: Cron | None) -> Cron:
         if old is None:

@@ -258,6 +258,7 @@ HOSTILE: dict[str, tuple[str, str, Any]] = {
     "schedule": ("POST", "/runs/crons", {**CRON, "schedule": "0," * (MB // 2) + "0 * * * *"}),
     "changed schedule": ("PATCH", "/runs/crons/{cron}", {"schedule": "0," * (MB // 2) + "0 * * * *"}),
     "schedule that is never due": ("POST", "/runs/crons", {**CRON, "schedule": "0 0 30 2 *"}),
+    "changed input": ("PATCH", "/runs/crons/{cron}", {"input": {"a": [[]] * (MB // 3)}}),
     "timezone": ("POST", "/runs/crons", {**CRON, "timezone": "a/" * (MB // 2)}),
     "end_time": ("POST", "/runs/crons", {**CRON, "end_time": "1" * MB}),
     "webhook": ("POST", "/runs", {**RUN, "webhook": "http://" + "a." * (MB // 2)}),

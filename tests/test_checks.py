@@ -93,6 +93,7 @@ RUN_FAULTS: dict[str, tuple[dict[str, Any], int, str]] = {
     "configured checkpoint": ({"config": {"configurable": {"checkpoint_id": NO_ID}}}, 422, "Invalid checkpoint ID"),
     "context and configurable": (BOTH, 400, "Cannot specify both configurable and context."),
     "shared value without scope": ({"assistant_id": "shared"}, 422, "Scope user_id for shared state key 'info'"),
+    "assistant": ({"assistant_id": str(uuid.UUID(int=0))}, 404, ""),
     "config": ({"config": 5}, 422, "config: "),
     "tags": ({"config": {"tags": 5}}, 422, "config.tags: "),
     "recursion_limit": ({"config": {"recursion_limit": "x"}}, 422, "config.recursion_limit: "),
@@ -113,14 +114,11 @@ CRON_FAULTS: dict[str, tuple[dict[str, Any], int, str]] = {
     "on_run_completed": ({"on_run_completed": "x"}, 422, "on_run_completed: "),
 }
 
-# A cron keeps its assistant.
-NOT_MEANT = [(door, "shared value without scope") for door in ("change_cron", "change_cron_on_thread")]
-
 
 @pytest.mark.parametrize(
     ("door", "fault"),
     [
-        *((door, fault) for door in RUN_DOORS for fault in RUN_FAULTS if (door, fault) not in NOT_MEANT),
+        *((door, fault) for door in RUN_DOORS for fault in RUN_FAULTS),
         *((door, fault) for door in CRON_DOORS for fault in CRON_FAULTS),
     ],
 )
@@ -147,6 +145,14 @@ def test_a_change_of_a_cron_must_fit_what_it_keeps(
     assert http.post(f"{path}/fire").status_code == 200
     assert http.patch(path, json={"config": {}, "context": {"user_id": "u"}}).status_code == 200
     assert http.post(f"{path}/fire").status_code == 200
+
+
+def test_a_cron_may_be_given_another_assistant(http: httpx.Client, thread: str) -> None:
+    cron = cron_of(http, thread)
+    changed = http.patch(f"/runs/crons/{cron['cron_id']}", json={"assistant_id": "question"}).json()
+    known = devserver.system_assistant_id("question")
+    assert changed["assistant_id"] == changed["payload"]["assistant_id"] == known
+    assert http.post(f"/runs/crons/{cron['cron_id']}/fire").json()["assistant_id"] == known
 
 
 def test_a_cron_that_cannot_run_any_more_can_be_disabled(server: LiveServer, http: httpx.Client) -> None:
@@ -273,7 +279,7 @@ def test_a_faulty_state_is_refused_when_a_thread_is_made_as_when_it_is_changed(h
 LINK_LOCAL = [
     *("169.254.169.254", "169.254.0.1", "fe80::1", "febf::1", "fe80::1%lo", "fd00:ec2::254", "fd00:ec2:1::1"),
     "::ffff:169.254.169.254",
-    "::169.254.169.254",
+    *("::169.254.169.254", "::ffff:0:169.254.169.254"),
     *("64:ff9b::a9fe:a9fe", "64:ff9b:1::a9fe:a9fe", "64:ff9b:1:a9fe:a9:fe00::", "64:ff9b:1:a9:fe:a9fe::"),
     "64:ff9b:1:0:a9:fea9:fe00:0",
     "2002:a9fe:a9fe::1",
