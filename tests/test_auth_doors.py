@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -291,6 +292,38 @@ def test_the_commands_of_a_socket_tell_nothing_of_anothers_thread(
             said = [ask(connection, method, number, **params) for number, (method, params) in enumerate(commands)]
         answers.append(re.sub('"subscription_id": "[^"]*"', '"subscription_id": ""', json.dumps(said)))
     assert answers[0] == answers[1]
+
+
+# Whoever asks may search all threads, and read their own.
+READERS = (
+    OWN[: OWN.index("@auth.on\n")]
+    + """
+@auth.on.threads.create
+@auth.on.threads.create_run
+async def owned(ctx, value):
+    value["metadata"]["owner"] = ctx.user.identity
+
+@auth.on.threads.read
+async def own(ctx, value):
+    return {"owner": ctx.user.identity}
+"""
+)
+
+
+def test_the_tasks_of_an_agent_are_listed_to_those_who_may_read_their_threads(tmp_path: Path) -> None:
+    write_project(tmp_path, SERVED, {**FILES, "auth.py": READERS, "look.py": LOOK}, auth={"path": "./auth.py:auth"})
+    server = LiveServer(tmp_path, ["--no-reload"]).start()
+    with server.http() as http:
+        tasks = {}
+        for name in ("alice", "bob"):
+            sent = [http.post(f"/a2a/{AGENT}", json=SEND, headers=as_user(name)).json()["result"] for _ in range(2)]
+            tasks[name] = [task["id"] for task in reversed(sent)]
+        for name, own in tasks.items():
+            found = http.post(
+                f"/a2a/{AGENT}", json={**SEND, "method": "ListTasks", "params": {}}, headers=as_user(name)
+            )
+            assert [task["id"] for task in found.json()["result"]["tasks"]] == own
+    assert server.stop() == 0, server.log
 
 
 @pytest.mark.parametrize("bad", ["nonsense", "1-2-3"])
