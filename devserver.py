@@ -8802,7 +8802,7 @@ class ProtocolError(Exception):
 
 
 def require(condition: Any, problem: str, code: str | int = INVALID_PARAMS) -> None:
-    """Raises ProtocolError unless the condition holds."""
+    """Raise ProtocolError unless the condition holds."""
     if not condition:
         raise ProtocolError(code, problem)
 
@@ -8826,7 +8826,7 @@ class EventFilter:
         self.since = self._asked.since or 0
 
     def envelopes(self, events: list[Event]) -> list[JsonObject]:
-        """Those of these events that the client wants."""
+        """Return the events that the client wants, as the protocol shows them."""
         wanted = []
         for event in events:
             method = event.name.removeprefix(PROTOCOL).partition("|")[0]
@@ -8845,7 +8845,7 @@ class EventFilter:
         return namespaces is None or any(self._is_below(params["namespace"], prefix) for prefix in namespaces)
 
     def _is_below(self, namespace: list[str], prefix: list[str]) -> bool:
-        """Segments are equal, or a segment without a task id equals the name before one."""
+        """Return whether a namespace is the prefix or not too far below it. A name without a task id means any task."""
         levels, depth = len(namespace) - len(prefix), self._asked.depth
         if levels < 0 or (depth is not None and levels > depth):
             return False
@@ -8858,8 +8858,8 @@ class EventFilter:
 async def protocol_tape(
     server: Server, thread_id: str, pick: Callable[[list[Event]], list[JsonObject]], follower: Follower
 ) -> AsyncIterator[list[JsonObject]]:
-    """What a client picks of a thread's events, in their envelopes: of those that are kept, then of those that come.
-    Raises Unfinished if the server stops, Overtaken if the client is so far behind that it had better come again."""
+    """Yield what `pick` takes of a thread's events: of the kept ones, then of those that come. Raises Unfinished if
+    the server stops, Overtaken if the client is so far behind that it had better come again."""
     joined = server.runner.logs.follow_thread(thread_id, follower)
     async for events in thread_tape(server, thread_id, joined, follower, (0, -1)):
         yield pick(events)
@@ -8893,8 +8893,8 @@ async def send_command(call: Call) -> Response:
 
 
 async def answer_command(server: Server, thread: str, command: Any, session: Session | None) -> tuple[JsonObject, int]:
-    """The protocol's answer to a command, and its HTTP status; a session is a WebSocket's. `applied_through_seq`
-    tells what was before the command: clients tell a run's own events from older ones by it."""
+    """Carry out a command, of a WebSocket if there is a session. Return the protocol's answer, and the HTTP status.
+    `applied_through_seq` is the number of the last event before the command: a run's own events come after it."""
     given = command if isinstance(command, dict) else {}
     command_id, method, params = given.get("id"), given.get("method"), given.get("params")
     if not isinstance(command_id, int) or isinstance(command_id, bool) or not isinstance(method, str):
@@ -8918,7 +8918,7 @@ def command_failure(command_id: Any, code: str | int, message: str) -> JsonObjec
 
 
 async def start_run(server: Server, thread: str, params: JsonObject, session: Session | None) -> JsonObject:
-    """run.start: a run on the thread, which is made if need be. A question that waits is answered by the input."""
+    """run.start: start a run on a thread, which is made if need be. If a question waits, the input answers it."""
     assistant_id, config = params.get("assistant_id"), params.get("config") or {}
     is_named = isinstance(assistant_id, str) and assistant_id
     require(is_named, "run.start requires an assistant_id.", "invalid_argument")
@@ -8951,8 +8951,8 @@ async def start_protocol_run(server: Server, thread_id: str, body: JsonObject) -
 
 
 async def asking_thread(server: Server, thread_id: str) -> Thread | None:
-    """The thread if it waits for answers. A run that has asked is about to end, and its client may be faster: wait
-    for it."""
+    """Return the thread if it waits for answers. A run that has asked is about to end, and its client may be faster:
+    wait for its end."""
     shown = still_shown(server, thread_id)
 
     def look() -> Thread | None:
@@ -9005,7 +9005,7 @@ async def respond(server: Server, thread: str, params: JsonObject, session: Sess
 
 
 async def subscribe(server: Server, thread: str, params: JsonObject, session: Session | None) -> JsonObject:
-    """subscription.subscribe: over HTTP there is nothing to bind it to, so it is only checked."""
+    """subscription.subscribe: send events over the WebSocket. Over HTTP the request is checked, and nothing sent."""
     channels = params.get("channels")
     is_some = isinstance(channels, list) and channels
     require(is_some, "subscription.subscribe requires a non-empty channels array.", "invalid_argument")
@@ -9034,7 +9034,7 @@ async def resubscribe(server: Server, thread: str, params: JsonObject, session: 
 
 
 async def get_tree(server: Server, thread: str, params: JsonObject, session: Session | None) -> JsonObject:
-    """agent.getTree: the graphs of the thread's latest run that tells of them, and how far they are."""
+    """agent.getTree: return the graph and subgraphs of the thread's latest run, and how far they are."""
 
     def tree(conn: sqlite3.Connection) -> JsonObject | None:
         nodes: dict[tuple[str, ...], JsonObject] = {}
@@ -9098,14 +9098,14 @@ class Session:
             await self._socket.send_text(to_json(message).decode())
 
     def subscribe(self, subscription_id: str, wanted: EventFilter) -> None:
-        """From the thread's beginning once more, for what the new subscription has not been sent."""
+        """Read the thread's events from their beginning once more; each subscription gets those after its `since`."""
         self.subscriptions[subscription_id] = wanted
         if self._tape:
             self._tape.cancel()
         self._tape = asyncio.ensure_future(self._play())
 
     def _pick(self, events: list[Event]) -> list[JsonObject]:
-        """What any subscription wants, in order, each once."""
+        """Return the events that any subscription wants, in order, each once."""
         wanted = {each["seq"]: each for own in self.subscriptions.values() for each in own.envelopes(events)}
         return [wanted[seq] for seq in sorted(wanted)]
 
@@ -9122,7 +9122,7 @@ class Session:
 
 
 async def protocol_socket(socket: WebSocket) -> None:
-    """The event streaming protocol over a WebSocket. Close codes are 4000 plus an HTTP status."""
+    """Serve the event streaming protocol over a WebSocket. Close codes are 4000 plus an HTTP status."""
     server: Server = socket.app.state.server
     try:
         if server.graphs.auth and "access" not in socket.scope:
@@ -9149,7 +9149,7 @@ MCP_MESSAGES = {"description": "The user message to send to the agent.", "title"
 
 
 def rpc_answer(rpc_id: Any, name: str, value: JsonObject) -> JsonObject:
-    """An answer of JSON-RPC: its `result`, or its `error`."""
+    """Return an answer of JSON-RPC, with its `result` or its `error`."""
     return {"jsonrpc": "2.0", "id": rpc_id, name: value}
 
 
@@ -9201,7 +9201,7 @@ async def _mcp_result(server: Server, method: Any, params: Any) -> JsonObject:
 
 
 async def _mcp_tools(server: Server, cursor: Any) -> JsonObject:
-    """A page of the assistants that the user may see, each as a tool that takes the input of its graph."""
+    """Return a page of the user's assistants, each as a tool that takes the input of its graph."""
     offset = int(cursor) if isinstance(cursor, str) and cursor.isascii() and cursor.isdigit() else 0
     value = AssistantSearchRequest(limit=MCP_PAGE, offset=min(offset, SAFE_INTEGER)).model_dump()
     limits = await allow(server, "assistants.search", value)
@@ -9235,7 +9235,7 @@ async def _mcp_tools(server: Server, cursor: Any) -> JsonObject:
 
 
 async def input_schema(server: Server, assistant: Assistant) -> JsonObject:
-    """The JSON schema of what the assistant's graph takes; empty if it has none."""
+    """Return the JSON schema of the input of an assistant's graph, empty if it has none."""
 
     async def schema(graph: Graph) -> JsonObject:
         if graph not in INPUT_SCHEMAS:
@@ -9250,7 +9250,7 @@ INPUT_SCHEMAS: weakref.WeakKeyDictionary[Graph, JsonObject] = weakref.WeakKeyDic
 
 
 async def _mcp_call(server: Server, params: JsonObject) -> JsonObject:
-    """Run the assistant that a tool stands for, and wait for what it comes to."""
+    """Run the assistant that a tool stands for. Return its result as a text. Raises ProtocolError."""
     name = params.get("name")
     value: JsonObject = {"metadata": {}}
     known = await server.db.read(lambda conn: Assistants(conn).of_tool(name)) if isinstance(name, str) else []
@@ -9336,7 +9336,7 @@ class AgentCall:
     streams: bool
 
     def value(self, made: JsonObject) -> JsonObject:
-        """A task or an update, made in the words of version 0.3, in those of the call."""
+        """Put a task or an update, made in the words of version 0.3, into the words of the call's version."""
         if not self.modern:
             return made
         status = made.get("status", {})
@@ -9354,12 +9354,12 @@ class AgentCall:
         return made
 
     def wrapped(self, made: JsonObject) -> JsonObject:
-        """The same where it may be one of several kinds."""
+        """Do the same for a result of several possible kinds, which version 1.0 names."""
         names = {"task": "task", "status-update": "statusUpdate", "artifact-update": "artifactUpdate"}
         return {names[made["kind"]]: self.value(made)} if self.modern else made
 
     def text(self, name: str) -> str:
-        """A parameter that is a text, empty if it is not given. Raises ProtocolError."""
+        """Return a parameter that is a text, empty if it is not given. Raises ProtocolError."""
         value = self.params.get(name) or ""
         require(isinstance(value, str), f"{name} must be a string")
         return str(value)
@@ -9369,7 +9369,7 @@ class AgentCall:
         return name
 
     def length(self, options: JsonObject) -> int | None:
-        """How many messages of a task's history to show, and of the scope to show them in. Raises ProtocolError."""
+        """Return how many messages of a task's history to show, None for all. Raises ProtocolError, for a scope too."""
         length: int | None = options.get("historyLength")
         is_count = isinstance(length, int) and not isinstance(length, bool) and length >= 0
         require(length is None or is_count, "historyLength must be a non-negative integer")
@@ -9385,7 +9385,7 @@ def rpc_error(error: ProtocolError | ApiError) -> JsonObject:
 
 
 def rpc_frame(answer: JsonObject) -> bytes:
-    """An answer as a server-sent event."""
+    """Return an answer as a server-sent event."""
     return sse_frame(Event((0, 0), "message", to_json(answer)), False)
 
 
@@ -9478,7 +9478,7 @@ class SentMessage(Body):
 
 
 def sent_message(call: AgentCall) -> SentMessage:
-    """The message of a call, of either version, checked. Raises ProtocolError."""
+    """Return the message of a call of either version. Raises ProtocolError."""
     raw: Any = call.params.get("message")
     require(isinstance(raw, dict), "Missing or invalid 'message' in params")
     given = raw.get("parts", [])
@@ -9506,8 +9506,8 @@ def sent_message(call: AgentCall) -> SentMessage:
 
 
 def read_parts(message: SentMessage) -> tuple[JsonObject, str | list[JsonObject] | None]:
-    """What a message brings for a graph: its data parts as one object, and its texts and files as the content of
-    a message of the conversation, if there are any."""
+    """Return what a message brings for a graph: its data parts as one object, and its texts and files, if there are
+    any, as the content of a message of the conversation."""
     data: JsonObject = {}
     blocks: list[JsonObject] = []
     for part in message.parts:
@@ -9527,7 +9527,7 @@ def read_parts(message: SentMessage) -> tuple[JsonObject, str | list[JsonObject]
 
 
 def graph_input(message: SentMessage, task_id: str) -> JsonObject:
-    """The data parts merged, and what is text or file as one more message."""
+    """Return a graph's input: the data parts merged, with the texts and files as one more message."""
     data, content = read_parts(message)
     if content is None:
         return data
@@ -9542,8 +9542,8 @@ def graph_input(message: SentMessage, task_id: str) -> JsonObject:
 
 
 def task_answer(message: SentMessage, task_id: str, asked: list[str]) -> JsonObject:
-    """The command that answers a task's questions (their ids): with `resume` of the data, or the text, or all the
-    data; what is left changes the state. Raises ProtocolError if it can't be told which question is answered."""
+    """Return the command that answers a task's questions: with `resume` of the data, or the text, or all the data;
+    the rest changes the state. `asked` are their ids. Raises ProtocolError if the answer may be to any of several."""
     data, content = read_parts(message)
     update: JsonObject = {}
     if "resume" in data:
@@ -9562,7 +9562,7 @@ def task_answer(message: SentMessage, task_id: str, asked: list[str]) -> JsonObj
 
 
 def message_parts(message: JsonObject) -> list[JsonObject]:
-    """What a message of a thread holds, as A2A parts: its texts and files, or a tool's result."""
+    """Return the content of a thread's message as A2A parts: its texts and files, or a tool's result."""
     content, parts = message.get("content"), list[JsonObject]()
     if message.get("type") == "tool":
         result = {key: message.get(key) for key in ("content", "name", "status")}
@@ -9581,7 +9581,7 @@ def message_parts(message: JsonObject) -> list[JsonObject]:
 
 
 def conversation(thread: Thread) -> list[JsonObject]:
-    """The messages of a thread that say something, each with the task that it belongs to, if any."""
+    """Return the messages of a thread that have any content, each with the task that it belongs to, if any."""
     said, task_id, values = [], None, thread.output
     messages = values.get("messages") if isinstance(values, dict) else None
     for number, message in enumerate(messages if isinstance(messages, list) else ()):
@@ -9603,18 +9603,18 @@ def message_value(message_id: Any, role: str, parts: list[JsonObject], ids: Json
 
 
 def task_ids(run: Run) -> JsonObject:
-    """The ids of a run's task."""
+    """Return the ids of a run's task and of its context, which is the thread."""
     return {"contextId": run.thread_id, "taskId": f"{run.thread_id}:{run.task_id}"}
 
 
 def task_status(run: Run, state: str, parts: list[JsonObject], timestamp: str) -> JsonObject:
-    """A status, with what the agent has to say."""
+    """Return a status; the parts, if there are any, are a message of the agent."""
     said = {"message": message_value(uuid.uuid4(), "agent", parts, task_ids(run))} if parts else {}
     return {"state": state, **said, "timestamp": timestamp}
 
 
 def present_status(task: Task, thread: Thread, note: str = "") -> JsonObject:
-    """A task's status; a failure says what has failed, a cancelled task that it is, anything else has the note."""
+    """Return a task's status with its error if it failed, a remark if it was canceled, else with the note."""
     if task.state == "failed":
         error = thread.error if task.latest else None
         note = f"Error executing assistant{': ' + failure_text(error) if error else ''}"
@@ -9625,8 +9625,8 @@ def present_status(task: Task, thread: Thread, note: str = "") -> JsonObject:
 
 
 def task_artifacts(call: AgentCall, task: Task, thread: Thread, history: list[JsonObject]) -> list[JsonObject]:
-    """What a task has come to: the questions that wait for an answer, or the agent's last message, or else its
-    graph's values, if no later run has changed them."""
+    """Return a task's result: the questions that wait for an answer, or the agent's last message, or else its graph's
+    values, if no later run has changed them."""
     name, description, parts = "Interrupt", "Agent requires input to continue", []
     if task.state == "input-required":
         parts = [{"kind": "data", "data": question} for question in questions(thread)]
@@ -9643,14 +9643,14 @@ def task_artifacts(call: AgentCall, task: Task, thread: Thread, history: list[Js
 
 
 def shown_task(run: Run, status: JsonObject, history: list[JsonObject], length: int | None) -> JsonObject:
-    """A task with the last `length` messages of its history."""
+    """Return a task with the last `length` messages of its history."""
     ids = task_ids(run)
     kept = {} if length == 0 else {"history": history[-(length or 0) :]}
     return {"kind": "task", "id": ids["taskId"], "contextId": ids["contextId"], "status": status, **kept}
 
 
 def present_task(call: AgentCall, task: Task, thread: Thread, length: int | None, note: str = "") -> JsonObject:
-    """A task as it is, with its artifacts, and the history of its context or of it alone."""
+    """Return a task with its status, its artifacts, and the history of its context or of the task alone."""
     history, task_id = conversation(thread), task_ids(task.run)["taskId"]
     if call.scope() == "task":
         history = [message for message in history if message.get("taskId") == task_id]
@@ -9663,7 +9663,7 @@ def present_task(call: AgentCall, task: Task, thread: Thread, length: int | None
 
 
 async def find_task(call: AgentCall, name: str, context: str | None, where: str = "") -> tuple[Task, Thread]:
-    """A task of the agent by `THREAD:RUN`, or by the run's id and its context. Raises ProtocolError."""
+    """Return a task of the agent by `THREAD:RUN`, or by the run's id and its context. Raises ProtocolError."""
     thread_id, _, task_id = name.rpartition(":")
     task = None
     with contextlib.suppress(Invalid, NotFound):
@@ -9726,7 +9726,7 @@ async def ended_task(call: AgentCall, run: Run, run_log: RunLog) -> tuple[Task, 
 
 
 async def send_message(call: AgentCall) -> JsonObject | Response:
-    """Start a task, or go on with one, and answer as it was asked: with its updates, at once, or when it is over."""
+    """Start a task, or go on with one. Answer with its updates, or at once, or when it is over, as the call says."""
     options = call.params.get("configuration") or {}
     require(isinstance(options, dict), "configuration must be an object")
     pushes = options.get("pushNotificationConfig") or options.get("taskPushNotificationConfig")
@@ -9760,7 +9760,7 @@ def task_stream(call: AgentCall, first: JsonObject, run: Run, run_log: RunLog, f
 async def task_answers(
     call: AgentCall, first: JsonObject, run: Run, run_log: RunLog, follower: Follower
 ) -> AsyncIterator[list[JsonObject]]:
-    """A task's updates while its run goes on, in batches of events; the last one says how it ended."""
+    """Yield a task's updates while its run goes on, in batches; the last one says how it ended."""
 
     def answer(made: JsonObject) -> JsonObject:
         return rpc_answer(call.rpc_id, "result", call.wrapped(made))
@@ -9799,7 +9799,7 @@ async def get_task(call: AgentCall) -> JsonObject:
 
 
 async def cancel_task(call: AgentCall) -> JsonObject:
-    """Stop what goes on for a task; one that waits for an answer drops its question."""
+    """Cancel a task: its live runs, or the question that it waits for an answer to. Raises ProtocolError."""
     server, name, context, length = call.server, call.task_id(), call.text("contextId"), call.length({})
     task, thread = await find_task(call, name, context)
     limits = await allow_thread(server, thread.thread_id, "threads.update", action="interrupt")
@@ -9833,7 +9833,7 @@ async def cancel_task(call: AgentCall) -> JsonObject:
 
 
 async def list_tasks(call: AgentCall) -> JsonObject:
-    """A page of the agent's tasks, those changed last first."""
+    """Return a page of the agent's tasks, those changed last first. Raises ProtocolError."""
     server, size, length = call.server, call.params.get("pageSize", A2A_PAGE), call.length(call.params)
     is_size = isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= A2A_PAGE
     require(is_size, f"pageSize must be an integer between 1 and {A2A_PAGE}.")
@@ -9883,7 +9883,7 @@ STREAMING_METHODS = ("message/stream", "tasks/resubscribe", "SendStreamingMessag
 
 
 async def agent_card(server: Server, request: Request, assistant: Assistant) -> JsonObject:
-    """What an agent can do, and where: at the address that the client has reached, whatever it calls it."""
+    """Return what an agent can do, and its address: the one that the client has reached, by number and not by name."""
     schema = await input_schema(server, assistant)
     fields = list(schema.get("properties", {}))
     scope = request.scope
