@@ -85,7 +85,6 @@ import inspect
 import ipaddress
 import itertools
 import json
-import linecache
 import logging
 import math
 import operator
@@ -3808,12 +3807,10 @@ class Cors(SettingsPart):
 
     allow_origins: list[str] = Field(default_factory=list)
     allow_origin_regex: str | None = None
-    allow_methods: list[str] = Field(default_factory=lambda: ["*"])
-    allow_headers: list[str] = Field(default_factory=lambda: ["*"])
+    allow_methods: list[str] = ["*"]
+    allow_headers: list[str] = ["*"]
     allow_credentials: bool = False
-    expose_headers: list[str] = Field(
-        default_factory=lambda: ["x-pagination-total", "x-pagination-next", "content-location"]
-    )
+    expose_headers: list[str] = ["x-pagination-total", "x-pagination-next", "content-location"]
     max_age: int = 600
 
     @field_validator("allow_origin_regex")
@@ -4197,13 +4194,15 @@ class AppAuth:
         from langgraph_sdk.auth.types import AuthContext, StudioUser
 
         resource, _, verb = action.partition(".")
-        handler = self._handler(resource, verb)
-        if handler is None:
+        on, every = self._auth._handlers, self._auth._global_handlers
+        most_specific_first = ((resource, verb), (resource, "*"), ("*", verb))
+        handlers = next((on[place] for place in most_specific_first if place in on), every)
+        if not handlers:
             return {}
         known_as: Any = user.original if isinstance(user.original, StudioUser) else user
         context = AuthContext(user["permissions"], known_as, cast(Any, resource), cast(Any, verb))
         try:
-            limits = _limits(await handler(ctx=context, value=value))
+            limits = _limits(await handlers[-1](ctx=context, value=value))
             if resource == "store" and limits:
                 raise ValueError("items have no metadata to filter by: scope value['namespace'] by @auth.on.store")
             if verb == "create" and not passes(value["metadata"], limits):
@@ -4211,13 +4210,6 @@ class AppAuth:
         except Exception as error:
             raise _refusal(error, 403, f"the handler of {action}") from None
         return limits
-
-    def _handler(self, resource: str, verb: str) -> Callable[..., Any] | None:
-        """The most specific one."""
-        for place in ((resource, verb), (resource, "*"), ("*", verb)):
-            if place in self._auth._handlers:
-                return cast(Callable[..., Any], self._auth._handlers[place][-1])
-        return self._auth._global_handlers[-1] if self._auth._global_handlers else None
 
 
 def load_auth(spec: AuthSpec, path: Path) -> AppAuth:
@@ -4352,6 +4344,7 @@ class Graphs:
         self._store = store
         self._loaded: dict[str, LoadedGraph] = {}
         self._warned: set[str] = set()
+        self.thread_ttl = settings.checkpointer.default_ttl()  # of a thread that is given none
         self._broken: set[str] = set()  # files that the last reload failed in
 
     def ids(self) -> list[str]:
@@ -4478,6 +4471,8 @@ class Graphs:
 
     def _arguments(self, entry: LoadedGraph, config: JsonObject, access: str, context: Any) -> list[Any]:
         """What a factory takes: nothing, the config, the runtime, or both, told by annotation or name."""
+        from langgraph_sdk import runtime
+
         parameters = [
             parameter
             for parameter in parameters_of(cast(Callable[..., Any], entry.factory))
@@ -4485,21 +4480,11 @@ class Graphs:
         ]
         if len(parameters) > 2:
             raise TypeError(f"{entry.spec} takes {len(parameters)} arguments; a factory takes config and runtime")
-        return [
-            self._runtime(access, config, context)
-            if "Runtime" in str(parameter.annotation) or parameter.name == "runtime"
-            else config
-            for parameter in parameters
-        ]
-
-    def _runtime(self, access: str, config: JsonObject, context: Any) -> Any:
-        from langgraph_sdk import runtime
-
         user = config.get("configurable", {}).get("langgraph_auth_user")
-        made: JsonObject = {"access_context": access, "user": user, "store": self._store}
-        if access == "threads.create_run":
-            return runtime._ExecutionRuntime(**made, context=context)
-        return runtime._ReadRuntime(**made)
+        known: JsonObject = {"access_context": access, "user": user, "store": self._store}
+        runs = access == "threads.create_run"
+        given = runtime._ExecutionRuntime(**known, context=context) if runs else runtime._ReadRuntime(**known)
+        return [given if "Runtime" in str(each.annotation) or each.name == "runtime" else config for each in parameters]
 
 
 def _load_index(settings: Settings) -> Index | None:
@@ -5676,7 +5661,6 @@ class NewRun:
     headers: Mapping[str, str] = field(default_factory=dict)  # those that enter the configurable
     protocol: bool = False  # started by a command of the event streaming protocol
     task_id: str | None = None  # of the A2A task that it is made for
-    thread_ttl: JsonObject | None = None  # of a thread that is made for it
     access: RunAccess = RunAccess()
     run_id: str = field(default_factory=new_id)
 
@@ -5687,7 +5671,8 @@ class NewRun:
 
     def run(self, graphs: Graphs, assistant: Assistant, thread_id: str, thread: Thread | None) -> Run:
         """Return the run for its row. `thread` is None if it is made for the run. Raises BadRequest or Invalid."""
-        config, context = client_config(self.body.config), self.body.context or {}
+        body, config = self.body, client_config(self.body.config)
+        context = body.context or {}
         if config.get("configurable") and without_own(context):
             raise BadRequest(NOT_TWICE)
         given = {**config.get("configurable", {}), **context}
@@ -5697,7 +5682,18 @@ class NewRun:
         metadata = {**assistant.metadata, **(thread.metadata if thread else {}), **self.metadata()}
         metadata["assistant_id"] = assistant.assistant_id
         asked = {
-            **self.options(),
+            "input": body.input,
+            "command": _given_command(body),
+            "stream_mode": PROTOCOL_MODES if self.protocol else body.stream_modes(),
+            "interrupt_before": body.interrupt_before,
+            "interrupt_after": body.interrupt_after,
+            "webhook": body.webhook,
+            "feedback_keys": body.feedback_keys,
+            "temporary": self.thread_id is None and body.on_completion != "keep",
+            "subgraphs": bool(body.stream_subgraphs),
+            "resumable": bool(body.stream_resumable),
+            "checkpoint_during": True if body.checkpoint_during is None else body.checkpoint_during,
+            "durability": body.durability or ("exit" if body.checkpoint_during is False else "async"),
             "config": {**assistant.config, **config, "configurable": configurable, "metadata": metadata},
             "context": {**assistant.context, **given, **from_cron},
         }
@@ -5705,7 +5701,7 @@ class NewRun:
         scope = SharedScope((kwargs["config"]["configurable"], kwargs["context"]), lambda prefix: {})
         for each in graphs.shared(assistant.graph_id):
             scope.prefix(*each)  # raises MissingScope, which is Invalid
-        at, delay = CLOCK.now(), datetime.timedelta(seconds=self.body.after_seconds or 0)
+        at, delay = CLOCK.now(), datetime.timedelta(seconds=body.after_seconds or 0)
         return Run(
             run_id=self.run_id,
             thread_id=thread_id,
@@ -5716,7 +5712,7 @@ class NewRun:
             status="pending",
             metadata=metadata,
             kwargs=kwargs,
-            multitask_strategy=self.body.multitask_strategy or "enqueue",
+            multitask_strategy=body.multitask_strategy or "enqueue",
             task_id=self.task_id,
             due=CLOCK.steady() + delay // datetime.timedelta(microseconds=1),
         )
@@ -5742,24 +5738,6 @@ class NewRun:
             "graph_id": assistant.graph_id,
             "assistant_id": assistant.assistant_id,
             **user_values(User(self.access.user) if self.access.user else None),
-        }
-
-    def options(self) -> JsonObject:
-        """Return what else the run's graph is called with, and how its client is told of it."""
-        body = self.body
-        return {
-            "input": body.input,
-            "command": _given_command(body),
-            "stream_mode": PROTOCOL_MODES if self.protocol else body.stream_modes(),
-            "interrupt_before": body.interrupt_before,
-            "interrupt_after": body.interrupt_after,
-            "webhook": body.webhook,
-            "feedback_keys": body.feedback_keys,
-            "temporary": self.thread_id is None and body.on_completion != "keep",
-            "subgraphs": bool(body.stream_subgraphs),
-            "resumable": bool(body.stream_resumable),
-            "checkpoint_during": True if body.checkpoint_during is None else body.checkpoint_during,
-            "durability": body.durability or ("exit" if body.checkpoint_during is False else "async"),
         }
 
 
@@ -5790,7 +5768,7 @@ def make_run(conn: sqlite3.Connection, graphs: Graphs, new: NewRun) -> Created:
     before = thread
     if thread is None:
         metadata = {"graph_id": assistant.graph_id, "assistant_id": assistant.assistant_id, **new.metadata()}
-        Threads(conn).insert(thread_id, metadata, _thread_config(assistant, {}, config), new.thread_ttl)
+        Threads(conn).insert(thread_id, metadata, _thread_config(assistant, {}, config), graphs.thread_ttl)
     elif thread.status != "busy" or gave_way:
         metadata = {**thread.metadata, "graph_id": assistant.graph_id, "assistant_id": assistant.assistant_id}
         before = replace(thread, metadata=metadata, config=_thread_config(assistant, thread.config, config))
@@ -5802,7 +5780,7 @@ def make_run(conn: sqlite3.Connection, graphs: Graphs, new: NewRun) -> Created:
     return Created(run, gave_way, started, keep_ends(conn, graphs, gave_way))
 
 
-def fire_crons(conn: sqlite3.Connection, graphs: Graphs, thread_ttl: JsonObject | None) -> list[Created]:
+def fire_crons(conn: sqlite3.Connection, graphs: Graphs) -> list[Created]:
     """Make the runs of the crons that are due: one each, however often they were missed."""
     made = []
     if CLOCK.ahead:
@@ -5816,7 +5794,7 @@ def fire_crons(conn: sqlite3.Connection, graphs: Graphs, thread_ttl: JsonObject 
             continue
         conn.execute("SAVEPOINT cron")
         try:
-            made.append(make_run(conn, graphs, cron_run(cron, thread_ttl=thread_ttl)))
+            made.append(make_run(conn, graphs, cron_run(cron)))
         except (ApiError, ValueError, TypeError, LookupError) as error:  # it keeps no other one from firing
             conn.execute("ROLLBACK TO cron")
             unknown = None if isinstance(error, ApiError) else error
@@ -5826,13 +5804,13 @@ def fire_crons(conn: sqlite3.Connection, graphs: Graphs, thread_ttl: JsonObject 
     return made
 
 
-def cron_run(cron: Cron, **more: Any) -> NewRun:
+def cron_run(cron: Cron, headers: Mapping[str, str] = types.MappingProxyType({})) -> NewRun:
     """The run that a cron makes when it fires."""
     body = RunCreateStateless.model_validate({**cron.payload, "assistant_id": cron.assistant_id})
     changes = {"metadata": {**cron.metadata, **(body.metadata or {})}, "on_completion": cron.on_run_completed}
     access = RunAccess(**cron.access) if cron.access else RunAccess()
     body = body.model_copy(update=changes)
-    return NewRun(cron.thread_id, body, cron_id=cron.cron_id, access=access, **more)
+    return NewRun(cron.thread_id, body, cron_id=cron.cron_id, access=access, headers=headers)
 
 
 def _make_room(conn: sqlite3.Connection, new: NewRun, thread: Thread | None) -> list[Run]:
@@ -5930,27 +5908,21 @@ def finish_run(conn: sqlite3.Connection, run: Run, outcome: Outcome) -> Outcome 
         outcome = replace(outcome, status=status, error=error, refusal=None)
     for puts in outcome.shared:
         Items(conn).apply(puts)
+    failed = outcome.status == "error" and outcome.refusal is None
     if outcome.status == "rollback":
         Runs(conn).delete(current)
-        Threads(conn).set_outcome(run.thread_id, None, outcome.error)
     else:
         Runs(conn).set_status(run.run_id, outcome.status)
-        _finish_thread(conn, run.thread_id, outcome)
+    if (rest := outcome.rest) and outcome.status != "rollback":
+        status = "error" if failed else rest.status
+        Threads(conn).set_state(run.thread_id, status, rest.values, rest.interrupts, outcome.error, rest.output_keys)
+    else:
+        Threads(conn).set_outcome(run.thread_id, "error" if failed else None, outcome.error)
     if url := run.kwargs["webhook"]:
         Webhooks(conn).insert(url, _webhook_payload(current, outcome))
     if run.temporary:
         Threads(conn).delete(run.thread_id)
     return outcome
-
-
-def _finish_thread(conn: sqlite3.Connection, thread_id: str, outcome: Outcome) -> None:
-    error, rest = outcome.error, outcome.rest
-    failed = outcome.status == "error" and outcome.refusal is None
-    if rest is None:
-        Threads(conn).set_outcome(thread_id, "error" if failed else None, error)
-    else:
-        status = "error" if failed else rest.status
-        Threads(conn).set_state(thread_id, status, rest.values, rest.interrupts, error, rest.output_keys)
 
 
 def _webhook_payload(run: Run, outcome: Outcome) -> bytes:
@@ -5965,12 +5937,6 @@ def _webhook_payload(run: Run, outcome: Outcome) -> bytes:
         "values": rest.values if rest and shows_values else None,
     }
     return to_json(payload if error is None else {**payload, "error": error})
-
-
-def recover_runs(conn: sqlite3.Connection) -> tuple[int, list[str]]:
-    """At start: what was running is pending again; gives how many runs go on, and the threads to work on."""
-    Runs(conn).release()
-    return Runs(conn).begun(), Runs(conn).waiting_threads()
 
 
 NODE_THREADS = "devserver-node"
@@ -6041,30 +6007,18 @@ class RunLoop:
     def _watch(self) -> None:
         warned = False
         while not self._stopped.wait(self.BLOCKED_SECONDS / 4):
-            silent = time.monotonic() - self._beat
-            if silent > self.BLOCKED_SECONDS:
-                if not warned:
-                    log.warning(
-                        "%s blocks the run loop: other runs wait (await it, or make the node a def)", self._place()
-                    )
-                warned = True
-            else:
-                warned = False
+            blocked = time.monotonic() - self._beat > self.BLOCKED_SECONDS
+            if blocked and not warned:
+                frame = sys._current_frames().get(self._thread.ident or 0)
+                stack = traceback.extract_stack(frame)
+                at = next((entry for entry in reversed(stack) if not _is_library(entry.filename)), stack[-1])
+                what = f"{at.filename}:{at.lineno} ({at.line})"
+                log.warning("%s blocks the run loop: other runs wait (await it, or make the node a def)", what)
+            warned = blocked
             self.loop.call_soon_threadsafe(self._mark)
 
     def _mark(self) -> None:
         self._beat = time.monotonic()
-
-    def _place(self) -> str:
-        """The innermost line of the user's code on the run loop's stack."""
-        frame = sys._current_frames().get(self._thread.ident or 0)
-        stack = traceback.extract_stack(frame) if frame else []
-        for entry in reversed(stack):
-            if not _is_library(entry.filename):
-                return (
-                    f"{entry.filename}:{entry.lineno} ({linecache.getline(entry.filename, entry.lineno or 0).strip()})"
-                )
-        return f"{stack[-1].filename}:{stack[-1].lineno}" if stack else "something"
 
 
 class EventKeeper:
@@ -6225,14 +6179,6 @@ async def end_unstored(db: Db, graphs: Graphs, logs: Logs, run: Run, outcome: Ou
         logs.tell_thread(run.thread_id, event)
 
 
-def _strict_refusal(error: BaseException) -> JsonObject | None:
-    """Why LangGraph refused a strict resume, as clients expect to be told; None for any other error."""
-    if not isinstance(error, UnknownInterruptError):
-        return None
-    ids = {"interrupt_ids": list(error.interrupt_ids), "pending_ids": list(error.pending_ids)}
-    return {"reason": error.reason, **ids}
-
-
 class Execution:
     """One attempt at a run: its graph is called, and its events go to the log, the thread and the database."""
 
@@ -6272,7 +6218,11 @@ class Execution:
             unknown = None if isinstance(error, Unavailable) else error
             log.error("run %s of %s failed", self._run.run_id, self._run.graph_id, exc_info=unknown)
             RUN_SCOPE.set(None)
-            return Outcome("error", value, await self.rest_after_cancel(), refusal=_strict_refusal(error))
+            refusal: JsonObject | None = None
+            if isinstance(error, UnknownInterruptError):  # LangGraph refuses a strict resume
+                ids = {"interrupt_ids": list(error.interrupt_ids), "pending_ids": list(error.pending_ids)}
+                refusal = {"reason": error.reason, **ids}
+            return Outcome("error", value, await self.rest_after_cancel(), refusal=refusal)
         finally:
             self.caller.end(cancelled=False)
 
@@ -6300,17 +6250,6 @@ class Execution:
         self._logs.close_run(self._run.run_id)
         return ended
 
-    def _last(self, outcome: Outcome) -> Iterator[tuple[str, Any]]:
-        """What else is told once the end is stored. Messages that were cut short end with an error: the Python client
-        waits for an end of each."""
-        failed = outcome.error if outcome.status == "error" else None
-        why = failed["message"] if failed else "The run was cancelled."
-        for begun in self._speaking.values():
-            cut = {"event": "error", "message": why, "id": begun["data"]["id"], "run_id": begun["data"]["run_id"]}
-            yield f"{PROTOCOL}messages", {**begun, "timestamp": CLOCK.micros() // 1000, "data": cut}
-        for each in _terminals(outcome):
-            yield f"{PROTOCOL}lifecycle", _lifecycle(self._graphs, self._run, each)
-
     async def leave(self) -> None:
         """The run is going on with the next start of the server."""
         await self._keeper.flush()
@@ -6334,8 +6273,15 @@ class Execution:
         """How the run ended, and the events that tell it to who follows the run, and its thread. A run that was deleted
         ends as if it was cancelled."""
         ended = finish_run(conn, self._run, outcome)
-        last = [failure] if failure and ended and ended.status == "error" else []
-        last += [self._event(*told) for told in self._last(ended or Outcome("interrupted"))]
+        told = ended or Outcome("interrupted")
+        last = [failure] if failure and told.status == "error" else []
+        why = told.error["message"] if told.error and told.status == "error" else "The run was cancelled."
+        for begun in self._speaking.values():  # messages that were cut short: the Python client waits for their ends
+            cut = {"event": "error", "message": why, "id": begun["data"]["id"], "run_id": begun["data"]["run_id"]}
+            params = {**begun, "timestamp": CLOCK.micros() // 1000, "data": cut}
+            last.append(self._event(f"{PROTOCOL}messages", params))
+        for each in _terminals(told):
+            last.append(self._event(f"{PROTOCOL}lifecycle", _lifecycle(self._graphs, self._run, each)))
         self._keeper.append(conn, last)
         Events(conn).set_last_seq(self._run.thread_id, self._seq)
         return ended, last, keep_done(conn, self._run) if ended else run_done(self._run)
@@ -6432,13 +6378,12 @@ def check_webhook(url: str, allowed: WebhookUrls) -> None:
         raise Invalid(f"Invalid webhook URL: {error}") from None
     if parts.scheme not in ("http", "https") or (allowed.require_https and parts.scheme != "https"):
         raise Invalid(f"Webhook host blocked: scheme '{parts.scheme}' not allowed")
-    _check_webhook_host(parts.raw_host.decode(), parts.port or (443 if parts.scheme == "https" else 80), allowed)
-
-
-def _check_webhook_host(host: str, port: int, allowed: WebhookUrls) -> None:
+    host, port = parts.raw_host.decode(), parts.port or (443 if parts.scheme == "https" else 80)
     if not host:
         raise Invalid("Invalid webhook hostname ''")
-    if allowed.allowed_domains and not any(_is_in_domain(host, domain.lower()) for domain in allowed.allowed_domains):
+    # `*.example.com` is every subdomain, without example.com itself
+    domains = [domain.lower() for domain in allowed.allowed_domains]
+    if domains and not any(host == each or (each[:2] == "*." and host.endswith(each[1:])) for each in domains):
         raise Invalid("Webhook domain not allowed")
     if allowed.allowed_ports and port not in allowed.allowed_ports:
         raise Invalid(f"Webhook port {port} not allowed")
@@ -6450,11 +6395,6 @@ def _check_webhook_host(host: str, port: int, allowed: WebhookUrls) -> None:
         raise Invalid(f"Webhook host blocked: DNS resolution failed for '{host}'") from None
     for address in addresses:
         check_webhook_address(address, allowed)
-
-
-def _is_in_domain(host: str, domain: str) -> bool:
-    """`*.example.com` is every subdomain, without example.com itself."""
-    return host.endswith(domain[1:]) if domain.startswith("*.") else host == domain
 
 
 _CLOUD_SECRETS = ipaddress.ip_network("fd00:ec2::/32")  # of Amazon's machines, beside 169.254.169.254
@@ -6590,20 +6530,13 @@ class Schedule:
         self._act = act
         self._pause = 60 * (pause or 0)
         self._noticed = asyncio.Event()
-        self._soon = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped = False
 
     def notice(self) -> None:
-        """What is due next may have changed: it is looked up soon, once for all that is noticed at once. From any
-        thread."""
-        if self._loop and not self._soon:
-            self._soon = True
-            self._loop.call_soon_threadsafe(self._loop.call_later, self.SOON_SECONDS, self._look)
-
-    def _look(self) -> None:
-        self._soon = False  # before the look, so that nothing is missed
-        self._noticed.set()
+        """Read the next due time again soon; calls within 20 ms share one look-up. Thread-safe."""
+        if self._loop and not self._noticed.is_set():
+            self._loop.call_soon_threadsafe(self._noticed.set)
 
     def stop(self) -> None:
         self._stopped = True
@@ -6612,7 +6545,9 @@ class Schedule:
     async def run(self) -> None:
         self._loop, rested, set_back = asyncio.get_running_loop(), time.monotonic(), 0
         while not self._stopped:
-            self._noticed.clear()
+            if self._noticed.is_set():
+                await asyncio.sleep(self.SOON_SECONDS)
+            self._noticed.clear()  # before the look, so that nothing is missed
             begun = time.monotonic()
             CLOCK.steady()  # sees whether the clock was set
             try:
@@ -6628,19 +6563,6 @@ class Schedule:
                 log.error("what is due has to wait, another try follows: %s", error, exc_info=unknown)
                 left = 10 * RETRY_SECONDS
             await _sleep(self._noticed, left)
-
-
-async def sweep_items(db: Db) -> None:
-    """Delete all items that have expired, some in a transaction."""
-    while await db.write(lambda conn: Items(conn).sweep(500)):
-        pass
-
-
-async def sweep_threads(db: Db, serde: SerializerProtocol, limit: int) -> None:
-    """Do what the ttl says of threads that have expired, one in a transaction."""
-    for _ in range(limit):
-        if not await db.write(expire_thread, serde):
-            break
 
 
 def log_end(run: Run, outcome: Outcome, seconds: float) -> None:
@@ -6872,26 +6794,29 @@ class Runner:
         self._workers: dict[str, Worker] = {}
         self._executions: dict[str, Execution] = {}
         self._webhooks = webhooks
-        settings = graphs.settings
-        items, threads = settings.store.ttl, settings.checkpointer.ttl
-        self.thread_ttl = settings.checkpointer.default_ttl()
+        self._serde = saver.serde
+        self._thread_ttl = graphs.settings.checkpointer.ttl
+        pauses = graphs.settings.store.ttl.sweep_interval_minutes, self._thread_ttl.sweep_interval_minutes
         self.crons = Schedule(db, lambda conn: Crons(conn).next_due(), self._fire_crons)
-        expire_items = functools.partial(sweep_items, db)
-        self.items = Schedule(db, lambda conn: Items(conn).next_expiry(), expire_items, items.sweep_interval_minutes)
-        expire = functools.partial(sweep_threads, db, saver.serde, threads.sweep_limit)
-        self.threads = Schedule(db, lambda conn: Threads(conn).next_expiry(), expire, threads.sweep_interval_minutes)
+        self.items = Schedule(db, lambda conn: Items(conn).next_expiry(), self._expire_items, pauses[0])
+        self.threads = Schedule(db, lambda conn: Threads(conn).next_expiry(), self._expire_threads, pauses[1])
         self._background: set[asyncio.Future[None]] = set()
         self.stopping = False
 
     # -- called from the HTTP loop --
 
     async def start(self) -> None:
-        """Start the run loop, and everything that was left unfinished."""
+        """Start the run loop, and everything that was left unfinished: what was running is pending again."""
+
+        def recover(conn: sqlite3.Connection) -> tuple[int, list[str]]:
+            Runs(conn).release()
+            return Runs(conn).begun(), Runs(conn).waiting_threads()
+
         self.loop.start()
         self._slots = asyncio.Semaphore(self.max_concurrency)
         for thread in await self.db.read(lambda conn: Threads(conn).unshown()):
             await show_state(self, thread, CLOCK.steady())
-        count, threads = await self.db.write(recover_runs)
+        count, threads = await self.db.write(recover)
         if count:
             log.info("resuming %s run%s", count, "s" * (count > 1))
         for thread_id in threads:
@@ -6951,20 +6876,18 @@ class Runner:
         self.end(cancelled, told)
         return cancelled
 
-    def end(self, runs: list[Run], told: list[tuple[Run, Event]] | None = None, deleted: bool = False) -> None:
-        """Stop the graphs of runs that were cancelled. Those that had none running are over: tell what was kept of
-        their ends, or where nothing is kept, just that."""
-        unbegun = (run for run in runs if run.status == "pending")
-        for run, event in ((run, run_done(run)) for run in unbegun) if told is None else told:
+    def end(self, runs: list[Run], told: list[tuple[Run, Event]] | None = None) -> None:
+        """Stop the graphs of runs that were cancelled, or deleted, of whose ends nothing is kept then. Those that had
+        not begun are over: tell that."""
+        unbegun = [run for run in runs if run.status == "pending"]
+        for run, event in [(run, run_done(run)) for run in unbegun] if told is None else told:
             self.logs.tell_thread(run.thread_id, event)
         for run in runs:
             self.loop.loop.call_soon_threadsafe(self._stop_graph, run.run_id)
-            if run.status == "pending":
+            if run.status == "pending" or told is None:
                 self.logs.close_run(run.run_id)
-                if run.kwargs["webhook"]:
-                    self.begin_soon(self._webhooks.send_due)
-            elif deleted:
-                self.logs.close_run(run.run_id)
+        if any(run.kwargs["webhook"] for run in unbegun):
+            self.begin_soon(self._webhooks.send_due)
 
     async def with_graph(
         self, graph_id: str, config: JsonObject, access: str, use: Callable[[Graph], Coroutine[Any, Any, T]], **ids: str
@@ -7041,8 +6964,17 @@ class Runner:
             self.threads.notice()  # it may expire now
 
     async def _fire_crons(self) -> None:
-        for created in await self.db.write(fire_crons, self.graphs, self.thread_ttl):
+        for created in await self.db.write(fire_crons, self.graphs):
             self.begin(created)
+
+    async def _expire_items(self) -> None:
+        while await self.db.write(lambda conn: Items(conn).sweep(500)):
+            pass  # some in a transaction, until none is left
+
+    async def _expire_threads(self) -> None:
+        for _ in range(self._thread_ttl.sweep_limit):
+            if not await self.db.write(expire_thread, self._serde):
+                break
 
     async def _run(self, run: Run) -> None:
         """Execute a run and store how it ended. A run whose end can't be stored fails, and leaves the others alone."""
@@ -7652,7 +7584,7 @@ async def delete_assistant(call: Call) -> None:
         threads = Threads(conn).of_assistant(assistant_id, limits) if with_threads else []
         return [run for thread_id in threads for run in delete_thread_rows(conn, thread_id)]
 
-    call.server.runner.end(await call.server.db.write(delete), deleted=True)
+    call.server.runner.end(await call.server.db.write(delete))
 
 
 async def search_assistants(call: Call) -> Response:
@@ -7736,7 +7668,7 @@ async def create_thread(call: Call) -> JsonObject | Response:
     """Make a thread, with a history if `supersteps` are given."""
     server, body = call.server, cast(ThreadCreate, call.body)
     thread_id = to_uuid(body.thread_id, "thread") if body.thread_id else new_id()
-    ttl = thread_ttl(body.ttl) if body.ttl else server.runner.thread_ttl
+    ttl = thread_ttl(body.ttl) if body.ttl else server.graphs.thread_ttl
     readable = await allow_thread(server, thread_id) if body.if_exists == "do_nothing" else {}
 
     def create(conn: sqlite3.Connection) -> tuple[Thread, bool]:
@@ -7823,7 +7755,7 @@ def delete_thread_rows(conn: sqlite3.Connection, thread_id: str, *limits: JsonOb
 async def delete_thread(call: Call) -> None:
     """Remove a thread with its runs and its state."""
     thread_id = call.id("thread")
-    call.server.runner.end(await call.server.db.write(delete_thread_rows, thread_id, *call.limits), deleted=True)
+    call.server.runner.end(await call.server.db.write(delete_thread_rows, thread_id, *call.limits))
 
 
 async def search_threads(call: Call) -> Response:
@@ -7917,7 +7849,7 @@ async def prune_threads(call: Call) -> JsonObject:
         return len(resting), []
 
     count, runs = await call.server.db.write(prune)
-    call.server.runner.end(runs, deleted=True)
+    call.server.runner.end(runs)
     return {"pruned_count": count}
 
 
@@ -8080,11 +8012,7 @@ async def new_run(server: Server, thread_id: str | None, body: RunCreate, **more
                 f"- One of the registered graphs: {', '.join(server.graphs.ids())}"
             ) from None
     new = NewRun(
-        thread_id,
-        body.model_copy(update={"assistant_id": assistant_id}),
-        headers=CONFIGURABLE_HEADERS.get(),
-        thread_ttl=server.runner.thread_ttl,
-        **more,
+        thread_id, body.model_copy(update={"assistant_id": assistant_id}), headers=CONFIGURABLE_HEADERS.get(), **more
     )
     changes, new.access = await allow_run(server, thread_id, new.body, new.run_id)
     if changes:
@@ -8341,7 +8269,7 @@ async def delete_run(call: Call) -> None:
     while deleted is None:
         trace = await call.server.db.read(run_trace, run)
         deleted = await call.server.db.write(delete_run_rows, run, trace, await rest_without(call.server, run, *trace))
-    call.server.runner.end([deleted], deleted=True)
+    call.server.runner.end([deleted])
 
 
 def run_trace(conn: sqlite3.Connection, run: Run) -> tuple[bool, str | None]:
@@ -8667,7 +8595,7 @@ async def fire_cron(call: Call) -> Response:
         raise NotFound(f"Cron '{cron_id}' not found")
     server = call.server
     headers = {"langgraph_request_id": CONFIGURABLE_HEADERS.get()["langgraph_request_id"]}  # maybe it is another's cron
-    new = cron_run(cron, thread_ttl=server.runner.thread_ttl, headers=headers)
+    new = cron_run(cron, headers)
     [run] = await server.runner.create(new)
     return reply(run.to_dict(), headers=run_headers(run, None))
 
