@@ -3834,13 +3834,11 @@ class HeaderPatterns(SettingsPart):
     exclude: list[str] = Field(default_factory=list)
 
     def select(self, headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-        def matches(name: str, patterns: Iterable[str]) -> bool:
-            return any(fnmatch.fnmatchcase(name, pattern.lower()) for pattern in patterns)
-
         named = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
         includes, excludes = (*self.includes, *self.include), (*self.excludes, *self.exclude, *self.SECRET)
-        chosen = [name for name in named if matches(name, includes) and not matches(name, excludes)]
-        return without_own({name: named[name] for name in chosen})
+        chosen = {name for pattern in includes for name in fnmatch.filter(named, pattern.lower())}
+        chosen -= {name for pattern in excludes for name in fnmatch.filter(chosen, pattern.lower())}
+        return without_own({name: named[name] for name in named if name in chosen})
 
 
 class HttpSettings(SettingsPart):
@@ -5698,9 +5696,8 @@ class NewRun:
             "context": {**assistant.context, **given, **from_cron},
         }
         kwargs = Run.kwargs_with(asked, self.own(assistant, thread_id))
-        scope = SharedScope((kwargs["config"]["configurable"], kwargs["context"]), lambda prefix: {})
-        for each in graphs.shared(assistant.graph_id):
-            scope.prefix(*each)  # raises MissingScope, which is Invalid
+        for each in graphs.shared(assistant.graph_id):  # raises MissingScope, which is Invalid
+            SharedScope((kwargs["config"]["configurable"], kwargs["context"]), lambda prefix: {}).prefix(*each)
         at, delay = CLOCK.now(), datetime.timedelta(seconds=body.after_seconds or 0)
         return Run(
             run_id=self.run_id,
@@ -5759,25 +5756,34 @@ def make_run(conn: sqlite3.Connection, graphs: Graphs, new: NewRun) -> Created:
     makes_thread = thread is None and (new.thread_id is None or body.if_not_exists == "create")
     if assistant is None or not (makes_thread or within(thread, new.access.threads)):
         raise NotFound("Thread or assistant not found.")
-    config = client_config(body.config)
-    new = replace(new, task_id=_task_of(conn, new, thread))
-    gave_way = _make_room(conn, new, thread)
-    if thread and gave_way:  # a stateless run's thread has gone with it
-        thread = Threads(conn).get(thread.thread_id)
+    config, strategy = client_config(body.config), body.multitask_strategy or "enqueue"
+    gave_way: list[Run] = []
+    if thread and thread.status == "busy" and strategy != "enqueue":
+        if strategy == "reject":
+            raise Conflict(BUSY)
+        gave_way = Runs(conn).live(thread.thread_id)
+        for run in gave_way:
+            cancel_live_run(conn, run, strategy, f"superseded by run {new.run_id} (multitask_strategy={strategy})")
+        thread = Threads(conn).get(thread.thread_id)  # a stateless run's thread has gone with it
+    elif thread and thread.status == "interrupted" and (waiting := Tasks(conn).waiting(thread.thread_id)):
+        if body.input is None or _given_command(body):  # who answers a task's question goes on with the A2A task
+            new = replace(new, task_id=waiting.run.task_id)
+        else:  # other input drops the question, and ends its task
+            Runs(conn).set_status(waiting.run.run_id, "interrupted")
     thread_id = thread.thread_id if thread else new.thread_id or new_id()
-    before = thread
-    if thread is None:
-        metadata = {"graph_id": assistant.graph_id, "assistant_id": assistant.assistant_id, **new.metadata()}
-        Threads(conn).insert(thread_id, metadata, _thread_config(assistant, {}, config), graphs.thread_ttl)
-    elif thread.status != "busy" or gave_way:
-        metadata = {**thread.metadata, "graph_id": assistant.graph_id, "assistant_id": assistant.assistant_id}
-        before = replace(thread, metadata=metadata, config=_thread_config(assistant, thread.config, config))
-        Threads(conn).update(thread_id, metadata=before.metadata, config=before.config)
-    run = new.run(graphs, assistant, thread_id, before)
     free = thread is None or thread.status != "busy"
+    ids = {"graph_id": assistant.graph_id, "assistant_id": assistant.assistant_id}
+    if thread is None:
+        thread_config = _thread_config(assistant, {}, config)
+        Threads(conn).insert(thread_id, {**ids, **new.metadata()}, thread_config, graphs.thread_ttl)
+    elif free or gave_way:
+        thread_config = _thread_config(assistant, thread.config, config)
+        thread = replace(thread, metadata={**thread.metadata, **ids}, config=thread_config)
+        Threads(conn).update(thread_id, metadata=thread.metadata, config=thread.config)
+    run = new.run(graphs, assistant, thread_id, thread)
     started = run.started() if new.start and free and not body.after_seconds else None
     Runs(conn).insert(started or run)
-    return Created(run, gave_way, started, keep_ends(conn, graphs, gave_way))
+    return Created(run, gave_way, started, keep_ends(conn, graphs, gave_way) if gave_way else [])
 
 
 def fire_crons(conn: sqlite3.Connection, graphs: Graphs) -> list[Created]:
@@ -5811,32 +5817,6 @@ def cron_run(cron: Cron, headers: Mapping[str, str] = types.MappingProxyType({})
     access = RunAccess(**cron.access) if cron.access else RunAccess()
     body = body.model_copy(update=changes)
     return NewRun(cron.thread_id, body, cron_id=cron.cron_id, access=access, headers=headers)
-
-
-def _make_room(conn: sqlite3.Connection, new: NewRun, thread: Thread | None) -> list[Run]:
-    """Apply the multitask strategy to the runs that are in the way; gives those that give way."""
-    strategy = new.body.multitask_strategy or "enqueue"
-    if strategy == "enqueue" or thread is None or thread.status != "busy":
-        return []
-    if strategy == "reject":
-        raise Conflict(BUSY)
-    live = Runs(conn).live(thread.thread_id)
-    reason = f"superseded by run {new.run_id} (multitask_strategy={strategy})"
-    for run in live:
-        cancel_live_run(conn, run, strategy, reason)
-    return live
-
-
-def _task_of(conn: sqlite3.Connection, new: NewRun, thread: Thread | None) -> str | None:
-    """The A2A task that a run belongs to: whoever answers a task's question goes on with it. Other input drops
-    the question, and ends its task."""
-    waiting = Tasks(conn).waiting(thread.thread_id) if thread and thread.status == "interrupted" else None
-    if waiting is None:
-        return new.task_id
-    if new.body.input is None or _given_command(new.body):
-        return waiting.run.task_id
-    Runs(conn).set_status(waiting.run.run_id, "interrupted")
-    return new.task_id
 
 
 def cancel_live_run(conn: sqlite3.Connection, run: Run, action: str, reason: str) -> None:
@@ -6141,42 +6121,26 @@ def _lifecycle(graphs: Graphs, run: Run, data: JsonObject) -> JsonObject:
     return {"event_id": event_id, "namespace": [], "timestamp": ms, "data": {**data, "graph_name": name}}
 
 
-def keep_end(conn: sqlite3.Connection, graphs: Graphs, run: Run, outcome: Outcome) -> list[Event]:
-    """Keep and return what tells of the end of a run whose execution can't: it was cancelled before it began, or the
-    end could not be stored as it was. Where another run of the thread goes on, nothing is told by the event streaming
-    protocol of one that had not begun: the other's end lets its followers go, and this would be taken for it."""
-    is_told = run.status == "running" or not Runs(conn).live(run.thread_id)
-    seq = Events(conn).last_seq(run.thread_id) + LOST_SEQS * run.attempt
-    ends = [Event(event_id(), "error", to_json(outcome.error), 0, run.run_id)] if outcome.status == "error" else []
-    for each in _terminals(outcome) if is_told else ():
-        seq += 1
-        end = to_json(_lifecycle(graphs, run, each))
-        ends.append(Event(event_id(), f"{PROTOCOL}lifecycle", end, seq, run.run_id))
-    if run.kwargs["resumable"]:
-        Events(conn).append(run.thread_id, ends, run.run_id)
-    if is_told:
-        Events(conn).set_last_seq(run.thread_id, seq)
-    return [*ends, keep_done(conn, run)]
-
-
 def keep_ends(conn: sqlite3.Connection, graphs: Graphs, cancelled: Iterable[Run]) -> list[tuple[Run, Event]]:
-    """Keep and return what tells of the ends of cancelled runs that had not begun."""
-    unbegun, end = (run for run in cancelled if run.status == "pending"), Outcome("interrupted")
-    return [(run, event) for run in unbegun for event in keep_end(conn, graphs, run, end)]
-
-
-async def end_unstored(db: Db, graphs: Graphs, logs: Logs, run: Run, outcome: Outcome) -> None:
-    """End a run whose own end could not be stored, as failed, and tell those who follow it."""
-
-    def end(conn: sqlite3.Connection) -> list[Event]:
-        ended = finish_run(conn, run, outcome)
-        return keep_end(conn, graphs, run, ended) if ended else [run_done(run)]
-
-    told = await db.write(end)
-    if told[0].name == "error":
-        logs.fail_run(run, cast(JsonObject, outcome.error), told[0])
-    for event in told:
-        logs.tell_thread(run.thread_id, event)
+    """Keep and return what tells of the ends of cancelled runs that had not begun. Where another run of the thread goes
+    on, nothing is told by the event streaming protocol: the other's end lets its followers go, and this would be taken
+    for it."""
+    told = []
+    for run in cancelled:
+        if run.status != "pending":
+            continue
+        if not Runs(conn).live(run.thread_id):
+            seq, ends = Events(conn).last_seq(run.thread_id) + LOST_SEQS * run.attempt, []
+            for data in _terminals(Outcome("interrupted")):
+                seq += 1
+                end = to_json(_lifecycle(graphs, run, data))
+                ends.append(Event(event_id(), f"{PROTOCOL}lifecycle", end, seq, run.run_id))
+            if run.kwargs["resumable"]:
+                Events(conn).append(run.thread_id, ends, run.run_id)
+            Events(conn).set_last_seq(run.thread_id, seq)
+            told += [(run, event) for event in ends]
+        told.append((run, keep_done(conn, run)))
+    return told
 
 
 class Execution:
@@ -6228,7 +6192,8 @@ class Execution:
 
     async def end(self, outcome: Outcome, stopping: Callable[[], bool]) -> Outcome | None:
         """Store how the run ended, then tell those who follow it. Return the stored outcome, or None if the run was
-        deleted meanwhile. While the database takes nothing, wait; raise Unavailable if the server stops then."""
+        deleted meanwhile. While the database takes nothing, wait; raise Unavailable if the server stops then. A run
+        whose end, or whose events, can't be stored for another reason fails."""
         failure = self._event("error", outcome.error) if outcome.status == "error" and outcome.error else None
         tries = itertools.count(1)
 
@@ -6240,8 +6205,16 @@ class Execution:
                 self._logs.fail_run(self._run, outcome.error or exception_value(error), failure)
             return True
 
-        await self._keeper.flush(patient)
-        ended, last, done = await self._db.write(self._finish, outcome, failure, patient=patient)
+        try:
+            await self._keeper.flush(patient)
+            ended, last, done = await self._db.write(self._finish, outcome, failure, patient=patient)
+        except Unavailable:
+            raise
+        except Exception as error:
+            log.exception("run %s could not be ended", self._run.run_id)
+            outcome = Outcome("error", exception_value(error))
+            failure = self._event("error", outcome.error)
+            ended, last, done = await self._db.write(self._finish, outcome, failure, patient=patient)
         if failure in last:
             self._run_log.error = to_json(outcome.error)
         self._keeper.stop()
@@ -6381,9 +6354,7 @@ def check_webhook(url: str, allowed: WebhookUrls) -> None:
     host, port = parts.raw_host.decode(), parts.port or (443 if parts.scheme == "https" else 80)
     if not host:
         raise Invalid("Invalid webhook hostname ''")
-    # `*.example.com` is every subdomain, without example.com itself
-    domains = [domain.lower() for domain in allowed.allowed_domains]
-    if domains and not any(host == each or (each[:2] == "*." and host.endswith(each[1:])) for each in domains):
+    if allowed.allowed_domains and not any(_is_in_domain(host, domain.lower()) for domain in allowed.allowed_domains):
         raise Invalid("Webhook domain not allowed")
     if allowed.allowed_ports and port not in allowed.allowed_ports:
         raise Invalid(f"Webhook port {port} not allowed")
@@ -6395,6 +6366,11 @@ def check_webhook(url: str, allowed: WebhookUrls) -> None:
         raise Invalid(f"Webhook host blocked: DNS resolution failed for '{host}'") from None
     for address in addresses:
         check_webhook_address(address, allowed)
+
+
+def _is_in_domain(host: str, domain: str) -> bool:
+    """`*.example.com` is every subdomain, without example.com itself."""
+    return host.endswith(domain[1:]) if domain.startswith("*.") else host == domain
 
 
 _CLOUD_SECRETS = ipaddress.ip_network("fd00:ec2::/32")  # of Amazon's machines, beside 169.254.169.254
@@ -6977,7 +6953,7 @@ class Runner:
                 break
 
     async def _run(self, run: Run) -> None:
-        """Execute a run and store how it ended. A run whose end can't be stored fails, and leaves the others alone."""
+        """Execute a run and store how it ended."""
         begun = time.monotonic()
         caller = Caller(self.loopback, run.config()["configurable"].get("langgraph_auth_user"), self._slots)
         try:
@@ -6999,9 +6975,6 @@ class Runner:
                 await self._webhooks.send_due()
         except Unavailable as error:
             log.error("run %s goes on when the server starts again: %s", run.run_id, error)
-        except Exception as error:
-            log.exception("run %s could not be ended", run.run_id)
-            await end_unstored(self.db, self.graphs, self.logs, run, Outcome("error", exception_value(error)))
         finally:
             self.logs.close_run(run.run_id)
 
