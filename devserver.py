@@ -5184,6 +5184,7 @@ class RunLog:
             self._waiters.discard(follower)
 
     async def ended(self) -> None:
+        """Return once the log is closed."""
         async for _ in self.wait_closed():
             pass
 
@@ -8750,10 +8751,8 @@ class EventFilter:
         levels, depth = len(namespace) - len(prefix), self._asked.depth
         if levels < 0 or (depth is not None and levels > depth):
             return False
-        return all(
-            wanted == segment or (":" not in wanted and wanted == segment.partition(":")[0])
-            for wanted, segment in zip(prefix, namespace, strict=False)
-        )
+        pairs = zip(prefix, namespace, strict=False)
+        return all(wanted in (segment, segment.partition(":")[0]) for wanted, segment in pairs)
 
 
 async def protocol_tape(
@@ -8798,7 +8797,7 @@ async def answer_command(server: Server, thread: str, command: Any, session: Ses
     `applied_through_seq` is the number of the last event before the command: a run's own events come after it."""
     given = command if isinstance(command, dict) else {}
     command_id, method, params = given.get("id"), given.get("method"), given.get("params")
-    if not isinstance(command_id, int) or isinstance(command_id, bool) or not isinstance(method, str):
+    if type(command_id) is not int or not isinstance(method, str):  # a bool is an int, too
         form = "Protocol commands must include an integer id and string method."
         return command_failure(command_id, "invalid_argument", form), 400
     try:
@@ -9212,16 +9211,6 @@ TASK_STATES = {
     for state in (*FINAL_STATES, "submitted", "working", "input-required", "rejected", "auth-required", "unknown")
 }
 FILE_WORDS = {"bytes": "raw", "uri": "url", "name": "filename", "mimeType": "mediaType"}
-# fmt: off
-HISTORY_EXTENSION = {
-    "uri": "https://langchain.com/a2a/extensions/history-scope/v1", "required": False,
-    "description": "Choose task-only or full-context response history",
-    "params": {
-        "header": A2A_SCOPE_HEADER, "values": list(A2A_SCOPES), "default": A2A_SCOPES[0],
-        "methods": ["SendMessage", "GetTask", "ListTasks"],
-    },
-}
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -9272,8 +9261,8 @@ class AgentCall:
     def length(self, options: JsonObject) -> int | None:
         """Return how many messages of a task's history to show, None for all. Raises ProtocolError, for a scope too."""
         length: int | None = options.get("historyLength")
-        is_count = isinstance(length, int) and not isinstance(length, bool) and length >= 0
-        require(length is None or is_count, "historyLength must be a non-negative integer")
+        is_count = length is None or (type(length) is int and length >= 0)
+        require(is_count, "historyLength must be a non-negative integer")
         require(self.scope() in A2A_SCOPES, f"{A2A_SCOPE_HEADER} must be one of {A2A_SCOPES}")
         return length
 
@@ -9300,8 +9289,7 @@ async def call_agent(call: Call) -> Response:
             raise ProtocolError(-32700, error.detail) from None
         require(isinstance(message, dict), "Invalid request: must be an object", INVALID_REQUEST)
         given, name, params = message.get("id"), message.get("method"), message.get("params", {})
-        is_id = isinstance(given, str | int) and not isinstance(given, bool)
-        require(is_id, "Invalid request: id must be a string or an integer", INVALID_REQUEST)
+        require(type(given) in (str, int), "Invalid request: id must be a string or an integer", INVALID_REQUEST)
         rpc_id = given
         if "result" in message and "method" not in message:
             return Response(status_code=202)
@@ -9736,8 +9724,7 @@ async def cancel_task(call: AgentCall) -> JsonObject:
 async def list_tasks(call: AgentCall) -> JsonObject:
     """Return a page of the agent's tasks, those changed last first. Raises ProtocolError."""
     server, size, length = call.server, call.params.get("pageSize", A2A_PAGE), call.length(call.params)
-    is_size = isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= A2A_PAGE
-    require(is_size, f"pageSize must be an integer between 1 and {A2A_PAGE}.")
+    require(type(size) is int and 1 <= size <= A2A_PAGE, f"pageSize must be an integer between 1 and {A2A_PAGE}.")
     token, state, since = call.text("pageToken") or "0", call.text("status"), call.text("statusTimestampAfter")
     require(re.fullmatch(r"[0-9]{1,18}", token), f"Invalid page token: '{token}'.")
     states = {word: old for old, new in TASK_STATES.items() for word in (old, new)}
@@ -9802,7 +9789,14 @@ async def agent_card(server: Server, request: Request, assistant: Assistant) -> 
         "supportedInterfaces": [{"protocolBinding": "JSONRPC", "protocolVersion": "1.0", "url": url}],
         "capabilities": {
             "streaming": True, "pushNotifications": False, "stateTransitionHistory": False,
-            "extensions": [HISTORY_EXTENSION],
+            "extensions": [{
+                "uri": "https://langchain.com/a2a/extensions/history-scope/v1", "required": False,
+                "description": "Choose task-only or full-context response history",
+                "params": {
+                    "header": A2A_SCOPE_HEADER, "values": list(A2A_SCOPES), "default": A2A_SCOPES[0],
+                    "methods": ["SendMessage", "GetTask", "ListTasks"],
+                },
+            }],
         },
         "defaultInputModes": inputs, "defaultOutputModes": outputs,
         "skills": [{
