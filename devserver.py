@@ -129,7 +129,6 @@ from langchain_core.runnables.config import var_child_runnable_config
 from langgraph import errors as langgraph_errors
 from langgraph import runtime as langgraph_runtime
 from langgraph import types as langgraph_types
-from langgraph._internal._fields import get_cached_annotated_keys, get_update_as_tuples
 from langgraph.channels.base import MISSING, BaseChannel  # type: ignore[attr-defined]
 from langgraph.channels.ephemeral_value import EphemeralValue
 from langgraph.channels.named_barrier_value import NamedBarrierValue
@@ -909,13 +908,28 @@ def contains(whole: Any, part: Any) -> bool:
     return bool(whole == part)
 
 
-_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
-    "$eq": lambda a, b: a == b,
-    "$ne": lambda a, b: a != b,
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return contains(one, other) and contains(other, one)
+
+
+Operators = dict[str, Callable[[Any, Any], bool]]
+STORE_OPERATORS: Operators = {
+    "$eq": operator.eq,
+    "$ne": operator.ne,
     "$gt": lambda a, b: float(a) > float(b),
     "$gte": lambda a, b: float(a) >= float(b),
     "$lt": lambda a, b: float(a) < float(b),
     "$lte": lambda a, b: float(a) <= float(b),
+}
+AUTH_OPERATORS: Operators = {
+    "$eq": _equal,
+    "$contains": lambda members, wanted: (
+        isinstance(members, list) and all(any(_equal(each, member) for each in members) for member in as_list(wanted))
+    ),
 }
 
 
@@ -923,51 +937,23 @@ def _has_operators(wanted: Any) -> bool:
     return isinstance(wanted, dict) and any(key.startswith("$") for key in wanted)
 
 
-def check_filter(condition: Mapping[str, Any]) -> None:
-    """Raises BadRequest for an unknown operator of a store filter."""
-    for wanted in condition.values():
-        for name in wanted if _has_operators(wanted) else ():
-            if name not in _OPERATORS:
-                raise BadRequest(f"Unsupported operator: {name}")
-
-
 def matches_filter(value: JsonObject, condition: Mapping[str, Any]) -> bool:
-    """A store filter: equality per field, or operators."""
-    return all(_matches_field(value.get(key), wanted) for key, wanted in condition.items())
-
-
-def _matches_field(value: Any, wanted: Any) -> bool:
-    if not _has_operators(wanted):
-        return bool(value == wanted)
-    try:
-        return all(_OPERATORS[name](value, operand) for name, operand in wanted.items())
-    except (TypeError, ValueError):  # what can't be compared doesn't match
-        return False
+    """A store filter: equality per field, or operators. What can't be compared doesn't match."""
+    met = ((value.get(key), wanted if _has_operators(wanted) else {"$eq": wanted}) for key, wanted in condition.items())
+    with contextlib.suppress(TypeError, ValueError):
+        return all(STORE_OPERATORS[name](have, operand) for have, wanted in met for name, operand in wanted.items())
+    return False
 
 
 def passes(metadata: JsonObject, limits: JsonObject) -> bool:
     """Whether a row's metadata pass an authorization filter: key by key, equal to a value (or its `$eq`), or a
     list that `$contains` it, or all of several."""
-    return all(key in metadata and _meets(metadata[key], wanted) for key, wanted in limits.items())
-
-
-FILTER_OPERATORS = frozenset({"$eq", "$contains"})
-
-
-def _meets(value: Any, wanted: Any) -> bool:
-    if not (isinstance(wanted, dict) and wanted.keys() <= FILTER_OPERATORS and wanted):
-        return _equal(value, wanted)
-    if "$eq" in wanted and not _equal(value, wanted["$eq"]):
-        return False
-    members = wanted.get("$contains", [])
-    members = members if isinstance(members, list) else [members]
-    if "$contains" in wanted and not isinstance(value, list):
-        return False
-    return all(any(_equal(each, member) for each in value) for member in members)
-
-
-def _equal(one: Any, other: Any) -> bool:
-    return contains(one, other) and contains(other, one)
+    for key, wanted in limits.items():
+        known = isinstance(wanted, dict) and wanted and wanted.keys() <= AUTH_OPERATORS.keys()
+        operands = wanted if known else {"$eq": wanted}
+        if key not in metadata or not all(AUTH_OPERATORS[name](metadata[key], operands[name]) for name in operands):
+            return False
+    return True
 
 
 class User(dict[str, Any]):
@@ -1199,7 +1185,8 @@ class SharedScope:
         for source in self._sources:
             value = source.get(scope)
             if isinstance(value, str | int | float | uuid.UUID) and value != "":
-                return ".".join(map(_label, (SHARED_ROOT, scope, key, str(value))))
+                labels = (SHARED_ROOT, scope, key, str(value))  # the store joins them with dots
+                return ".".join(label.replace("%", "%25").replace(".", "%2E") for label in labels)
         raise MissingScope(f"Scope {scope} for shared state key '{key}' not in config.configurable")
 
     def preload(self, keys: Iterable[tuple[str, str]]) -> None:
@@ -1238,7 +1225,9 @@ class SharedScope:
 
     def _forget_failed_attempts(self, path: tuple[str, ...]) -> None:
         """A node that is tried again starts from what it saw the first time, and from what is stored."""
-        attempt = _task_attempt()
+        config = var_child_runnable_config.get() or {}
+        info = getattr(config.get("configurable", {}).get("__pregel_runtime"), "execution_info", None)
+        attempt = info.node_attempt if info else 1
         if self._attempts.setdefault(path, attempt) < attempt:
             self._attempts[path] = attempt
             self._supersteps = [s for s in self._supersteps if s.keeper is not None or not _within(s.holder.path, path)]
@@ -1380,8 +1369,13 @@ def _fields(state: Any) -> JsonObject | None:
     """A state as a dict; a model or a dataclass by the fields that were set. None for anything else."""
     if isinstance(state, Mapping):
         return dict(state)
-    keys = get_cached_annotated_keys(type(state))
-    return dict(get_update_as_tuples(state, keys)) if keys else None
+    unset: set[str] = set()
+    if isinstance(state, BaseModel):
+        unset = {name for name, each in type(state).model_fields.items() if each.default is None}
+        unset -= state.model_fields_set
+    names = [name for base in reversed(type(state).__mro__) for name in inspect.get_annotations(base)]
+    found = {name: value for name in names if (value := getattr(state, name, MISSING)) is not MISSING}
+    return {name: value for name, value in found.items() if value is not None or name not in unset} or None
 
 
 class SuperstepEnd(EphemeralValue[Any]):
@@ -1416,24 +1410,11 @@ class MissingScope(Invalid):
 RUN_SCOPE: contextvars.ContextVar[SharedScope | None] = contextvars.ContextVar("run_scope", default=None)
 
 
-def _label(text: str) -> str:
-    """A namespace label: the store joins labels with dots, so dots are percent-encoded."""
-    return text.replace("%", "%25").replace(".", "%2E")
-
-
 def _task_path() -> tuple[str, ...]:
     """The tasks that the graph now starting is nested in, outermost first; () for a run's own graph."""
     config = var_child_runnable_config.get() or {}
     namespace = config.get("configurable", {}).get("checkpoint_ns") or ""
     return tuple(namespace.split("|")) if namespace else ()
-
-
-def _task_attempt() -> int:
-    """How often the task that the graph now starting is in was tried, this time included."""
-    config = var_child_runnable_config.get() or {}
-    runtime = config.get("configurable", {}).get("__pregel_runtime")
-    info = getattr(runtime, "execution_info", None)
-    return info.node_attempt if info else 1
 
 
 ########################################################################################################
@@ -3081,8 +3062,11 @@ class Items(Table[sqlite3.Row]):
         vector: bytes | None = None,
     ) -> list[sqlite3.Row]:
         """In order of first writing; or those that have vectors, by the one that is nearest to `vector`."""
-        check_filter(condition or {})
         where = Where()
+        for wanted in (condition or {}).values():
+            for name in wanted if _has_operators(wanted) else ():
+                if name not in STORE_OPERATORS:
+                    raise BadRequest(f"Unsupported operator: {name}")
         where.add("(expires_at IS NULL OR expires_at > ?)", self._time())
         if prefix:
             text = ".".join(prefix)  # '/' is the character after '.', so this is every longer namespace
@@ -3237,14 +3221,6 @@ CALLER_METADATA = (
 )
 
 
-def _kept_metadata(config: RunnableConfig, metadata: CheckpointMetadata) -> JsonObject:
-    kept = cast(JsonObject, get_checkpoint_metadata(config, metadata))
-    if config["configurable"].get("checkpoint_ns"):
-        known = {**config.get("metadata", {}), **config["configurable"]}
-        kept |= {key: known[key] for key in CALLER_METADATA if key in known}
-    return kept
-
-
 class Saver(BaseCheckpointSaver[str]):
     """LangGraph's checkpointer on the server's file, in the official tables and format.
 
@@ -3266,41 +3242,24 @@ class Saver(BaseCheckpointSaver[str]):
         saver.is_setup = True
         return saver
 
-    def _get(self, conn: sqlite3.Connection, config: RunnableConfig) -> CheckpointTuple | None:
-        return self._official(conn).get_tuple(config)
-
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        return self.db.look(self._get, config)
+        return self.db.look(lambda conn: self._official(conn).get_tuple(config))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        return self.db.look(self._get, config)
-
-    def _list(
-        self, conn: sqlite3.Connection, config: RunnableConfig | None, options: JsonObject
-    ) -> list[CheckpointTuple]:
-        return list(self._official(conn).list(config, **options))
+        return self.get_tuple(config)
 
     def list(self, config: RunnableConfig | None, **options: Any) -> Iterator[CheckpointTuple]:
-        yield from self.db.look(self._list, config, options)
+        yield from self.db.look(lambda conn: [*self._official(conn).list(config, **options)])
 
     async def alist(self, config: RunnableConfig | None, **options: Any) -> AsyncIterator[CheckpointTuple]:
-        for found in await self.db.read(self._list, config, options):
+        for found in await self.db.read(lambda conn: [*self._official(conn).list(config, **options)]):
             yield found
 
-    def _deltas(
-        self, conn: sqlite3.Connection, config: RunnableConfig, channels: Sequence[str]
-    ) -> Mapping[str, DeltaChannelHistory]:
-        return self._official(conn).get_delta_channel_history(config=config, channels=channels)
+    def get_delta_channel_history(self, **of: Any) -> Mapping[str, DeltaChannelHistory]:
+        return self.db.look(lambda conn: self._official(conn).get_delta_channel_history(**of))
 
-    def get_delta_channel_history(
-        self, *, config: RunnableConfig, channels: Sequence[str]
-    ) -> Mapping[str, DeltaChannelHistory]:
-        return self.db.look(self._deltas, config, channels)
-
-    async def aget_delta_channel_history(
-        self, *, config: RunnableConfig, channels: Sequence[str]
-    ) -> Mapping[str, DeltaChannelHistory]:
-        return await self.db.read(self._deltas, config, channels)
+    async def aget_delta_channel_history(self, **of: Any) -> Mapping[str, DeltaChannelHistory]:
+        return await self.db.read(lambda conn: self._official(conn).get_delta_channel_history(**of))
 
     def _checkpoint_writer(
         self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
@@ -3311,6 +3270,10 @@ class Saver(BaseCheckpointSaver[str]):
             kept = {key: value for key, value in values.items() if not isinstance(value, SharedPuts)}
             checkpoint = {**checkpoint, "channel_values": kept}
         configurable = config["configurable"]
+        kept_metadata: JsonObject = {**get_checkpoint_metadata(config, metadata)}
+        if configurable.get("checkpoint_ns"):
+            known = {**config.get("metadata", {}), **configurable}
+            kept_metadata |= {key: known[key] for key in CALLER_METADATA if key in known}
         typed = self.serde.dumps_typed(checkpoint)
         row = (
             str(configurable["thread_id"]),
@@ -3318,7 +3281,7 @@ class Saver(BaseCheckpointSaver[str]):
             checkpoint["id"],
             configurable.get("checkpoint_id"),
             *typed,
-            to_json(_kept_metadata(config, metadata)),
+            to_json(kept_metadata),
         )
         scope = RUN_SCOPE.get()
         if scope and not configurable.get("checkpoint_ns"):
@@ -4274,7 +4237,7 @@ def _limits(said: Any) -> JsonObject:
         raise TypeError(f"expected None, a bool or a filter, got {said!r}")
     limits: JsonObject = orjson.loads(orjson.dumps(dict(said)))
     operators = {key for wanted in limits.values() if isinstance(wanted, dict) for key in wanted}
-    if unknown := {key for key in operators | limits.keys() if key.startswith("$")} - FILTER_OPERATORS:
+    if unknown := {key for key in operators | limits.keys() if key.startswith("$")} - AUTH_OPERATORS.keys():
         raise ValueError(f"unknown operators in a filter: {sorted(unknown)}")
     return limits
 
@@ -4999,27 +4962,20 @@ def state_updates(body: ThreadSuperstepUpdate, graph: Graph) -> list[langgraph_t
 
 def to_command(command: JsonObject, graph: Graph) -> langgraph_types.Command[Any]:
     """A client's command as LangGraph's own. Raises InvalidUpdateError."""
-    goto = command.get("goto") or ()
-    targets = goto if isinstance(goto, list | tuple) else [goto]
+    update = command.get("update")
+    if isinstance(update, list) and "__root__" not in graph.channels:  # else any list is a state
+        pairs = [(pair[0], pair[1]) for pair in update if isinstance(pair, list) and len(pair) == 2]
+        if len(pairs) < len(update) or not all(isinstance(key, str) for key, _ in pairs):  # LangGraph would drop it
+            raise InvalidUpdateError(f"Expected command.update to be an object or a list of [key, value], got {update}")
+        update = pairs
     return langgraph_types.Command(
-        update=_command_update(command.get("update"), graph),
+        update=update,
         resume=command.get("resume"),
         goto=[
             langgraph_types.Send(target["node"], target.get("input")) if isinstance(target, dict) else target
-            for target in targets
+            for target in as_list(command.get("goto") or [])
         ],
     )
-
-
-def _command_update(update: Any, graph: Graph) -> Any:
-    """An update as a Command takes it: pairs of a key and a value are tuples there, which JSON lacks. A graph whose
-    state is no dict takes any list. Raises InvalidUpdateError for another list, which LangGraph would drop."""
-    if not isinstance(update, list) or "__root__" in graph.channels:
-        return update
-    pairs = [(pair[0], pair[1]) for pair in update if isinstance(pair, list) and len(pair) == 2]
-    if len(pairs) < len(update) or not all(isinstance(key, str) for key, _ in pairs):
-        raise InvalidUpdateError(f"Expected command.update to be an object or a list of [key, value], got {update}")
-    return pairs
 
 
 ########################################################################################################
@@ -5341,12 +5297,6 @@ def sse_frame(event: Event, with_id: bool) -> bytes:
 SSE_HEARTBEAT = b": heartbeat\r\n\r\n"
 
 
-def matches_mode(event: Event, modes: Iterable[str]) -> bool:
-    """Whether an event is of one of these stream modes; `messages` modes match all kinds of them."""
-    name = event.name.partition("|")[0]
-    return any(name == mode or (mode.startswith("messages") and name.startswith("messages")) for mode in modes)
-
-
 def _graph_call(graph: Graph, run: Run, control: RunControl | None) -> JsonObject:
     """Return what a run calls its graph with. Raises InvalidUpdateError."""
     kwargs = run.kwargs
@@ -5429,8 +5379,7 @@ class ChunkConverter:
             return output_of(chunk, [*keys, "__interrupt__"])
         shown = {}
         for node, update in chunk.items():
-            own = update if isinstance(update, list) else [update]
-            parts = [part for each in own if (part := output_of(each, keys))]
+            parts = [part for each in as_list(update) if (part := output_of(each, keys))]
             shown[node] = update if node.startswith("__") else parts[0] if len(parts) == 1 else parts or None
         return shown
 
@@ -5532,7 +5481,12 @@ class ProtocolConverter:
             shown = isinstance(payload, dict)  # else it is a whole message, which comes with the values
             return [(method, {**params, "data": self._spoken(payload, metadata["run_id"])})] if shown else []
         if method == "checkpoints":
-            return [(method, {**params, "data": _checkpoint_head(data)})]
+            # where it stands; the state itself comes as values
+            head = {"id": (checkpoint_value(data.get("config")) or {}).get("checkpoint_id")}
+            if parent := checkpoint_value(data.get("parent_config")):
+                head["parent_id"] = parent["checkpoint_id"]
+            known = data.get("metadata") or {}
+            return [(method, {**params, "data": {**head, "step": known.get("step"), "source": known.get("source")}})]
         if method == "tools" and data["event"] == "tool-finished":
             return [(method, params), *self._tool_message(params)]
         if method.startswith("custom:"):
@@ -5585,9 +5539,9 @@ def asked_question(interrupt: JsonObject) -> JsonObject:
 def tool_answer(output: Any, call: str) -> ToolMessage | None:
     """Return the message in a tool's output that answers the call; None if a command has none for it. A value that is
     no message becomes one, as text."""
-    parts = output if isinstance(output, list) else [output]
     if isinstance(output, ToolMessage):
         return output
+    parts = as_list(output)
     if not any(isinstance(part, ToolMessage | langgraph_types.Command) for part in parts):
         return ToolMessage(output if isinstance(output, str) else to_json(output).decode(), tool_call_id=call)
     return next((each for part in parts for each in _tool_messages(part) if each.tool_call_id == call), None)
@@ -5604,15 +5558,6 @@ def _tool_messages(value: Any) -> Iterator[ToolMessage]:
         yield ToolMessage(value["content"], tool_call_id=str(value.get("tool_call_id")))
     elif isinstance(value, ToolMessage):
         yield value
-
-
-def _checkpoint_head(payload: JsonObject) -> JsonObject:
-    """Where a checkpoint stands; the state itself comes as values."""
-    head = {"id": (checkpoint_value(payload.get("config")) or {}).get("checkpoint_id")}
-    if parent := checkpoint_value(payload.get("parent_config")):
-        head["parent_id"] = parent["checkpoint_id"]
-    metadata = payload.get("metadata") or {}
-    return {**head, "step": metadata.get("step"), "source": metadata.get("source")}
 
 
 _REDUCED_MESSAGES = ("human", "ai", "system", "tool", "function", "remove", "chat")
@@ -8082,10 +8027,13 @@ async def run_frames(
 ) -> AsyncIterator[bytes]:
     """A run's events as server-sent events, those of some stream modes only if any are named."""
     resumable = run.kwargs["resumable"]
+    wanted = {"messages" if mode.startswith("messages") else mode for mode in modes}  # one of these matches all
 
     def frame(event: Event) -> bytes | None:
         shown = classic(event)
-        return sse_frame(shown, resumable) if shown and (not modes or matches_mode(shown, modes)) else None
+        if shown is None or (wanted and shown.name.partition("|")[0].partition("/")[0] not in wanted):
+            return None
+        return sse_frame(shown, resumable)
 
     async for part in with_heartbeats(batches, follower, frame):
         yield part
