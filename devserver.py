@@ -916,6 +916,10 @@ def _equal(one: Any, other: Any) -> bool:
     return contains(one, other) and contains(other, one)
 
 
+def _has_members(value: Any, wanted: Any) -> bool:
+    return isinstance(value, list) and all(any(_equal(one, each) for one in value) for each in as_list(wanted))
+
+
 Operators = dict[str, Callable[[Any, Any], bool]]
 STORE_OPERATORS: Operators = {
     "$eq": operator.eq,
@@ -925,12 +929,7 @@ STORE_OPERATORS: Operators = {
     "$lt": lambda a, b: float(a) < float(b),
     "$lte": lambda a, b: float(a) <= float(b),
 }
-AUTH_OPERATORS: Operators = {
-    "$eq": _equal,
-    "$contains": lambda members, wanted: (
-        isinstance(members, list) and all(any(_equal(each, member) for each in members) for member in as_list(wanted))
-    ),
-}
+AUTH_OPERATORS: Operators = {"$eq": _equal, "$contains": _has_members}
 
 
 def _has_operators(wanted: Any) -> bool:
@@ -2488,21 +2487,12 @@ class Run:
         del config["run_id"]
         if (user := config["configurable"]["langgraph_auth_user"]) is not None:
             config["configurable"] = {**config["configurable"], "langgraph_auth_user": user.shown()}
-        return {
-            "run_id": self.run_id,
-            "thread_id": self.thread_id,
-            "assistant_id": self.assistant_id,
-            "created_at": self.created_at,
-            "updated_at": self.updated_at,
-            "metadata": self.metadata,
-            "status": self.status,
-            "kwargs": {**self.kwargs, "config": config},
-            "multitask_strategy": self.multitask_strategy,
-            "langsmith_session_name": None,
-        }
+        shown = {name: getattr(self, name, None) for name in typing.get_args(RunField)}
+        return {**shown, "kwargs": {**self.kwargs, "config": config}}
 
 
 OWN_FLAGS = ("__event_streaming_v2", "__pregel_strict_resume")  # among the server's own values of a run
+_RUN_ID = "json_extract(CAST(metadata AS TEXT), '$.run_id')"  # of a checkpoint
 ANSWERED = -100  # in place of an index in run_writes: the run's answer reached the task
 
 
@@ -2613,7 +2603,7 @@ class Runs(Table[Run]):
     def delete(self, run: Run) -> None:
         """The run with its checkpoints, its events, and what it wrote to older checkpoints."""
         self.take_back(run.run_id, run.thread_id, None)
-        of_run = "thread_id = ? AND json_extract(CAST(metadata AS TEXT), '$.run_id') = ?"
+        of_run = f"thread_id = ? AND {_RUN_ID} = ?"
         for row in self.conn.execute(
             f"SELECT checkpoint_ns, checkpoint_id FROM checkpoints WHERE {of_run}", (run.thread_id, run.run_id)
         ).fetchall():
@@ -2641,7 +2631,7 @@ class Runs(Table[Run]):
     def has_checkpoint(self, run: Run) -> bool:
         """Whether the thread's latest checkpoint is of this run: then its input was applied."""
         query = (
-            "SELECT json_extract(CAST(metadata AS TEXT), '$.run_id') FROM checkpoints "
+            f"SELECT {_RUN_ID} FROM checkpoints "
             "WHERE thread_id = ? AND checkpoint_ns = '' ORDER BY checkpoint_id DESC LIMIT 1"
         )
         return bool(self._value(query, run.thread_id) == run.run_id)
@@ -2650,7 +2640,7 @@ class Runs(Table[Run]):
         """The attempt that wrote the thread's latest checkpoint; 0 if no attempt of this run did."""
         query = (
             "SELECT json_extract(CAST(metadata AS TEXT), '$.run_attempt') FROM checkpoints WHERE thread_id = ? "
-            "AND json_extract(CAST(metadata AS TEXT), '$.run_id') = ? ORDER BY checkpoint_id DESC LIMIT 1"
+            f"AND {_RUN_ID} = ? ORDER BY checkpoint_id DESC LIMIT 1"
         )
         return self._value(query, run.thread_id, run.run_id) or 0
 
@@ -2658,7 +2648,7 @@ class Runs(Table[Run]):
         """Whether the answer that the run brought was used: by a task, or by a subgraph that has gone on."""
         query = (
             "SELECT 1 FROM run_writes WHERE run_id = ?1 AND idx = ?2 UNION ALL SELECT 1 FROM checkpoints "
-            "WHERE thread_id = ?3 AND checkpoint_ns != '' AND json_extract(CAST(metadata AS TEXT), '$.run_id') = ?1"
+            f"WHERE thread_id = ?3 AND checkpoint_ns != '' AND {_RUN_ID} = ?1"
         )
         return bool(self._value(query, run.run_id, ANSWERED, run.thread_id))
 
@@ -2666,7 +2656,7 @@ class Runs(Table[Run]):
         """The id of the checkpoint that is the thread's latest once the run is deleted."""
         query = (
             "SELECT checkpoint_id FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = '' "
-            "AND json_extract(CAST(metadata AS TEXT), '$.run_id') IS NOT ? ORDER BY checkpoint_id DESC LIMIT 1"
+            f"AND {_RUN_ID} IS NOT ? ORDER BY checkpoint_id DESC LIMIT 1"
         )
         return cast("str | None", self._value(query, run.thread_id, run.run_id))
 
@@ -3221,6 +3211,11 @@ CALLER_METADATA = (
 )
 
 
+def place_config(thread_id: str, namespace: str = "", **place: Any) -> RunnableConfig:
+    """Return the config for a place in a thread's history; no checkpoint id means the latest."""
+    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace, **place}}
+
+
 class Saver(BaseCheckpointSaver[str]):
     """LangGraph's checkpointer on the server's file, in the official tables and format.
 
@@ -3318,14 +3313,8 @@ class Saver(BaseCheckpointSaver[str]):
 
     @staticmethod
     def _saved(config: RunnableConfig, checkpoint: Checkpoint) -> RunnableConfig:
-        configurable = config["configurable"]
-        return {
-            "configurable": {
-                "thread_id": configurable["thread_id"],
-                "checkpoint_ns": configurable.get("checkpoint_ns", ""),
-                "checkpoint_id": checkpoint["id"],
-            }
-        }
+        at = config["configurable"]
+        return place_config(at["thread_id"], at.get("checkpoint_ns", ""), checkpoint_id=checkpoint["id"])
 
     def put(
         self,
@@ -3602,14 +3591,9 @@ class Store(BaseStore):
             "namespace": tuple(row["prefix"].split(".")),
             "key": row["key"],
             "value": orjson.loads(row["value"]),
-            "created_at": _store_moment(row["created_at"]),
-            "updated_at": _store_moment(row["updated_at"]),
+            "created_at": parse_moment(row["created_at"]),
+            "updated_at": parse_moment(row["updated_at"]),
         }
-
-
-def _store_moment(text: str) -> datetime.datetime:
-    at = datetime.datetime.fromisoformat(text)
-    return at if at.tzinfo else at.replace(tzinfo=datetime.UTC)
 
 
 def _check_labels(namespace: Sequence[str]) -> None:
@@ -4837,18 +4821,6 @@ CACHE = Cache()
 # 8  State
 ########################################################################################################
 
-EMPTY_STATE: JsonObject = {
-    "values": {},
-    "next": [],
-    "tasks": [],
-    "metadata": None,
-    "created_at": None,
-    "checkpoint": None,
-    "parent_checkpoint": None,
-    "interrupts": [],
-    "checkpoint_id": None,
-    "parent_checkpoint_id": None,
-}
 _CHECKPOINT_KEYS = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")
 
 
@@ -4908,6 +4880,9 @@ def _task_value(task: langgraph_types.PregelTask) -> JsonObject:
         "state": state,
         "result": task.result,
     }
+
+
+EMPTY_STATE = state_value(langgraph_types.StateSnapshot({}, (), {}, None, None, None, (), ()))
 
 
 class Rest(NamedTuple):
@@ -6004,11 +5979,6 @@ class EventKeeper:
 
     def stop(self) -> None:
         self._queue.leave(self._reader)
-
-
-def place_config(thread_id: str, **place: Any) -> RunnableConfig:
-    """Return the config for a place in a thread's history; no checkpoint id means the latest."""
-    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": "", **place}}
 
 
 ATTEMPTS = 5
