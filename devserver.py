@@ -77,11 +77,13 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import errno
 import fnmatch
 import functools
 import hashlib
 import importlib.util
 import inspect
+import io
 import ipaddress
 import itertools
 import json
@@ -117,7 +119,7 @@ from collections.abc import (
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from importlib.machinery import ModuleSpec
-from typing import IO, Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar, cast
 
 import aiosqlite
 import click
@@ -1664,11 +1666,11 @@ class Db:
         self.path = path
         self.vectors = vectors  # whether queries may compare vectors
         self.persistent = path != ":memory:"
-        self._temporary = None if self.persistent else tempfile.TemporaryDirectory(prefix="devserver-")
+        self._temporary = None if self.persistent else tempfile.TemporaryDirectory(None, "devserver-", None, True)
         # absolute: nodes may change the current folder
-        self._file = os.path.join(self._temporary.name, "devserver.db") if self._temporary else os.path.abspath(path)
+        self._file = absolute(os.path.join(self._temporary.name, "devserver.db") if self._temporary else path)
         self._full_sync = full_sync
-        self._lock: IO[str] | None = None
+        self._lock: io.FileIO
         self._writer: _Writer
         self._readers = concurrent.futures.ThreadPoolExecutor(self.READERS, "devserver-read")
         self._idle: deque[sqlite3.Connection] = deque()
@@ -1679,48 +1681,38 @@ class Db:
         self._told: set[str] = set()
         self._quiet_seconds = 0  # since the last commit
         self._tending: asyncio.Task[None]
-        self._share: IO[bytes] | None = None
+        self._opened: contextlib.AsyncExitStack  # closes it all
 
     async def open(self) -> None:
         """Raises StartError with a message for the user if the file can't be used."""
-        self._lock = _lock_file(self._file)
-        try:
-            self._writer = _Writer(self._connect(True), self)
-            await self._writer
-            self._identity, self._log = self._found(), self._found("-wal")
-            self._share = _share_file(self._file)
+        async with contextlib.AsyncExitStack() as stack:
+            if self._temporary:
+                stack.callback(self._temporary.cleanup)
+            self._lock = _lock_file(self._file)
+            stack.callback(_unlock_file, self._lock)
+            try:
+                self._writer = _Writer(self._connect(True), self)
+                await self._writer
+                stack.push_async_callback(self._writer.close)
+                self._identity, self._log = self._found(), self._found("-wal")
+                _share_file(self._file, stack)
+            except sqlite3.Error as error:
+                raise StartError(
+                    f"{self.path}: {_fault(error) or error}. Is it a devserver database, and can it be written?"
+                ) from None
             self._tending = asyncio.ensure_future(self._tend_log())
-        except (sqlite3.Error, StartError) as error:
-            self._unlock()
-            if isinstance(error, StartError):
-                raise
-            raise StartError(
-                f"{self.path}: {_fault(error) or error}. Is it a devserver database, and can it be written?"
-            ) from None
+            self._opened = stack.pop_all()
 
     def announce(self, address: str) -> None:
         """Write where the server listens beside its pid, for commands that look for it."""
-        if self._lock:
-            self._lock.write(f"\n{address}")
-            self._lock.flush()
+        self._lock.write(f"\n{address}".encode())
 
     async def close(self) -> None:
         self._tending.cancel()
         self._readers.shutdown()
         for conn in self._owned:
             conn.close()
-        if self._share:
-            self._share.close()
-        await self._writer.close()
-        self._unlock()
-        if self._temporary:
-            self._temporary.cleanup()
-
-    def _unlock(self) -> None:
-        if self._lock:
-            with contextlib.suppress(OSError):
-                os.unlink(self._lock.name)
-            self._lock.close()
+        await self._opened.aclose()
 
     async def write(
         self, function: Callable[..., T], *args: Any, patient: Callable[[Unavailable], bool] = lambda error: False
@@ -1864,6 +1856,8 @@ class Db:
             )
         conn.execute("PRAGMA journal_mode = WAL")
         conn.execute(f"PRAGMA synchronous = {'FULL' if self._full_sync else 'NORMAL'}")
+        for pragma in ("fullfsync", "checkpoint_fullfsync"):  # else macOS leaves it in the disk's own cache
+            conn.execute(f"PRAGMA {pragma} = {self._full_sync}")
         SqliteSaver(conn).setup()
         SqliteStore(conn).setup()  # but for its tables for vectors, if SQLite takes no extensions
         conn.execute("CREATE TABLE IF NOT EXISTS vector_migrations (v INTEGER PRIMARY KEY)")
@@ -1901,74 +1895,94 @@ def _distance(a: bytes, b: bytes) -> float | None:
     return 1 - sum(map(operator.mul, x, y)) / lengths if lengths else None
 
 
-def close_in_children(file: IO[str] | IO[bytes] | socket.socket) -> None:
+def absolute(path: str) -> str:
+    """Return the absolute path of a file, on Windows in the form that may have more than 260 characters."""
+    path = os.path.abspath(path)
+    if sys.platform != "win32" or len(path) < 248 or path.startswith("\\\\?\\"):  # 12 are for "-wal" and the like
+        return path
+    return f"\\\\?\\UNC{path[1:]}" if path.startswith("\\\\") else f"\\\\?\\{path}"
+
+
+def close_in_children(file: io.IOBase | socket.socket) -> None:
     """Keep a process that user code forks from holding a file or a port when this one was killed."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=file.close)
 
 
-def _lock_file(path: str) -> IO[str] | None:
+def _try_lock(file: io.FileIO, shared: bool = False) -> bool:
+    """Lock a file that is open, and return whether no other process has it. Raises OSError if that can't be done."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(1 << 30)  # far beyond the end, since what is locked can't be read
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_NB | (fcntl.LOCK_SH if shared else fcntl.LOCK_EX))
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def _lock_file(path: str) -> io.FileIO:
     """Keep other servers off the database. Raises StartError naming the one that has it."""
     try:
-        import fcntl
-    except ImportError:  # no flock on Windows: SQLite alone guards the file there
-        return None
-    try:
-        lock = open(f"{os.path.realpath(path)}.lock", "a+")  # noqa: SIM115  it stays open as long as the server runs
+        lock = io.FileIO(f"{os.path.realpath(path)}.lock", "a+")
     except OSError as error:
         raise StartError(f"cannot write beside {path}: {error.strerror}. Name another file with --db.") from None
+    problem = None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.path.exists(lock.name) or os.stat(lock.name).st_ino != os.fstat(lock.fileno()).st_ino:
+        if not _try_lock(lock):
+            lock.seek(0)
+            pid = (lock.read().decode().split() or ["unknown"])[0]
+            problem = f"{path} is in use by another devserver (pid {pid}). Stop it, or name another file with --db."
+        elif not os.path.exists(lock.name) or os.stat(lock.name).st_ino != os.fstat(lock.fileno()).st_ino:
             lock.close()  # its server stopped and took the file away meanwhile
             return _lock_file(path)
     except OSError as error:
-        lock.seek(0)
-        pid = (lock.read().split() or ["unknown"])[0]
+        problem = f"{path}: files can't be locked there ({error.strerror}). Name one on a local disk with --db."
+    if problem:
         lock.close()
-        problem = f"{path} is in use by another devserver (pid {pid}). Stop it, or name another file with --db."
-        if not isinstance(error, BlockingIOError):
-            problem = f"{path}: files can't be locked there ({error.strerror}). Name one on a local disk with --db."
-        raise StartError(problem) from None
+        raise StartError(problem)
     close_in_children(lock)
     lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
+    lock.write(str(os.getpid()).encode())
     return lock
 
 
-def _share_file(path: str) -> IO[bytes] | None:
+def _unlock_file(lock: io.FileIO) -> None:
+    if sys.platform == "win32":  # an open file can't be deleted there, also not by others
+        lock.close()
+    with contextlib.suppress(OSError):
+        os.unlink(lock.name)
+    lock.close()
+
+
+def _share_file(path: str, stack: contextlib.AsyncExitStack) -> None:
     """Hold SQLite's shared lock so that no other program takes itself for the last one and removes the log.
 
     SQLite's own locks go when a node opens and closes the file; this one, of an open file, stays. Close it last but
     for one connection.
     """
-    try:
+    if sys.platform == "linux":  # elsewhere what is lost is healed after each commit
         import fcntl
 
-        command = fcntl.F_OFD_SETLK
-    except (ImportError, AttributeError):  # not Linux: what is lost is healed after each commit
-        return None
-    file = open(path, "rb")  # noqa: SIM115  it stays open as long as the server runs
-    close_in_children(file)
-    with contextlib.suppress(OSError):
-        fcntl.fcntl(file, command, struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, 0x40000002, 510, 0))
-    return file
+        file = stack.enter_context(open(path, "rb"))  # noqa: SIM115  it stays open as long as the server runs
+        close_in_children(file)
+        with contextlib.suppress(OSError):
+            lock = struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, 0x40000002, 510, 0)
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, lock)
 
 
 def server_address(path: str) -> str | None:
     """Where the server that has a database listens; None if none has it, or that can't be told."""
-    try:
-        import fcntl
-
-        with open(f"{os.path.realpath(path)}.lock") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                _, *address = lock.read().split()
-                return address[0] if address else None
-    except (ImportError, OSError):
-        pass
+    with contextlib.suppress(OSError), io.FileIO(f"{os.path.realpath(absolute(path))}.lock") as lock:
+        if not _try_lock(lock, shared=True):
+            lock.seek(0)
+            _, *address = lock.read().decode().split()
+            return address[0] if address else None
     return None
 
 
@@ -10719,31 +10733,56 @@ async def reload(server: Server, changed: list[str]) -> None:
 ########################################################################################################
 
 DEFAULT_PORT = 2024
+LOCALHOST = ("127.0.0.1", "::1")  # clients try either first
 BACKLOG = 2048  # connections that wait to be accepted
 
 
-def bind(host: str, port: int | None) -> socket.socket:
-    """A listening socket. Without a port the default one, or the next that is free. Raises StartError."""
-    tried = [DEFAULT_PORT + step for step in range(100)] if port is None else [port]
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for candidate in tried:
-        # asyncio turns Nagle's delay off only where the protocol is named
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, candidate))
-            listener.listen(BACKLOG)
-        except OSError as error:
-            listener.close()
-            problem = error
-            continue
-        close_in_children(listener)
-        return listener
-    if port is not None:
-        raise StartError(
-            f"cannot listen on {host}:{port}: {problem.strerror}. Choose another with --port, or --port 0."
-        )
-    raise StartError(f"cannot listen on {host}: ports {tried[0]} to {tried[-1]} are taken ({problem.strerror})")
+def bind(host: str, port: int | None) -> list[socket.socket]:
+    """Return a listening socket for each address of a host, all on one port. Without a port it is the default one, or
+    the next that is free. Raises StartError."""
+    addresses = LOCALHOST if host == "localhost" else (host,)
+    first = DEFAULT_PORT if port is None else port
+    candidates = range(first, first + 100) if port is None else [port] * (1 if port else 20)  # 0: a new one each time
+    for candidate in candidates:
+        with contextlib.ExitStack() as stack:
+            listeners: list[socket.socket] = []
+            for address in addresses:
+                try:
+                    listener = stack.enter_context(_listener(address, candidate))
+                except OSError as error:
+                    problem, is_taken = error, error.errno in (errno.EADDRINUSE, errno.EACCES)
+                    if is_taken or not listeners:
+                        break
+                    continue  # the machine has no IPv6
+                listeners.append(listener)
+                candidate = listener.getsockname()[1]
+            else:
+                stack.pop_all()
+                return listeners
+        if not is_taken:
+            break
+    if port is None and is_taken:
+        raise StartError(f"cannot listen on {address}: ports {first} to {candidate} are taken ({problem.strerror})")
+    raise StartError(
+        f"cannot listen on {address}:{candidate}: {problem.strerror}. Choose another with --port, or --port 0."
+    )
+
+
+def _listener(address: str, port: int) -> socket.socket:
+    # asyncio turns Nagle's delay off only where the protocol is named
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        # on Windows SO_REUSEADDR lets others share a port that is in use
+        option = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
+        listener.setsockopt(socket.SOL_SOCKET, option, 1)
+        listener.bind((address, port))
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    close_in_children(listener)
+    return listener
 
 
 def banner(server: Server, address: str, port: int | None, reload: bool) -> str:
@@ -10751,7 +10790,8 @@ def banner(server: Server, address: str, port: int | None, reload: bool) -> str:
     lines = [f"devserver {__version__}", f"  API       {address}", f"  Docs      {address}/docs"]
     if port is None and f":{DEFAULT_PORT}" not in address:
         lines.append(f"            PORT {DEFAULT_PORT} IS TAKEN: point your clients at {address}")
-    lines.append(f"  Clients   export LANGGRAPH_API_URL={address}")
+    line = '$env:LANGGRAPH_API_URL = "{}"' if sys.platform == "win32" else "export LANGGRAPH_API_URL={}"
+    lines.append(f"  Clients   {line.format(address)}")
     kept = "kept between starts" if server.db.persistent else "gone when the server stops"
     lines.append(f"  Database  {server.db.path} ({kept})")
     lines += [f"  Graph     {loaded.spec.graph_id}  {loaded.spec.path}" for loaded in server.graphs.all()]
@@ -10816,18 +10856,18 @@ async def serve(options: UpOptions) -> None:
     """Serve until a signal. Raises StartError, with everything closed, for whatever prevents that."""
     async with contextlib.AsyncExitStack() as stack:
         try:
-            http, listener = await prepare(options, stack)
+            http, listeners = await prepare(options, stack)
         except Exception as error:
             known = isinstance(error, StartError | Unavailable)
             raise StartError(str(error) if known else f"cannot start: {type(error).__name__}: {error}") from error
         with contextlib.suppress(SystemExit):  # uvicorn's, after it has shown why there was no start
-            await http.serve(sockets=[listener])
+            await http.serve(sockets=listeners)
         if not http.started:
             raise StartError("http.app failed to start: see above")
 
 
-async def prepare(options: UpOptions, stack: contextlib.AsyncExitStack) -> tuple[uvicorn.Server, socket.socket]:
-    """All that comes before the first request: connections wait in the listening socket's queue meanwhile. The stack
+async def prepare(options: UpOptions, stack: contextlib.AsyncExitStack) -> tuple[uvicorn.Server, list[socket.socket]]:
+    """All that comes before the first request: connections wait in the listening sockets' queues meanwhile. The stack
     gets what closes it all."""
     import uvicorn
 
@@ -10835,10 +10875,10 @@ async def prepare(options: UpOptions, stack: contextlib.AsyncExitStack) -> tuple
     settings = read_settings(options.config)
     set_environment(settings, options.env_file)
     tls = tls_context(options)
-    listener = stack.enter_context(bind(options.host, options.port))
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    name = "localhost" if host in ("127.0.0.1", "0.0.0.0", "[::]") else host
-    address = f"{'https' if tls else 'http'}://{name}:{listener.getsockname()[1]}"
+    listeners = [stack.enter_context(listener) for listener in bind(options.host, options.port)]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(options.host, options.host)
+    name = f"[{host}]" if ":" in host else host
+    address = f"{'https' if tls else 'http'}://{name}:{listeners[0].getsockname()[1]}"
     base = os.environ["LANGGRAPH_API_URL"] = address + settings.http.mount_prefix  # for the application's own clients
     await debugger(options)
     path = options.db or str(settings.path.parent / "devserver.db")
@@ -10856,15 +10896,14 @@ async def prepare(options: UpOptions, stack: contextlib.AsyncExitStack) -> tuple
     config.load()
     config.ssl = tls
     rest_collector()
-    text, console = banner(server, base, options.port, options.reload), getattr(sys.stdout, "encoding", None) or "utf-8"
-    click.echo(text.encode(console, "backslashreplace").decode(console))  # it need not know every letter of a path
+    click.echo(banner(server, base, options.port, options.reload))
     if options.reload:
         watcher = asyncio.ensure_future(reload_on_change(server))
         stack.push_async_callback(asyncio.wait, [watcher])
         stack.callback(watcher.cancel)
     if options.open_browser:
         click.launch(f"{base}/docs")
-    return _http_server(config, server), listener
+    return _http_server(config, server), listeners
 
 
 async def stop_runner(runner: Runner) -> None:
@@ -10901,14 +10940,15 @@ async def debugger(options: UpOptions) -> None:
     """Let a debugger attach, and wait for one if that was asked for. Raises StartError."""
     if options.debug_port is None:
         return
+    host = LOCALHOST[0] if options.host == "localhost" else options.host
     try:
         debugpy = importlib.import_module("debugpy")
-        debugpy.listen((options.host, options.debug_port))
+        debugpy.listen((host, options.debug_port))
     except ModuleNotFoundError:
         raise StartError(f"--debug-port needs debugpy. {installing('debug')}") from None
     except Exception as error:  # debugpy has no class of its own for this
-        raise StartError(f"cannot listen for a debugger on {options.host}:{options.debug_port}: {error}") from None
-    log.info("a debugger may attach to %s:%s", options.host, options.debug_port)
+        raise StartError(f"cannot listen for a debugger on {host}:{options.debug_port}: {error}") from None
+    log.info("a debugger may attach to %s:%s", host, options.debug_port)
     while options.wait_for_client and not debugpy.is_client_connected():  # noqa: ASYNC110  it has no other way
         await asyncio.sleep(0.05)
 
@@ -10921,16 +10961,38 @@ def rest_collector() -> None:
     gc.enable()
 
 
+def raise_file_limit() -> None:
+    """Let the process open 4,096 files if it may: what macOS gives, 256, is too few for many streams."""
+    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has no such limit
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 MAX_HEAD_BYTES = 256 * 1024
+MAX_CONNECTIONS = 450 if sys.platform == "win32" else sys.maxsize  # select() takes 512 sockets there, of any kind
 
 
 def _http_protocol() -> type[asyncio.Protocol]:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
     class HttpProtocol(HttpToolsProtocol):
-        """uvicorn's, but the head of a request has an end."""
+        """uvicorn's, but the head of a request has an end, and connections have a limit."""
 
         _head: int | None = 0  # bytes of it so far; None while a body comes
+        _silent_until = 0.0
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if len(self.connections) > MAX_CONNECTIONS:
+                transport.write(b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n\r\n")
+                transport.close()
+                if time.monotonic() > HttpProtocol._silent_until:
+                    HttpProtocol._silent_until = time.monotonic() + 60
+                    log.error("%d connections are open, more are refused: close clients", MAX_CONNECTIONS)
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -10983,6 +11045,8 @@ def _http_server(config: uvicorn.Config, server: Server) -> uvicorn.Server:
 @click.version_option(__version__, prog_name="devserver")
 def main() -> None:
     """A local, offline server for LangGraph applications."""
+    with contextlib.suppress(AttributeError, OSError):  # the console need not know every letter of a path, or a print()
+        cast(Any, sys.stdout).reconfigure(errors="backslashreplace")
 
 
 PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -10991,7 +11055,7 @@ LOG_LEVELS = click.Choice(["debug", "info", "warning", "error", "critical"], cas
 
 @main.command(context_settings={"show_default": True})
 @click.option("--config", type=click.Path(path_type=Path), default=Path("langgraph.json"))
-@click.option("--host", default="127.0.0.1")
+@click.option("--host", default="localhost", help="127.0.0.1 and ::1 are localhost; any other host is itself alone.")
 @click.option("--port", type=click.IntRange(0, 65535), help="0 picks a free one.  [default: 2024, or the next free]")
 @click.option("--db", help="Database file, or :memory:  [default: devserver.db beside langgraph.json]")
 @click.option("--no-reload", is_flag=True, help="Do not reload graphs when their code changes.")
@@ -11021,9 +11085,12 @@ def up(verbose: bool, server_log_level: str, no_reload: bool, tunnel: bool, **op
     if options["wait_for_client"] and not options["debug_port"]:
         raise click.UsageError("--wait-for-client needs --debug-port.")
     setup_logging("DEBUG" if verbose else server_log_level.upper())
+    raise_file_limit()
     code = 0
     try:
-        asyncio.run(serve(UpOptions(reload=not no_reload, **options)))
+        # not Windows' own loop, which stops listening when a client leaves while its connection is accepted
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            runner.run(serve(UpOptions(reload=not no_reload, **options)))
     except StartError as error:
         log.debug("where that comes from:", exc_info=error)
         click.echo(f"devserver: {error}", err=True)
