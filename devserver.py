@@ -2666,14 +2666,6 @@ class Runs(Table[Run]):
         )
         return bool(self._value(query, run.run_id, ANSWERED, run.thread_id))
 
-    def latest_checkpoint_without(self, run: Run) -> str | None:
-        """The id of the checkpoint that is the thread's latest once the run is deleted."""
-        query = (
-            "SELECT checkpoint_id FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = '' "
-            f"AND {_RUN_ID} IS NOT ? ORDER BY checkpoint_id DESC LIMIT 1"
-        )
-        return cast("str | None", self._value(query, run.thread_id, run.run_id))
-
     def queue(self) -> JsonObject:
         """Figures for the metrics."""
         rows = self.conn.execute(f"SELECT thread_id, status, due FROM runs WHERE {LIVE}").fetchall()
@@ -7227,8 +7219,8 @@ def named_ids(server: Server, values: Mapping[str, Any]) -> JsonObject:
     for kind in ("assistant", "thread", "run", "cron"):
         text = values.get(f"{kind}_id")
         if text and isinstance(text, str):
-            known = system_assistant_id(text) if kind == "assistant" and text in server.graphs.ids() else text
-            ids[f"{kind}_id"] = uuid.UUID(to_uuid(known, kind))
+            known = to_assistant_id(server, text) if kind == "assistant" else to_uuid(text, kind)
+            ids[f"{kind}_id"] = uuid.UUID(known)
     return ids
 
 
@@ -7408,6 +7400,11 @@ def system_assistant_id(graph_id: str) -> str:
     return str(uuid.uuid5(GRAPH_NAMESPACE, graph_id))
 
 
+def to_assistant_id(server: Server, name: str) -> str:
+    """The id of an assistant that is named by it, or by its graph if it is that graph's own. Raises InvalidId."""
+    return system_assistant_id(name) if name in server.graphs.ids() else to_uuid(name, "assistant")
+
+
 async def create_assistant(call: Call) -> JsonObject:
     """Make an assistant of a graph."""
     body: AssistantCreate = call.body
@@ -7531,8 +7528,7 @@ async def set_latest_assistant(call: Call) -> JsonObject:
 
 async def get_assistant_graph(call: Call) -> JsonObject:
     """The drawing of an assistant's graph; `xray` opens subgraphs."""
-    name = call.request.path_params["assistant_id"]
-    assistant_id = system_assistant_id(name) if name in call.server.graphs.ids() else call.id("assistant")
+    assistant_id = to_assistant_id(call.server, call.request.path_params["assistant_id"])
     assistant = find_assistant(call.server, assistant_id, *call.limits)
     return await of_assistant_graph(call.server, assistant, lambda graph: graph_drawing(graph, call.query["xray"]))
 
@@ -7773,12 +7769,10 @@ def thread_graph_id(thread: Thread) -> str | None:
 async def of_thread_state(call: Call, read: Callable[[Graph], Coroutine[Any, Any, T]], missing: T) -> T:
     """Read something with the graph of the call's thread; `missing` if it has none yet."""
     thread = find_thread(call)
-    graph_id, config, ids = thread_graph_id(thread), thread.config, {"thread_id": thread.thread_id}
-    return (
-        missing
-        if graph_id is None
-        else await call.server.runner.with_graph(graph_id, config, "threads.read", read, **ids)
-    )
+    graph_id, ids = thread_graph_id(thread), {"thread_id": thread.thread_id}
+    if graph_id is None:
+        return missing
+    return await call.server.runner.with_graph(graph_id, thread.config, "threads.read", read, **ids)
 
 
 async def get_state(call: Call) -> JsonObject:
@@ -7811,14 +7805,13 @@ async def search_history(call: Call) -> list[JsonObject]:
 async def history_of(
     call: Call, place: JsonObject, before: JsonObject, limit: int, metadata: JsonObject | None
 ) -> list[JsonObject]:
-    thread_id, missing = call.id("thread"), list[JsonObject]()
-    config = place_config(thread_id, **place)
-    bound = place_config(thread_id, **before) if before.get("checkpoint_id") else None
+    config = place_config(call.id("thread"), **place)
+    bound = place_config(call.id("thread"), **before) if before.get("checkpoint_id") else None
 
     async def read(graph: Graph) -> list[JsonObject]:
-        return await read_history(graph, config, limit, bound, metadata) if limit else missing
+        return await read_history(graph, config, limit, bound, metadata) if limit else []
 
-    return await of_thread_state(call, read, missing)
+    return await of_thread_state(call, read, list[JsonObject]())
 
 
 async def update_state(call: Call) -> JsonObject:
@@ -7839,54 +7832,48 @@ Supersteps = Callable[[Graph], list[list[langgraph_types.StateUpdate]]]
 
 async def change_state(server: Server, thread: Thread, place: RunnableConfig, supersteps: Supersteps) -> RunnableConfig:
     """Apply changes to a thread's checkpoints, then show the new state on the thread. Gives its place."""
-    lock = server.updates.setdefault(thread.thread_id, asyncio.Lock())
-    async with lock:  # one after the other: each builds on the one before
-        return await _change_state(server, thread, place, supersteps)
+    async with server.updates.setdefault(thread.thread_id, asyncio.Lock()):  # each builds on the one before
+        began, ids = CLOCK.steady(), {"thread_id": thread.thread_id}
+        graph_id = thread_graph_id(thread)
+        if graph_id is None:
+            raise MissingGraph(NO_GRAPH.format(thread.thread_id))
+        live = await server.db.read(lambda conn: Runs(conn).live(thread.thread_id))
+        if live:
+            raise Conflict(f"Thread {thread.thread_id} has in-flight runs: {[run.run_id for run in live]}")
+        newest = await server.db.read(lambda conn: Runs(conn).newest(thread.thread_id))
+        kwargs = newest.kwargs if newest else {"config": thread.config, "context": {}}
+        scope = SharedScope(
+            ({**kwargs["config"].get("configurable", {}), **(user := identity())}, kwargs["context"]),
+            lambda prefix: server.db.look(lambda conn: Items(conn).load(prefix)),
+            updates=(thread.thread_id, began),
+        )
 
+        async def change(graph: Graph) -> tuple[RunnableConfig, JsonObject, Rest]:
+            token = RUN_SCOPE.set(scope)
+            try:
+                whole: RunnableConfig = {"configurable": {**place["configurable"], "graph_id": graph_id, **user}}
+                changed = await graph.abulk_update_state(whole, supersteps(graph))
+            except ApiError:
+                raise
+            except Exception as error:
+                raise _refused_update(thread, error) from None
+            finally:
+                RUN_SCOPE.reset(token)
+            found = await snapshot(graph, place_config(thread.thread_id))
+            return changed, state_value(found), Rest.of(graph, found)
 
-async def _change_state(
-    server: Server, thread: Thread, place: RunnableConfig, supersteps: Supersteps
-) -> RunnableConfig:
-    began = CLOCK.steady()
-    graph_id = thread_graph_id(thread)
-    if graph_id is None:
-        raise MissingGraph(NO_GRAPH.format(thread.thread_id))
-    live = await server.db.read(lambda conn: Runs(conn).live(thread.thread_id))
-    if live:
-        raise Conflict(f"Thread {thread.thread_id} has in-flight runs: {[run.run_id for run in live]}")
-    newest = await server.db.read(lambda conn: Runs(conn).newest(thread.thread_id))
-    kwargs = newest.kwargs if newest else {"config": thread.config, "context": {}}
-    scope = SharedScope(
-        ({**kwargs["config"].get("configurable", {}), **(user := identity())}, kwargs["context"]),
-        lambda prefix: server.db.look(lambda conn: Items(conn).load(prefix)),
-        updates=(thread.thread_id, began),
-    )
-
-    async def change(graph: Graph) -> tuple[RunnableConfig, JsonObject, Rest]:
-        token = RUN_SCOPE.set(scope)
         try:
-            whole: RunnableConfig = {"configurable": {**place["configurable"], "graph_id": graph_id, **user}}
-            changed = await graph.abulk_update_state(whole, supersteps(graph))
-        except ApiError:
+            changed, state, rest = await server.runner.with_graph(
+                graph_id, thread.config, "threads.update", change, **ids
+            )
+        except Exception:  # of several supersteps the first may be there
+            if await server.db.read(lambda conn: Threads(conn).is_unshown(thread.thread_id)):
+                await show_state(server.runner, thread, began)
             raise
-        except Exception as error:
-            raise _refused_update(thread, error) from None
-        finally:
-            RUN_SCOPE.reset(token)
-        found = await snapshot(graph, place_config(thread.thread_id))
-        return changed, state_value(found), Rest.of(graph, found)
 
-    try:
-        ids = {"thread_id": thread.thread_id}
-        changed, state, rest = await server.runner.with_graph(graph_id, thread.config, "threads.update", change, **ids)
-    except Exception:  # of several supersteps the first may be there
-        if await server.db.read(lambda conn: Threads(conn).is_unshown(thread.thread_id)):
-            await show_state(server.runner, thread, began)
-        raise
-
-    await show_state(server.runner, thread, began, rest, to_json({"state": state, "thread_id": thread.thread_id}))
-    server.runner.threads.notice()
-    return changed
+        await show_state(server.runner, thread, began, rest, to_json({"state": state, "thread_id": thread.thread_id}))
+        server.runner.threads.notice()
+        return changed
 
 
 def _refused_update(thread: Thread, error: Exception) -> BadRequest:
@@ -7904,16 +7891,13 @@ def _refused_update(thread: Thread, error: Exception) -> BadRequest:
 
 async def new_run(server: Server, thread_id: str | None, body: RunCreate, **more: Any) -> NewRun:
     """A run as asked for, with its assistant found by id or graph. Raises Invalid for what can't be."""
-    if body.assistant_id in server.graphs.ids():
-        assistant_id = system_assistant_id(body.assistant_id)
-    else:
-        try:
-            assistant_id = str(uuid.UUID(body.assistant_id))
-        except ValueError:
-            raise Invalid(
-                f"Invalid assistant: '{body.assistant_id}'. Must be either:\n- A valid assistant UUID, or\n"
-                f"- One of the registered graphs: {', '.join(server.graphs.ids())}"
-            ) from None
+    try:
+        assistant_id = to_assistant_id(server, body.assistant_id)
+    except InvalidId:
+        raise Invalid(
+            f"Invalid assistant: '{body.assistant_id}'. Must be either:\n- A valid assistant UUID, or\n"
+            f"- One of the registered graphs: {', '.join(server.graphs.ids())}"
+        ) from None
     new = NewRun(
         thread_id, body.model_copy(update={"assistant_id": assistant_id}), headers=CONFIGURABLE_HEADERS.get(), **more
     )
@@ -8047,13 +8031,10 @@ def event_stream(
     server: Server, run: Run | None, frames: AsyncIterator[bytes], headers: Mapping[str, str], cancel: bool
 ) -> Response:
     """A response that streams; if its client leaves early and `cancel` is set, the run is cancelled."""
-    frames = guarded(server, run, frames, cancel, "run stream")
-    return CutResponse(frames, headers={**STREAM_HEADERS, **headers})
+    return CutResponse(guarded(server, run, frames, cancel), headers={**STREAM_HEADERS, **headers})
 
 
-async def guarded(
-    server: Server, run: Run | None, parts: AsyncIterator[bytes], cancel: bool, what: str
-) -> AsyncIterator[bytes]:
+async def guarded(server: Server, run: Run | None, parts: AsyncIterator[bytes], cancel: bool) -> AsyncIterator[bytes]:
     finished = False
     try:
         async for part in parts:
@@ -8061,7 +8042,7 @@ async def guarded(
         finished = True
     finally:
         if run and cancel and not finished:
-            reason = f"client disconnected from the {what} (on_disconnect=cancel)"
+            reason = "client disconnected from the run stream (on_disconnect=cancel)"
             task = asyncio.ensure_future(server.runner.cancel([(run.thread_id, run.run_id)], "interrupt", reason))
             _LEAVING.add(task)
             task.add_done_callback(_LEAVING.discard)
@@ -8089,20 +8070,18 @@ class CutResponse(StreamingResponse):
             await super().stream_response(send)
 
 
-def wait_reply(server: Server, run: Run, run_log: RunLog, cancel: bool) -> Response:
-    """A body of white space while the run goes on, then its result."""
+def wait_reply(server: Server, run: Run, run_log: RunLog, cancel: bool, result: bytes = b"") -> Response:
+    """A body of white space while the run goes on, then its result, or the one given."""
 
     async def parts() -> AsyncIterator[bytes]:
         async for _ in run_log.wait_closed():
             yield b"\n"
         if server.runner.stopping and server.db.look(lambda conn: Runs(conn).is_live(run.run_id)):
             raise Unfinished
-        yield await run_result(server, run, run_log)
+        yield result or await run_result(server, run, run_log)
 
-    return CutResponse(
-        guarded(server, run, parts(), cancel, "run stream"),
-        headers={"content-type": "application/json", **run_headers(run, "join")},
-    )
+    headers = {"content-type": "application/json", **run_headers(run, "join")}
+    return CutResponse(guarded(server, run, parts(), cancel), headers=headers)
 
 
 async def run_result(server: Server, run: Run, run_log: RunLog) -> bytes:
@@ -8122,11 +8101,12 @@ def thread_result(thread: Thread | None, with_values: bool) -> Any:
         return {}
     if thread.status == "error":
         return {"__error__": thread.error}
-    questions = [question for asked in (thread.interrupts or {}).values() for question in asked]
-    values = thread.output if thread.state else {}
-    if thread.status == "interrupted" and questions:
-        return with_questions(values if with_values else {}, questions)
-    return values
+    values, asked = thread.output if thread.state else {}, questions(thread) if thread.status == "interrupted" else []
+    return with_questions(values if with_values or not asked else {}, asked)
+
+
+def questions(thread: Thread) -> list[JsonObject]:
+    return [question for asked in (thread.interrupts or {}).values() for question in asked]
 
 
 def with_questions(values: Any, questions: Sequence[Any]) -> Any:
@@ -8168,50 +8148,26 @@ async def get_run(call: Call) -> JsonObject:
 
 async def delete_run(call: Call) -> None:
     """Remove a run with its checkpoints; the thread shows the state before it."""
-    run = find_run(call)
-    if run is None:
-        raise NotFound("Run not found")
-    deleted = None
-    while deleted is None:
-        trace = await call.server.db.read(run_trace, run)
-        deleted = await call.server.db.write(delete_run_rows, run, trace, await rest_without(call.server, run, *trace))
-    call.server.runner.end([deleted])
+    thread_id, run_id, began = call.id("thread"), call.id("run"), CLOCK.steady()
 
+    def delete(conn: sqlite3.Connection) -> tuple[Run, Thread | None]:
+        thread = Threads(conn).get(thread_id, *call.limits)
+        run = Runs(conn).get(thread_id, run_id) if thread else None
+        if run is None:
+            raise NotFound("Run not found")
+        left_state = Runs(conn).has_checkpoint(run)
+        Runs(conn).delete(run)
+        if run.temporary:
+            Threads(conn).delete(thread_id)
+        elif left_state:
+            Threads(conn).set_unshown(thread_id)
+            return run, thread
+        return run, None
 
-def run_trace(conn: sqlite3.Connection, run: Run) -> tuple[bool, str | None]:
-    """Whether the thread's latest checkpoint is of the run, and which is the latest of others."""
-    return Runs(conn).has_checkpoint(run), Runs(conn).latest_checkpoint_without(run)
-
-
-def delete_run_rows(
-    conn: sqlite3.Connection, run: Run, trace: tuple[bool, str | None], rest: Rest | None
-) -> Run | None:
-    """Delete a run, and show the state that its thread then has. None if the thread has gone on meanwhile."""
-    current = Runs(conn).get(run.thread_id, run.run_id)
-    if current is None:
-        raise NotFound("Run not found")
-    if run_trace(conn, run) != trace:
-        return None
-    Runs(conn).delete(current)
-    if current.temporary:
-        Threads(conn).delete(run.thread_id)
-    elif rest:
-        Threads(conn).set_state(run.thread_id, *rest[:3], None, rest.output_keys)
-    return current
-
-
-async def rest_without(server: Server, run: Run, had: bool, place: str | None) -> Rest | None:
-    """The state that a thread will have once a run is deleted; None if the run left no trace in it."""
-    if not had or run.graph_id not in server.graphs.ids():
-        return None
-    if place is None:
-        return Rest("idle", {}, {})
-
-    async def read(graph: Graph) -> Rest:
-        return Rest.of(graph, await snapshot(graph, place_config(run.thread_id, checkpoint_id=place)))
-
-    ids = {"thread_id": run.thread_id, "run_id": run.run_id, "assistant_id": run.assistant_id}
-    return await server.runner.with_graph(run.graph_id, run.config(), "threads.read", read, **ids)
+    run, changed = await call.server.db.write(delete)
+    call.server.runner.end([run])
+    if changed:
+        await show_state(call.server.runner, replace(changed, error=None), began)
 
 
 async def live_log(server: Server, run: Run, follower: Follower | None = None) -> RunLog | None:
@@ -8313,13 +8269,7 @@ async def cancel_run(call: Call) -> Response:
     if not call.query["wait"] or joined is None:
         return Response(status_code=202)
 
-    async def parts() -> AsyncIterator[bytes]:
-        async for _ in joined.wait_closed():
-            yield b"\n"
-        yield b"{}"
-
-    headers = {"content-type": "application/json", **run_headers(run, "join")}
-    return StreamingResponse(parts(), headers=headers)
+    return wait_reply(call.server, run, joined, cancel=False, result=b"{}")
 
 
 async def cancel_runs(call: Call) -> None:
@@ -8390,11 +8340,9 @@ async def create_cron(call: Call) -> JsonObject:
 
 def cron_assistant(server: Server, name: str) -> str:
     """Return the id of the assistant that a cron names, maybe by its graph. Raises NotFound."""
-    if name in server.graphs.ids():
-        return system_assistant_id(name)
     try:
-        return str(uuid.UUID(name))
-    except ValueError:
+        return to_assistant_id(server, name)
+    except InvalidId:
         raise NotFound(f"Assistant '{name}' not found") from None
 
 
@@ -8799,10 +8747,6 @@ async def asking_thread(server: Server, thread_id: str) -> Thread | None:
                     await asyncio.wait_for(joined.ended(), 5)
         thread = look()
     return thread if thread and thread.status == "interrupted" and questions(thread) else None
-
-
-def questions(thread: Thread) -> list[JsonObject]:
-    return [question for asked in (thread.interrupts or {}).values() for question in asked]
 
 
 async def respond(server: Server, thread: str, params: JsonObject, session: Session | None) -> JsonObject:
