@@ -9970,25 +9970,6 @@ def _type_schema(name: str) -> JsonObject:
     return _TYPES.get(name, {"$ref": f"#/components/schemas/{name}"})
 
 
-def _response_schema(fields: Mapping[str, str]) -> JsonObject:
-    return {
-        "type": "object",
-        "properties": {key.rstrip("?"): _type_schema(typ) for key, typ in fields.items()},
-        "required": [key for key in fields if not key.endswith("?")],
-    }
-
-
-def _request_schemas() -> JsonObject:
-    from pydantic.json_schema import models_json_schema
-
-    bodies = {typing.get_args(r.body)[0] if typing.get_origin(r.body) is list else r.body for r in ROUTES}
-    models = sorted((b for b in bodies if isinstance(b, type) and issubclass(b, Body)), key=lambda b: b.__name__)
-    _, schemas = models_json_schema(
-        [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
-    )
-    return cast(JsonObject, schemas["$defs"])
-
-
 def _parameter(place: str, text: str) -> JsonObject:
     """A parameter from its declaration in ROUTES."""
     [(name, must, typ, default)] = PARAMETER.findall(text)
@@ -9999,62 +9980,62 @@ def _parameter(place: str, text: str) -> JsonObject:
     return {"name": name, "in": place, "required": place == "path" or bool(must), "schema": schema}
 
 
-def _parameters(route: Operation) -> list[JsonObject]:
+def _operation(route: Operation) -> JsonObject:
+    """An operation with its answers by status: its own, and those that all of its kind have."""
     texts = ("checkpoint_id", "namespace", *(["assistant_id"] if route.path.endswith("/graph") else []))
-    return [
-        *(_parameter("path", f"{n}:{'string' if n in texts else 'uuid'}") for n in re.findall(r"{(\w+)}", route.path)),
-        *(_parameter("query", text) for text in route.query.split()),
-        *(_parameter("header", text) for text in route.headers.split()),
-    ]
-
-
-def _responses(route: Operation) -> JsonObject:
-    """An operation's answers by status: its own, and those that all of its kind have."""
-    types_ = {"403": "ErrorResponse"}
+    inside = [f"{name}:{'string' if name in texts else 'uuid'}" for name in re.findall(r"{(\w+)}", route.path)]
+    declared = {"path": inside, "query": route.query.split(), "header": route.headers.split()}
+    answers = {"403": "ErrorResponse"}
     if route.body:
-        types_["413"] = "ErrorResponse"
+        answers["413"] = "ErrorResponse"
     if route.body or "_id}" in route.path:
-        types_["422"] = "ErrorResponse"
+        answers["422"] = "ErrorResponse"
     for each in route.also.split():
         status, _, typ = each.partition("=")
-        types_[status] = typ or ("ErrorResponse" if status >= "400" else "")
-    types_[str(route.status)] = route.returns or ""
-    return {
-        status: {
-            "description": HTTPStatus(int(status)).phrase,
-            "content": {
-                _MEDIA.get(part, "application/json"): {"schema": _type_schema(part)} for part in typ.split("|") if part
-            },
+        answers[status] = typ or ("ErrorResponse" if status >= "400" else "")
+    answers[str(route.status)] = route.returns or ""
+
+    def content(kinds: str) -> JsonObject:
+        return {
+            _MEDIA.get(kind, "application/json"): {"schema": _type_schema(kind)} for kind in kinds.split("|") if kind
         }
-        for status, typ in sorted(types_.items())
-    }
 
-
-def _operation(route: Operation) -> JsonObject:
     operation: JsonObject = {
         "operationId": route.name or route.handler.__name__,
         "summary": (route.handler.__doc__ or "").partition("\n")[0],
         "tags": [route.path.split("/")[1]],
-        "parameters": _parameters(route),
-        "responses": _responses(route),
+        "parameters": [_parameter(place, text) for place, parameters in declared.items() for text in parameters],
+        "responses": {
+            status: {"description": HTTPStatus(int(status)).phrase, "content": content(kinds)}
+            for status, kinds in sorted(answers.items())
+        },
     }
     if route.body:
         is_list = typing.get_origin(route.body) is list
         model = "RunBatchCreate" if is_list else "object" if route.body is JsonObject else route.body.__name__
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _type_schema(model)}}}
+        operation["requestBody"] = {"required": True, "content": content(model)}
     return operation
 
 
 @functools.cache
 def openapi() -> JsonObject:
     """The OpenAPI document: made from the same models that validate."""
+    from pydantic.json_schema import models_json_schema
+
     paths: JsonObject = {}
     for route in [*ROUTES, Operation("GET", "/docs", get_docs, "open", None, "html")]:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
-    schemas = _request_schemas()
+    bodies = {RunCreateStateless, *(r.body for r in ROUTES if isinstance(r.body, type) and issubclass(r.body, Body))}
+    models = [(model, "validation") for model in sorted(bodies, key=operator.attrgetter("__name__"))]
+    schemas = models_json_schema(cast(Any, models), ref_template="#/components/schemas/{model}")[1]["$defs"]
     schemas["RunBatchCreate"] = _type_schema("[RunCreateStateless]") | {"minItems": 1, "maxItems": MAX_BATCH}
     schemas["Subgraphs"] = _type_schema("{GraphSchemaNoId}")
-    schemas |= {name: _response_schema(fields) for name, fields in RESPONSES.items()}
+    for name, fields in RESPONSES.items():
+        schemas[name] = {
+            "type": "object",
+            "properties": {key.rstrip("?"): _type_schema(typ) for key, typ in fields.items()},
+            "required": [key for key in fields if not key.endswith("?")],
+        }
     return {
         "openapi": "3.1.0",
         "info": {"title": "devserver", "version": __version__, "description": "The LangGraph Server API, locally."},
@@ -10063,39 +10044,26 @@ def openapi() -> JsonObject:
     }
 
 
-def secured(document: JsonObject, security: JsonObject) -> JsonObject:
-    """The OpenAPI document with what langgraph.json says of its security."""
-    paths = {path: {**operations} for path, operations in document["paths"].items()}
-    for path, methods in security.get("paths", {}).items():
-        for method, needed in methods.items():
-            if operation := paths.get(path, {}).get(method.lower()):
-                paths[path][method.lower()] = {**operation, "security": needed}
-    schemes = {**document["components"].get("securitySchemes", {}), **security.get("securitySchemes", {})}
-    components = {**document["components"], "securitySchemes": schemes}
-    return {**document, "paths": paths, "components": components, "security": security.get("security", [])}
-
-
 async def get_openapi(call: Call) -> JsonObject:
     """The OpenAPI document."""
-    return served_openapi(call.server)
-
-
-def served_openapi(server: Server) -> JsonObject:
-    """The OpenAPI document, without what langgraph.json takes away, with what http.app adds."""
-    document, http, auth = openapi(), server.settings.http, server.settings.auth
-    paths = {path: operations for path, operations in document["paths"].items() if not http.disables(path)}
-    components = document["components"]
-    custom = app_openapi(server.app, components["schemas"]) if server.app else {"paths": {}, "components": {}}
-    served = {
-        **document,
-        **({"servers": [{"url": http.mount_prefix}]} if http.mount_prefix else {}),
-        "paths": {path: paths.get(path, {}) | custom["paths"].get(path, {}) for path in [*paths, *custom["paths"]]},
-        "components": {
-            kind: components.get(kind, {}) | custom["components"].get(kind, {})
-            for kind in [*components, *custom["components"]]
-        },
-    }
-    return secured(served, auth.openapi) if auth and auth.openapi else served
+    document, settings, app = copy.deepcopy(openapi()), call.server.settings, call.server.app
+    paths, components = document["paths"], document["components"]
+    for path in filter(settings.http.disables, [*paths]):
+        del paths[path]
+    if settings.http.mount_prefix:
+        document["servers"] = [{"url": settings.http.mount_prefix}]
+    custom = app_openapi(app, components["schemas"]) if app else {"paths": {}, "components": {}}
+    for whole, part in ((paths, custom["paths"]), (components, custom["components"])):
+        for name, values in part.items():
+            whole[name] = {**whole.get(name, {}), **values}
+    if security := settings.auth and settings.auth.openapi:
+        for path, methods in security.get("paths", {}).items():
+            for method, needed in methods.items():
+                if operation := paths.get(path, {}).get(method.lower()):
+                    operation["security"] = needed
+        schemes = {**components.get("securitySchemes", {}), **security.get("securitySchemes", {})}
+        components["securitySchemes"], document["security"] = schemes, security.get("security", [])
+    return document
 
 
 def app_openapi(app: Starlette, taken: JsonObject) -> JsonObject:
@@ -10117,32 +10085,29 @@ def app_openapi(app: Starlette, taken: JsonObject) -> JsonObject:
     return custom
 
 
-def _docs_row(method: str, path: str, operation: JsonObject) -> str:
-    """What an operation takes and gives, with links to the schemas."""
+async def get_docs(call: Call) -> Response:
+    """The API for people: one page without anything from elsewhere."""
     from html import escape
 
     def models(value: Any) -> str:
         names = dict.fromkeys(re.findall(r"#/components/schemas/(\w+)", str(value)))
         return ", ".join(f'<a href="#{name}">{name}</a>' for name in names)
 
-    takes = [p["name"] for p in operation.get("parameters", ()) if p["in"] != "path"]
-    gives = [
-        f"{status} {models(said) if status < '300' else ''}" for status, said in operation.get("responses", {}).items()
-    ]
-    return (
-        f"<tr><td><b>{method.upper()}</b><td><code>{escape(path)}</code><td>{escape(operation.get('summary', ''))}"
-        f"<td>{', '.join(filter(None, [models(operation.get('requestBody')), *takes]))}<td>{' '.join(gives)}"
-    )
-
-
-async def get_docs(call: Call) -> Response:
-    """The API for people: one page without anything from elsewhere."""
-    from html import escape
-
-    document = served_openapi(call.server)
-    rows = [
-        _docs_row(method, path, each) for path, methods in document["paths"].items() for method, each in methods.items()
-    ]
+    document, rows = await get_openapi(call), []
+    for path, methods in document["paths"].items():
+        for method, each in methods.items():
+            takes = [
+                models(each.get("requestBody")),
+                *(p["name"] for p in each.get("parameters", ()) if p["in"] != "path"),
+            ]
+            gives = [
+                f"{status} {models(said) if status < '300' else ''}"
+                for status, said in each.get("responses", {}).items()
+            ]
+            rows.append(
+                f"<tr><td><b>{method.upper()}</b><td><code>{escape(path)}</code><td>{escape(each.get('summary', ''))}"
+                f"<td>{', '.join(filter(None, takes))}<td>{' '.join(gives)}"
+            )
     schemas = "".join(
         f'<details id="{name}"><summary>{name}</summary><pre>{escape(json.dumps(schema, indent=2))}</pre></details>'
         for name, schema in document["components"]["schemas"].items()

@@ -135,7 +135,6 @@ CALLS: dict[str, list[Call]] = {
     "Runs.has_checkpoint": [lambda c: Runs(c).has_checkpoint(RUN)],
     "Runs.reached_in": [lambda c: Runs(c).reached_in(RUN)],
     "Runs.has_used_answer": [lambda c: Runs(c).has_used_answer(RUN)],
-    "Runs.latest_checkpoint_without": [lambda c: Runs(c).latest_checkpoint_without(RUN)],
     "Runs.queue": [lambda c: Runs(c).queue()],
     "Tasks.get": [lambda c: Tasks(c).get("t", "r")],
     "Tasks.waiting": [lambda c: Tasks(c).waiting("t")],
