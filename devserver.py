@@ -177,7 +177,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError
 from starlette import types as asgi
 from starlette.applications import Starlette
-from starlette.datastructures import QueryParams, URLPath
+from starlette.datastructures import Headers, URLPath
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -6964,7 +6964,7 @@ async def show_state(
 
 MAX_BODY_BYTES = 300 * 1024 * 1024
 RUN_NOT_FOUND = {"error": "HTTPException", "message": "404: Run not found"}
-CANCEL_ROUTE = "POST /threads/{thread_id}/runs/{run_id}/cancel"
+
 NOTHING_TO_CANCEL = (
     "No matching runs to cancel. Please verify the thread ID and run IDs are correct, and the runs haven't been "
     "deleted or completed."
@@ -7030,7 +7030,14 @@ class Call:
     @functools.cached_property
     def query(self) -> JsonObject:
         """What the query says, None for what was not given. Raises BadRequest or Invalid."""
-        return read_query(self.parameters, self.request.query_params)
+        values: JsonObject = {}
+        for name, _, type_, default in PARAMETER.findall(self.parameters):
+            texts = self.request.query_params.getlist(name) or ([default] if default else [])
+            if type_.startswith("["):
+                values[name] = query_list(name, texts)
+            else:
+                values[name] = query_value(name, type_, texts[-1]) if texts else None
+        return values
 
     async def json(self) -> Any:
         """The body as JSON. Raises Invalid and TooLarge."""
@@ -7078,19 +7085,7 @@ def reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = Non
 PARAMETER = re.compile(r"([\w-]+)(!?)(?::([^\s=]+))?(?:=(\S+))?")
 
 
-def read_query(declared: str, given: QueryParams) -> JsonObject:
-    """Return what a query says of the parameters that ROUTES declares. Raises BadRequest or Invalid."""
-    query: JsonObject = {}
-    for name, _, type_, default in PARAMETER.findall(declared):
-        texts = given.getlist(name) or ([default] if default else [])
-        if type_.startswith("["):
-            query[name] = _query_list(name, texts)
-        else:
-            query[name] = _query_value(name, type_, texts[-1]) if texts else None
-    return query
-
-
-def _query_list(name: str, texts: list[str]) -> list[str]:
+def query_list(name: str, texts: list[str]) -> list[str]:
     """A list as clients write it: the key repeated (JS SDK 1.15), a JSON list (JS SDK 2.0), or with commas."""
     found: list[str] = []
     for text in texts:
@@ -7103,7 +7098,7 @@ def _query_list(name: str, texts: list[str]) -> list[str]:
     return found
 
 
-def _query_value(name: str, type_: str, text: str) -> Any:
+def query_value(name: str, type_: str, text: str) -> Any:
     if type_ == "flag":
         return text.lower() in ("true", "yes", "1")
     if type_ == "xray":
@@ -7613,19 +7608,8 @@ async def get_thread(call: Call) -> JsonObject:
     return thread
 
 
-async def update_thread(call: Call) -> Response:
+async def update_thread(call: Call) -> JsonObject | Response:
     """Merge metadata into a thread's; with `Prefer: return=minimal` nothing comes back."""
-    thread = await patch_thread(call)
-    minimal = "return=minimal" in call.request.headers.get("prefer", "").replace(" ", "")
-    return Response(status_code=204) if minimal else reply(thread.to_dict())
-
-
-async def patch_state(call: Call) -> None:
-    """Merge metadata into a thread's, as the JavaScript SDK's `patchState` does."""
-    await patch_thread(call)
-
-
-async def patch_thread(call: Call) -> Thread:
     thread_id, body = call.id("thread"), cast(ThreadPatch, call.body)
 
     def patch(conn: sqlite3.Connection) -> Thread:
@@ -7640,7 +7624,8 @@ async def patch_thread(call: Call) -> Thread:
 
     thread = await call.server.db.write(patch)
     call.server.runner.threads.notice()
-    return thread
+    minimal = "return=minimal" in call.request.headers.get("prefer", "").replace(" ", "")
+    return Response(status_code=204) if minimal else thread.to_dict()
 
 
 def delete_thread_rows(conn: sqlite3.Connection, thread_id: str, *limits: JsonObject) -> list[Run]:
@@ -8263,7 +8248,7 @@ async def cancel_run(call: Call) -> Response:
     if run is None:
         raise NotFound("No runs found to cancel.")
     joined = await live_log(call.server, run)
-    reason = f"{action} requested via {CANCEL_ROUTE}"
+    reason = f"{action} requested via POST /threads/{{thread_id}}/runs/{{run_id}}/cancel"
     if not await call.server.runner.cancel([(thread_id, run_id)], action, reason):
         raise NotFound(NOTHING_TO_CANCEL)
     if not call.query["wait"] or joined is None:
@@ -9775,8 +9760,8 @@ ROUTES = [
         query="subgraphs:flag", also="404"),
     Operation("POST", "/threads/{thread_id}/state", update_state, "threads.update", ThreadStateUpdate,
         "ThreadStateUpdateResponse", also="400 404 409"),
-    Operation("PATCH", "/threads/{thread_id}/state", patch_state, "threads.update", ThreadPatch, status=204,
-        also="404"),
+    Operation("PATCH", "/threads/{thread_id}/state", update_thread, "threads.update", ThreadPatch, status=204,
+        also="404", name="patch_state"),
     Operation("POST", "/threads/{thread_id}/state/checkpoint", get_state_at_checkpoint, "threads.read",
         ThreadStateCheckpointRequest, "ThreadState", also="404"),
     Operation("GET", "/threads/{thread_id}/state/{checkpoint_id}", get_state, "threads.read", None, "ThreadState",
@@ -10225,7 +10210,7 @@ class Guard:
         self.app = app
         self._exposed = not is_loopback(host)
         self._hosts = {host.lower(), *(name.lower() for name in allowed_hosts)}
-        self._origins = set(cors["allow_origins"])
+        self._origins = {*cors["allow_origins"], "same-origin", "same-site", "none"}
         self._origin_pattern = re.compile(cors["allow_origin_regex"])
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
@@ -10234,7 +10219,11 @@ class Guard:
             return
         scope["foreign"] = foreign = self._foreign(scope)  # for operations that change something, though they are GETs
         reads = scope["type"] == "http" and scope["method"] in ("GET", "HEAD", "OPTIONS")
-        if problem := self._host_problem(scope) or (None if reads else foreign):
+        problem = None if reads else foreign
+        for host in Headers(scope=scope).getlist("host"):  # each has to be right, if there are several
+            if not self._knows_host(host):
+                problem = f"Host '{host}' is not this server's. Allow it in langgraph.json with http.allowed_hosts."
+        if problem:
             if scope["type"] == "websocket":  # closed before it is accepted: the client sees a 403
                 await send({"type": "websocket.close", "code": 4403, "reason": problem[:120]})
             else:
@@ -10251,18 +10240,11 @@ class Guard:
 
         await self.app(scope, receive, send_varying)
 
-    def _host_problem(self, scope: asgi.Scope) -> str | None:
-        """Each Host has to be right, if there are several."""
-        for host in _values(scope, b"host"):
-            if not self._knows_host(host):
-                return f"Host '{host}' is not this server's. Allow it in langgraph.json with http.allowed_hosts."
-        return None
-
     def _foreign(self, scope: asgi.Scope) -> str | None:
         """Why the page that sent a request may change nothing. Pictures and links of a page have no Origin."""
-        origins = _values(scope, b"origin") or _values(scope, b"sec-fetch-site")
-        for origin in origins:
-            if origin not in ("same-origin", "same-site", "none") and not self._knows_origin(origin):
+        headers = Headers(scope=scope)
+        for origin in headers.getlist("origin") or headers.getlist("sec-fetch-site"):
+            if not ({"*", origin} & self._origins or self._origin_pattern.fullmatch(origin)):
                 return f"Origin '{origin}' may not change anything here. Allow it in langgraph.json with http.cors."
         return None
 
@@ -10277,24 +10259,6 @@ class Guard:
         except ValueError:
             return name == socket.gethostname().lower()
         return True
-
-    def _knows_origin(self, origin: str) -> bool:
-        return "*" in self._origins or origin in self._origins or bool(self._origin_pattern.fullmatch(origin))
-
-
-def _values(scope: asgi.Scope, name: bytes) -> list[str]:
-    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
-
-
-def cors_settings(settings: Settings, studio: bool) -> JsonObject:
-    """Loopback origins on any port, and what langgraph.json allows besides."""
-    cors = settings.http.cors
-    pattern = cors.allow_origin_regex
-    return {
-        **cors.model_dump(),
-        "allow_origins": [*cors.allow_origins, *([STUDIO_ORIGIN] if studio else [])],
-        "allow_origin_regex": f"{_LOOPBACK_ORIGIN}|{pattern}" if pattern else _LOOPBACK_ORIGIN,
-    }
 
 
 class Metered:
@@ -10341,16 +10305,6 @@ class HeadersToConfigurable:
 # -- the user's app --
 
 
-def replay(body: bytes, receive: asgi.Receive) -> asgi.Receive:
-    """Return a `receive` that begins with a body that was read already; then the client may leave."""
-    messages: list[asgi.Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive_next() -> asgi.Message:
-        return messages.pop() if messages else await receive()
-
-    return receive_next
-
-
 class Gate:
     """Authenticates every request before what is behind it sees it, but those of open paths."""
 
@@ -10368,8 +10322,13 @@ class Gate:
         try:
             if scope["type"] == "http":
                 connection = request = ApiRequest(scope, receive)
-                if "body" in auth.parameters:
-                    receive = replay(await request.body(), receive)
+                if "body" in auth.parameters:  # it is read now, and once more by what is behind
+                    body, rest = [await request.body()], receive
+
+                    async def replay() -> asgi.Message:
+                        return {"type": "http.request", "body": body.pop()} if body else await rest()
+
+                    receive = replay
             await enter(self._server, auth, connection)
         except ApiError as error:
             refusal = reply({"detail": error.detail}, error.status, error.headers)
@@ -10450,7 +10409,9 @@ def _starlette(server: Server, routes: list[BaseRoute], **options: Any) -> Starl
 def create_app(server: Server, host: str = "127.0.0.1", studio: bool = False) -> asgi.ASGIApp:
     """The ASGI application of a server that was started, from the inside out."""
     server.studio = studio
-    http, cors = server.settings.http, cors_settings(server.settings, studio)
+    http, cors = server.settings.http, server.settings.http.cors.model_dump()
+    cors["allow_origins"] = [*cors["allow_origins"], *([STUDIO_ORIGIN] if studio else [])]
+    cors["allow_origin_regex"] = "|".join(filter(None, (_LOOPBACK_ORIGIN, cors["allow_origin_regex"])))
     headers = Middleware(HeadersToConfigurable, patterns=http.configurable_headers)
     app = _starlette(server, _routes(http), middleware=[headers])
     if server.app:
