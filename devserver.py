@@ -820,21 +820,9 @@ _KEPT = (BaseModel, tuple, set, frozenset, Mapping, *_SCALARS)
 _JSON_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
 
-def to_json(value: Any) -> bytes:
-    """Compact UTF-8 JSON of anything a graph may hold. A NUL becomes U+FFFD, NaN null, what JSON can't say text."""
-    return _json(value, _jsonable)
-
-
-def kept_json(value: Any, namespace: Sequence[str], key: str) -> bytes:
-    """The JSON of a store item's value, as to_json writes it. Raises TypeError for what could not be read back."""
-    try:
-        return _json(value, _keepable)
-    except TypeError as error:
-        where = f"Item {key!r} of namespace {tuple(namespace)} can't be kept as JSON"
-        raise TypeError(f"{where}: {error}. Keep what it says as text, numbers, lists and dicts.") from None
-
-
-def _json(value: Any, default: Callable[[Any], Any]) -> bytes:
+def to_json(value: Any, default: Callable[[Any], Any] = _jsonable) -> bytes:
+    """Compact UTF-8 JSON of anything a graph may hold. A NUL becomes U+FFFD, NaN null, what JSON can't say text.
+    Raises what `default`, which is given the values that orjson does not know, raises."""
     failures = (TypeError, RecursionError)
     try:
         text = orjson.dumps(value, default=default, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -846,6 +834,15 @@ def _json(value: Any, default: Callable[[Any], Any]) -> bytes:
     if b"\\u0000" in text:  # without the escaped backslashes that may be before it; JSON has no NUL of its own
         text = text.replace(b"\\\\", b"\0").replace(b"\\u0000", b"\\ufffd").replace(b"\0", b"\\\\")
     return text
+
+
+def kept_json(value: Any, namespace: Sequence[str], key: str) -> bytes:
+    """The JSON of a store item's value, as to_json writes it. Raises TypeError for what could not be read back."""
+    try:
+        return to_json(value, _keepable)
+    except TypeError as error:
+        where = f"Item {key!r} of namespace {tuple(namespace)} can't be kept as JSON"
+        raise TypeError(f"{where}: {error}. Keep what it says as text, numbers, lists and dicts.") from None
 
 
 def _mend(value: Any, default: Callable[[Any], Any], path: str = "", above: frozenset[int] = frozenset()) -> Any:
@@ -1151,6 +1148,16 @@ def _has_task(path: tuple[str, ...], task_id: str) -> bool:
     return any(part.endswith(f":{task_id}") for part in path)
 
 
+def shared_prefix(sources: Iterable[Mapping[str, Any]], scope: str, key: str) -> str:
+    """The store namespace of a shared key, in the store's dotted form. Raises MissingScope."""
+    for source in sources:
+        value = source.get(scope)
+        if isinstance(value, str | int | float | uuid.UUID) and value != "":
+            labels = (SHARED_ROOT, scope, key, str(value))  # the store joins them with dots
+            return ".".join(label.replace("%", "%25").replace(".", "%2E") for label in labels)
+    raise MissingScope(f"Scope {scope} for shared state key '{key}' not in config.configurable")
+
+
 class SharedScope:
     """What one run, with its subgraphs, sees of the shared values, and what it has yet to store.
 
@@ -1181,26 +1188,17 @@ class SharedScope:
         self._stored: set[str] = set()  # namespaces of graphs that store checkpoints
         self._lock = threading.RLock()  # subgraphs may run in worker threads
 
-    def prefix(self, scope: str, key: str) -> str:
-        """The store namespace of a shared key, in the store's dotted form. Raises MissingScope."""
-        for source in self._sources:
-            value = source.get(scope)
-            if isinstance(value, str | int | float | uuid.UUID) and value != "":
-                labels = (SHARED_ROOT, scope, key, str(value))  # the store joins them with dots
-                return ".".join(label.replace("%", "%25").replace(".", "%2E") for label in labels)
-        raise MissingScope(f"Scope {scope} for shared state key '{key}' not in config.configurable")
-
     def preload(self, keys: Iterable[tuple[str, str]]) -> None:
         """Read the items of these (scope, state key) pairs at once."""
         for scope, key in keys:
-            prefix = self.prefix(scope, key)
+            prefix = shared_prefix(self._sources, scope, key)
             self._loaded[prefix] = self._load(prefix)
 
     def join(self, channel: SharedValue) -> None:
         """Give a graph's new channel what that graph is to see."""
         channel.run, channel.path = self, _task_path()
         try:
-            channel.prefix = self.prefix(channel.scope, channel.key)
+            channel.prefix = shared_prefix(self._sources, channel.scope, channel.key)
         except MissingScope:
             if not self.updates:
                 raise
@@ -1239,7 +1237,7 @@ class SharedScope:
         are yet to be stored."""
         puts = channel.puts(values)
         if puts and not channel.prefix:
-            self.prefix(channel.scope, channel.key)  # says what is missing
+            shared_prefix(self._sources, channel.scope, channel.key)  # says what is missing
         with self._lock:
             below = [s for s in self._supersteps_of(channel.prefix) if self._is_below(s.holder.path, channel)]
             for step in below:
@@ -1332,9 +1330,6 @@ class SharedScope:
 class _NoScope(SharedScope):
     """Shared values are no part of a thread's state, whatever writes the thread has pending."""
 
-    def __init__(self) -> None:
-        super().__init__((), lambda prefix: {})
-
     def join(self, channel: SharedValue) -> None:
         channel.run = self
 
@@ -1342,10 +1337,13 @@ class _NoScope(SharedScope):
         return False
 
 
+NO_SCOPE = _NoScope((), lambda prefix: {})
+
+
 @contextlib.contextmanager
 def without_shared_values() -> Iterator[None]:
     """While a thread's state is read."""
-    token = RUN_SCOPE.set(_NoScope())
+    token = RUN_SCOPE.set(NO_SCOPE)
     try:
         yield
     finally:
@@ -1550,18 +1548,7 @@ class _Writer(aiosqlite.Connection):
         self._db = db
         self._waiting: deque[_Job] = deque()
 
-    async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        self._submit(_Job(function, future, loop))
-        return await future
-
-    def run_now(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        future: concurrent.futures.Future[T] = concurrent.futures.Future()
-        self._submit(_Job(function, future, None))
-        return future.result()
-
-    def _submit(self, job: _Job) -> None:
+    def submit(self, job: _Job) -> None:
         """Of aiosqlite's own parts only the queue of its thread is used, which it has no public way to."""
         if not self._running:
             raise StartError("the database is closed")
@@ -1577,6 +1564,7 @@ class _Writer(aiosqlite.Connection):
             results = self._transaction([job.function for job in jobs])
         except BaseException as error:  # the transaction as a whole: disk full, file locked
             results = [error] * len(jobs)
+        results = [self._db.named(each) if isinstance(each, sqlite3.Error) else each for each in results]
         for loop in {job.loop for job in jobs}:
             settled = [(job, result) for job, result in zip(jobs, results, strict=True) if job.loop is loop]
             if loop is None:
@@ -1718,50 +1706,58 @@ class Db:
         self, function: Callable[..., T], *args: Any, patient: Callable[[Unavailable], bool] = lambda error: False
     ) -> T:
         """Run a function as one transaction; again in a while if the file can't be used and `patient` says so."""
+        loop = asyncio.get_running_loop()
         while True:
+            future: asyncio.Future[T] = loop.create_future()
+            self._writer.submit(_Job(lambda conn: function(conn, *args), future, loop))
             try:
-                with self._naming_faults():
-                    return await self._writer.run(lambda conn: function(conn, *args))
+                return await future
             except Unavailable as error:
                 if not patient(error):
                     raise
             await asyncio.sleep(RETRY_SECONDS)
 
     def write_now(self, function: Callable[..., T], *args: Any) -> T:
-        with self._naming_faults():
-            return self._writer.run_now(lambda conn: function(conn, *args))
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        self._writer.submit(_Job(lambda conn: function(conn, *args), future, None))
+        return future.result()
 
     async def read(self, function: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self.look, function, *args)
 
     def look(self, function: Callable[..., T], *args: Any) -> T:
-        with self._naming_faults():
-            try:
-                conn = self._idle.pop()
-            except IndexError:
-                self.check_present()
-                conn = self._connect(False)
-                if self._found("-wal") != self._log:  # this one would read another log than is written
-                    conn.close()
-                    return self._writer.run_now(lambda conn: function(conn, *args))
-                self._owned.append(conn)
-            try:
-                conn.execute("BEGIN")
-                return function(conn, *args)
-            except StopIteration as error:  # no future takes one
-                raise RuntimeError(repr(error)) from None
-            finally:
+        conn = None
+        try:
+            conn = self._reader()
+            if conn is None:
+                return self.write_now(function, *args)
+            conn.execute("BEGIN")
+            return function(conn, *args)
+        except sqlite3.Error as error:
+            raise self.named(error) from None
+        except StopIteration as error:  # no future takes one
+            raise RuntimeError(repr(error)) from None
+        finally:
+            if conn:
                 conn.rollback()
                 self._idle.append(conn)
 
-    @contextlib.contextmanager
-    def _naming_faults(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            if (fault := _fault(error)) is None:
-                raise
-            raise Unavailable(f"{self.path}: {fault}") from None
+    def _reader(self) -> sqlite3.Connection | None:
+        """An idle connection, or a new one; None if a new one would read another log than is written."""
+        with contextlib.suppress(IndexError):
+            return self._idle.pop()
+        self.check_present()
+        conn = self._connect(False)
+        if self._found("-wal") != self._log:
+            conn.close()
+            return None
+        self._owned.append(conn)
+        return conn
+
+    def named(self, error: sqlite3.Error) -> Exception:
+        """The error, or Unavailable if it is the file's and not the statement's own."""
+        fault = _fault(error)
+        return Unavailable(f"{self.path}: {fault}") if fault else error
 
     def _found(self, suffix: str = "") -> tuple[int, int] | None:
         with contextlib.suppress(OSError):
@@ -1812,9 +1808,11 @@ class Db:
 
     async def compact(self) -> None:
         """Give back the disk space of what was deleted."""
-        with self._naming_faults():
+        try:
             await self._writer.execute("VACUUM")
             await self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            raise self.named(error) from None
 
     def _connect(self, writer: bool) -> sqlite3.Connection:
         conn = sqlite3.connect(
@@ -3247,7 +3245,7 @@ class Saver(BaseCheckpointSaver[str]):
         return self.db.look(lambda conn: self._official(conn).get_tuple(config))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        return self.get_tuple(config)
+        return self.db.look(lambda conn: self._official(conn).get_tuple(config))
 
     def list(self, config: RunnableConfig | None, **options: Any) -> Iterator[CheckpointTuple]:
         yield from self.db.look(lambda conn: [*self._official(conn).list(config, **options)])
@@ -5624,7 +5622,7 @@ class NewRun:
         }
         kwargs = Run.kwargs_with(asked, self.own(assistant, thread_id))
         for each in graphs.shared(assistant.graph_id):  # raises MissingScope, which is Invalid
-            SharedScope((kwargs["config"]["configurable"], kwargs["context"]), lambda prefix: {}).prefix(*each)
+            shared_prefix((kwargs["config"]["configurable"], kwargs["context"]), *each)
         at, delay = CLOCK.now(), datetime.timedelta(seconds=body.after_seconds or 0)
         return Run(
             run_id=self.run_id,
