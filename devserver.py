@@ -2557,10 +2557,10 @@ class Runs(Table[Run]):
         """Whether the thread has live runs, or any that went on since that steady time: its own row shows that, too."""
         live = f"SELECT 1 FROM runs WHERE thread_id = ? AND {LIVE}"
         went_on = (
-            "SELECT 1 FROM threads WHERE thread_id = ?1 AND changed >= ?2 "
-            "AND EXISTS (SELECT 1 FROM runs WHERE thread_id = ?1 AND changed >= ?2)"
+            "SELECT 1 FROM threads WHERE thread_id = ? AND changed >= ? "
+            "AND EXISTS (SELECT 1 FROM runs WHERE thread_id = threads.thread_id AND changed >= ?)"
         )
-        return bool(self._value(live, thread_id) or self._value(went_on, thread_id, since))
+        return bool(self._value(live, thread_id) or self._value(went_on, thread_id, since, since))
 
     def has_pending(self, thread_id: str) -> bool:
         return bool(self._value(f"SELECT 1 FROM runs WHERE thread_id = ? AND {LIVE} AND status = 'pending'", thread_id))
@@ -2630,13 +2630,13 @@ class Runs(Table[Run]):
     def take_back(self, run_id: str, thread_id: str, task_id: str | None, index: int | None = None) -> None:
         """Delete what the run (or one task of it) wrote to checkpoints that are not its own."""
         self.conn.execute(
-            "DELETE FROM writes WHERE thread_id = ?1 AND (checkpoint_ns, checkpoint_id, task_id, idx) IN "
+            "DELETE FROM writes WHERE thread_id = ? AND (checkpoint_ns, checkpoint_id, task_id, idx) IN "
             "(SELECT checkpoint_ns, checkpoint_id, task_id, idx FROM run_writes "
-            "WHERE run_id = ?2 AND (?3 IS NULL OR task_id = ?3) AND (?4 IS NULL OR idx = ?4))",
+            "WHERE run_id = ? AND task_id = coalesce(?, task_id) AND idx = coalesce(?, idx))",
             (thread_id, run_id, task_id, index),
         )
         self.conn.execute(
-            "DELETE FROM run_writes WHERE run_id = ?1 AND (?2 IS NULL OR task_id = ?2) AND (?3 IS NULL OR idx = ?3)",
+            "DELETE FROM run_writes WHERE run_id = ? AND task_id = coalesce(?, task_id) AND idx = coalesce(?, idx)",
             (run_id, task_id, index),
         )
 
@@ -2659,10 +2659,10 @@ class Runs(Table[Run]):
     def has_used_answer(self, run: Run) -> bool:
         """Whether the answer that the run brought was used: by a task, or by a subgraph that has gone on."""
         query = (
-            "SELECT 1 FROM run_writes WHERE run_id = ?1 AND idx = ?2 UNION ALL SELECT 1 FROM checkpoints "
-            f"WHERE thread_id = ?3 AND checkpoint_ns != '' AND {_RUN_ID} = ?1"
+            "SELECT 1 FROM run_writes WHERE run_id = ? AND idx = ? UNION ALL SELECT 1 FROM checkpoints "
+            f"WHERE thread_id = ? AND checkpoint_ns != '' AND {_RUN_ID} = ?"
         )
-        return bool(self._value(query, run.run_id, ANSWERED, run.thread_id))
+        return bool(self._value(query, run.run_id, ANSWERED, run.thread_id, run.run_id))
 
     def queue(self) -> JsonObject:
         """Figures for the metrics."""
@@ -3093,10 +3093,11 @@ class Items(Table[sqlite3.Row]):
 
     def refresh(self, found: Iterable[tuple[str, str]]) -> None:
         """Let the time to live of these (prefix, key) begin anew."""
+        now = self._time()
         self.conn.executemany(
-            "UPDATE store SET expires_at = strftime('%Y-%m-%d %H:%M:%f000+00:00', ?1, ttl_minutes || ' minutes') "
-            "WHERE prefix = ?2 AND key = ?3 AND ttl_minutes IS NOT NULL AND expires_at > ?1",
-            [(self._time(), *names) for names in found],
+            "UPDATE store SET expires_at = strftime('%Y-%m-%d %H:%M:%f000+00:00', ?, ttl_minutes || ' minutes') "
+            "WHERE prefix = ? AND key = ? AND ttl_minutes IS NOT NULL AND expires_at > ?",
+            [(now, *names, now) for names in found],
         )
 
     def next_expiry(self) -> float | None:

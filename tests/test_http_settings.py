@@ -637,7 +637,7 @@ async def test_disabled_webhooks_are_checked_but_not_sent(
         assert http.post("/runs/wait", json={**sent, "webhook": "ftp://x"}).status_code == 422
 
     def left() -> int:
-        with sqlite3.connect(live.folder / "devserver.db") as conn:
+        with contextlib.closing(sqlite3.connect(live.folder / "devserver.db")) as conn:
             return int(conn.execute("SELECT count(*) FROM webhooks").fetchone()[0])
 
     await eventually(lambda: left() == 0)

@@ -280,6 +280,11 @@ def test_every_query_is_looked_at() -> None:
     assert methods - set(CALLS) == set()
 
 
+def test_placeholders_have_no_numbers() -> None:
+    """A `?1` that gets its value from a sequence is a DeprecationWarning of the first Pythons 3.12."""
+    assert re.findall(r"\?\d", inspect.getsource(devserver)) == []
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_an_index_finds_the_rows(conn: Explained, name: str) -> None:
     fresh = "insert" in name or name in ("Threads.copy", "SqliteSaver.put")
