@@ -1822,6 +1822,14 @@ class Db:
             cached_statements=512,
             check_same_thread=False,
         )
+        try:
+            self._set_up(conn, writer)
+        except BaseException:
+            conn.close()
+            raise
+        return conn
+
+    def _set_up(self, conn: sqlite3.Connection, writer: bool) -> None:
         conn.row_factory = sqlite3.Row
         conn.create_function("steady", 0, CLOCK.steady)
         functions: dict[str, Callable[[Any, Any], Any]] = {
@@ -1841,7 +1849,6 @@ class Db:
         else:
             conn.execute("PRAGMA query_only = ON")
             conn.execute("PRAGMA schema_version")  # opens the write-ahead log
-        return conn
 
     def _prepare(self, conn: sqlite3.Connection) -> None:
         """Bring the file to the present schema. Raises StartError, with the file as it was, if this devserver is too

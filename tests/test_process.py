@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import socket
+import sqlite3
 import sys
 import time
 from collections.abc import Callable
@@ -93,6 +94,33 @@ async def test_a_file_system_without_locks_is_named_as_such(
     assert "files can't be locked there" in str(error.value)
     assert os.strerror(number) in str(error.value)
     assert "in use" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"no database" * 100, b""])
+async def test_a_file_that_can_not_be_used_is_closed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    class Connection(sqlite3.Connection):
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    def connect(*args: Any, **options: Any) -> sqlite3.Connection:
+        opened.append(real(*args, factory=Connection, **options))
+        return opened[-1]
+
+    opened: list[sqlite3.Connection] = []
+    closed: list[sqlite3.Connection] = []
+    file, real = tmp_path / "some.db", sqlite3.connect
+    file.write_bytes(content)
+    if not content:
+        with contextlib.closing(real(file)) as other:
+            other.execute("PRAGMA user_version = 999999")
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    with pytest.raises(StartError):
+        await Db(str(file)).open()
+    assert opened
+    assert closed == opened
 
 
 @linux_only
