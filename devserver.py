@@ -3963,14 +3963,6 @@ class CodeSpec(SettingsPart):
             raise ValueError(f"{source} is JavaScript; devserver serves Python only")
         return path
 
-    @property
-    def source(self) -> str:
-        return self.path.rpartition(":")[0]
-
-    @property
-    def variable(self) -> str:
-        return self.path.rpartition(":")[2]
-
 
 JAVASCRIPT = (".js", ".jsx", ".mjs", ".cjs", ".ts", ".tsx", ".mts", ".cts")
 
@@ -4117,20 +4109,25 @@ class AppAuth:
     """The application's Auth: who sends a request, and what its handlers say of an action. Whatever goes wrong in
     there, or makes no sense, refuses."""
 
-    def __init__(self, auth: Any, spec: AuthSpec) -> None:
-        self.spec = spec
-        self.parameters = self._parameters(auth._authenticate_handler)
-        self._auth = auth
+    def __init__(self, spec: AuthSpec, path: Path) -> None:
+        """Import the Auth that langgraph.json, at `path`, names. Raises StartError."""
+        from langgraph_sdk import Auth
 
-    @staticmethod
-    def _parameters(function: Callable[..., Any]) -> set[str]:
-        """What the authenticate handler asks for. Raises StartError for what there is not."""
-        asked = parameters_of(function)
+        place = f"auth ({spec.path})"
+        auth: Any = import_object(place, spec.path, path)
+        if not isinstance(auth, Auth):
+            raise StartError(f"{place} is a {type(auth).__name__}, not a langgraph_sdk.Auth")
+        if auth._authenticate_handler is None:
+            name = spec.path.rpartition(":")[2]
+            raise StartError(f"{place} has no @{name}.authenticate handler: nobody could be told from anybody")
+        asked = parameters_of(auth._authenticate_handler)
         for each in asked:
             known = each.name in ASKABLE and each.kind is not each.POSITIONAL_ONLY
             if not known and each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
                 raise StartError(f"the authenticate handler asks for '{each.name}'; there is {', '.join(ASKABLE)}")
-        return {each.name for each in asked} & set(ASKABLE)
+        self.spec = spec
+        self.parameters = {each.name for each in asked} & set(ASKABLE)  # of the authenticate handler
+        self._auth: Any = auth
 
     async def authenticate(self, given: JsonObject) -> User:
         """The user of a request, told by the parameters that the handler asks for. Raises Refused."""
@@ -4167,19 +4164,6 @@ class AppAuth:
         except Exception as error:
             raise _refusal(error, 403, f"the handler of {action}") from None
         return limits
-
-
-def load_auth(spec: AuthSpec, path: Path) -> AppAuth:
-    """The Auth that langgraph.json, at `path`, names. Raises StartError."""
-    from langgraph_sdk import Auth
-
-    place = f"auth ({spec.path})"
-    auth = import_object(place, spec.source, spec.variable, path)
-    if not isinstance(auth, Auth):
-        raise StartError(f"{place} is a {type(auth).__name__}, not a langgraph_sdk.Auth")
-    if auth._authenticate_handler is None:
-        raise StartError(f"{place} has no @{spec.variable}.authenticate handler: nobody could be told from anybody")
-    return AppAuth(auth, spec)
 
 
 def to_user(made: Any) -> User:
@@ -4330,7 +4314,7 @@ class Graphs:
                 sys.path.insert(0, str(root))
         loaded = {spec.graph_id: self._load_one(spec) for spec in self.settings.graphs.values()}
         self._store.index = _load_index(self.settings) if self._store.db.vectors else None
-        self.auth = load_auth(self._auth_spec, self.settings.path) if self._auth_spec else None
+        self.auth = AppAuth(self._auth_spec, self.settings.path) if self._auth_spec else None
         self._loaded = loaded
 
     def reload(self) -> None:
@@ -4372,7 +4356,7 @@ class Graphs:
         )
 
     def _load_one(self, spec: GraphSpec) -> LoadedGraph:
-        target = import_object(str(spec), spec.source, spec.variable, self.settings.path)
+        target = import_object(str(spec), spec.path, self.settings.path)
         try:
             if isinstance(target, StateGraph):
                 target = target.compile()
@@ -4523,8 +4507,9 @@ def _import_source(source: str, root: Path) -> types.ModuleType:
     return module
 
 
-def import_object(what: str, source: str, variable: str, path: Path) -> Any:
-    """A variable of the user's code that langgraph.json, at `path`, names. Raises StartError."""
+def import_object(what: str, named: str, path: Path) -> Any:
+    """A variable of the user's code, `file.py:variable`, that langgraph.json, at `path`, names. Raises StartError."""
+    source, _, variable = named.rpartition(":")
     try:
         module = _import_source(source, path.resolve().parent)
     except BaseException as error:  # whatever the user's code raises while it is imported
@@ -5761,11 +5746,8 @@ def cancel_live_run(conn: sqlite3.Connection, run: Run, action: str, reason: str
         Runs(conn).delete(run)
     else:
         Runs(conn).set_status(run.run_id, "interrupted")
-    if url := run.kwargs["webhook"]:
-        status, name = CANCELLED[action]
-        Webhooks(conn).insert(url, _webhook_payload(run, Outcome(status, {"error": name, "message": reason})))
-    if run.temporary:
-        Threads(conn).delete(run.thread_id)
+    status, name = CANCELLED[action]
+    _let_go(conn, run, Outcome(status, {"error": name, "message": reason}))
 
 
 def _thread_config(assistant: Assistant, thread: JsonObject, run: JsonObject) -> JsonObject:
@@ -5831,25 +5813,26 @@ def finish_run(conn: sqlite3.Connection, run: Run, outcome: Outcome) -> Outcome 
         Threads(conn).set_state(run.thread_id, status, rest.values, rest.interrupts, outcome.error, rest.output_keys)
     else:
         Threads(conn).set_outcome(run.thread_id, "error" if failed else None, outcome.error)
-    if url := run.kwargs["webhook"]:
-        Webhooks(conn).insert(url, _webhook_payload(current, outcome))
-    if run.temporary:
-        Threads(conn).delete(run.thread_id)
+    _let_go(conn, current, outcome)
     return outcome
 
 
-def _webhook_payload(run: Run, outcome: Outcome) -> bytes:
-    error, rest = outcome.error, outcome.rest
-    shows_values = rest is not None and outcome.status != "rollback" and not run.temporary
-    payload = {
-        **run.to_dict(),
-        "status": outcome.status,
-        "run_started_at": run.started_at,
-        "run_ended_at": now(),
-        "webhook_sent_at": now(),
-        "values": rest.values if rest and shows_values else None,
-    }
-    return to_json(payload if error is None else {**payload, "error": error})
+def _let_go(conn: sqlite3.Connection, run: Run, outcome: Outcome) -> None:
+    """Keep what a run that is over leaves for its webhook, and delete its thread if that was made for it alone."""
+    if url := run.kwargs["webhook"]:
+        shown = outcome.rest if outcome.status != "rollback" and not run.temporary else None
+        payload = {
+            **run.to_dict(),
+            "status": outcome.status,
+            "run_started_at": run.started_at,
+            "run_ended_at": now(),
+            "webhook_sent_at": now(),
+            "values": shown.values if shown else None,
+            **({"error": outcome.error} if outcome.error is not None else {}),
+        }
+        Webhooks(conn).insert(url, to_json(payload))
+    if run.temporary:
+        Threads(conn).delete(run.thread_id)
 
 
 NODE_THREADS = "devserver-node"
@@ -6195,8 +6178,14 @@ class Execution:
 
     def _tell(self, name: str, data: Any) -> None:
         told = [(name, data)]
-        if name.startswith(PROTOCOL):
-            self._note(name.removeprefix(PROTOCOL), data["data"], data)
+        if name == f"{PROTOCOL}input.requested":
+            self._run_log.interrupts.append(data["data"])
+        elif name == f"{PROTOCOL}messages":
+            message = data["data"]
+            if message["event"] == "message-start":
+                self._speaking[message["run_id"]] = data
+            elif message["event"] in ("message-finish", "error"):
+                self._speaking.pop(message["run_id"], None)
         elif name == "values":
             self._run_log.last_values = data
             for asked in data.get("__interrupt__", ()) if isinstance(data, dict) else ():
@@ -6207,15 +6196,6 @@ class Execution:
         if self._keeper.is_heard:
             for each in told:
                 self._keeper.add(self._event(*each))
-
-    def _note(self, method: str, data: Any, params: JsonObject) -> None:
-        """What the run's end has to know of an event of the event streaming protocol."""
-        if method == "input.requested":
-            self._run_log.interrupts.append(data)
-        elif method == "messages" and data["event"] == "message-start":
-            self._speaking[data["run_id"]] = params
-        elif method == "messages" and data["event"] in ("message-finish", "error"):
-            self._speaking.pop(data["run_id"], None)
 
     async def _call_graph(self) -> Outcome:
         run, kwargs = self._run, self._run.kwargs
@@ -10369,10 +10349,10 @@ def load_app(settings: Settings) -> Starlette | None:
     target = settings.http.app
     if not target:
         return None
-    source, _, variable = target.rpartition(":")
+    source = target.rpartition(":")[0]
     if not source or Path(source).suffix in JAVASCRIPT:
         raise StartError(f"{settings.path}: http.app must be 'file.py:variable' or 'module:variable', not '{target}'")
-    app = import_object(f"http.app ({target})", source, variable, settings.path)
+    app = import_object(f"http.app ({target})", target, settings.path)
     if not isinstance(app, Starlette):
         raise StartError(f"http.app ({target}) is a {type(app).__name__}, not a Starlette or FastAPI application")
     return app

@@ -1433,7 +1433,7 @@ def test_an_auth_that_cannot_be_used_is_refused(tmp_path: Path, text: str, auth:
     write_project(tmp_path, {"steps": "./basic.py:steps"}, {f"{name}.py": text}, auth=settings)
     path = tmp_path / "langgraph.json"
     with pytest.raises(devserver.StartError, match=re.escape(problem)):
-        devserver.load_auth(devserver.read_settings(path).auth or NO_AUTH, path)
+        devserver.AppAuth(devserver.read_settings(path).auth or NO_AUTH, path)
 
 
 NO_AUTH = devserver.AuthSpec(path="./nowhere.py:auth")

@@ -591,10 +591,10 @@ HINTS: dict[str, tuple[str, dict[str, str], str]] = {
 def load(found: devserver.Settings) -> None:
     """All that langgraph.json names, as a start does."""
     for spec in found.graphs.values():
-        devserver.import_object(str(spec), spec.source, spec.variable, found.path)
+        devserver.import_object(str(spec), spec.path, found.path)
     devserver.load_app(found)
     if found.auth:
-        devserver.load_auth(found.auth, found.path)
+        devserver.AppAuth(found.auth, found.path)
     devserver._load_index(found)
 
 
