@@ -5917,65 +5917,6 @@ class RunLoop:
         self._beat = time.monotonic()
 
 
-class EventKeeper:
-    """Takes a run's events to those who follow the run or its thread; those of a resumable run go to the
-    database before, each once, in order."""
-
-    def __init__(self, db: Db, run: Run, logs: Logs) -> None:
-        self._db = db
-        self._run = run
-        self._logs = logs
-        self._run_log = logs.of_run(run.run_id)
-        self._resumable = run.kwargs["resumable"]
-        self._queue, self._reader = RunLog(), Follower()  # to the database; what is too much for memory overflows
-        self._queue.join(self._reader)
-        self._part: list[Event] = []  # taken from the queue, not written yet
-        self._writing: asyncio.Task[None] | None = None
-
-    @property
-    def is_heard(self) -> bool:
-        """Whether anybody will read what is told now."""
-        return self._resumable or self._run_log.is_followed or self._logs.is_thread_followed(self._run.thread_id)
-
-    def add(self, event: Event) -> None:
-        if not self._resumable:
-            self.show([event])
-            return
-        self._queue.append(event)
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.ensure_future(self._try())
-
-    def show(self, events: Iterable[Event]) -> None:
-        for event in events:
-            if not self._run_log.closed:  # else those who followed were let go, with an error
-                self._run_log.append(event)
-            self._logs.tell_thread(self._run.thread_id, event)
-
-    async def _try(self) -> None:
-        with contextlib.suppress(Unavailable, Overtaken):  # the flush that has to follow says so
-            await self._write()
-
-    async def _write(self, patient: Callable[[Unavailable], bool] = lambda error: False) -> None:
-        while part := self._part or self._queue.take(self._reader):
-            self._part = part
-            await self._db.write(self.append, part, patient=patient)
-            self._part = []
-            self.show(part)
-
-    async def flush(self, patient: Callable[[Unavailable], bool] = lambda error: False) -> None:
-        """Write all that is left. Raises Unavailable, and Overtaken if events were lost."""
-        if self._writing is not None:
-            await asyncio.wait([self._writing])
-        await self._write(patient)
-
-    def append(self, conn: sqlite3.Connection, events: Sequence[Event]) -> None:
-        if self._resumable:
-            Events(conn).append(self._run.thread_id, events, self._run.run_id)
-
-    def stop(self) -> None:
-        self._queue.leave(self._reader)
-
-
 ATTEMPTS = 5
 
 
@@ -6055,7 +5996,8 @@ def keep_ends(conn: sqlite3.Connection, graphs: Graphs, cancelled: Iterable[Run]
 
 
 class Execution:
-    """One attempt at a run: its graph is called, and its events go to the log, the thread and the database."""
+    """One attempt at a run: its graph is called, and its events go to who follows the run or its thread. Those of a
+    resumable run go to the database before, each once, in order."""
 
     TRIES = 10  # to store the end, before those who follow are let go
 
@@ -6066,7 +6008,11 @@ class Execution:
         self._run = run
         self.caller = caller
         self._run_log = logs.of_run(run.run_id)
-        self._keeper = EventKeeper(db, run, logs)
+        self._resumable = run.kwargs["resumable"]
+        self._queue, self._reader = RunLog(), Follower()  # to the database; what is too much for memory overflows
+        self._queue.join(self._reader)
+        self._part: list[Event] = []  # taken from the queue, not written yet
+        self._writing: asyncio.Task[None] | None = None
         wanted, last_seq = db.look(lambda conn: Runs(conn).wanted_after(run.run_id))
         self._seq = last_seq + LOST_SEQS * (run.attempt - 1)
         self._speaking: dict[str, JsonObject] = {}  # what messages have begun with, by their model's run
@@ -6117,7 +6063,7 @@ class Execution:
             return True
 
         try:
-            await self._keeper.flush(patient)
+            await self._flush(patient)
             ended, last, done = await self._db.write(self._finish, outcome, failure, patient=patient)
         except Unavailable:
             raise
@@ -6128,16 +6074,16 @@ class Execution:
             ended, last, done = await self._db.write(self._finish, outcome, failure, patient=patient)
         if failure in last:
             self._run_log.error = to_json(outcome.error)
-        self._keeper.stop()
-        self._keeper.show(last)
+        self._queue.leave(self._reader)
+        self._show(last)
         self._logs.tell_thread(self._run.thread_id, done)
         self._logs.close_run(self._run.run_id)
         return ended
 
     async def leave(self) -> None:
         """The run is going on with the next start of the server."""
-        await self._keeper.flush()
-        self._keeper.stop()
+        await self._flush()
+        self._queue.leave(self._reader)
 
     async def rest_after_cancel(self) -> Rest | None:
         """The thread's state after a run that was stopped or failed; None if that can't be told."""
@@ -6166,7 +6112,7 @@ class Execution:
             last.append(self._event(f"{PROTOCOL}messages", params))
         for each in _terminals(told):
             last.append(self._event(f"{PROTOCOL}lifecycle", _lifecycle(self._graphs, self._run, each)))
-        self._keeper.append(conn, last)
+        self._append(conn, last)
         Events(conn).set_last_seq(self._run.thread_id, self._seq)
         return ended, last, keep_done(conn, self._run) if ended else run_done(self._run)
 
@@ -6193,9 +6139,43 @@ class Execution:
                 params = {"namespace": [], "timestamp": CLOCK.micros() // 1000}
                 question = {**params, "data": asked_question(interrupt_value(asked))}
                 told.insert(-1, (f"{PROTOCOL}input.requested", question))
-        if self._keeper.is_heard:
-            for each in told:
-                self._keeper.add(self._event(*each))
+        if not (self._resumable or self._run_log.is_followed or self._logs.is_thread_followed(self._run.thread_id)):
+            return  # nobody will read it
+        for each in told:
+            event = self._event(*each)
+            if not self._resumable:
+                self._show([event])
+                continue
+            self._queue.append(event)
+            if self._writing is None or self._writing.done():
+                self._writing = asyncio.ensure_future(self._try())
+
+    def _show(self, events: Iterable[Event]) -> None:
+        for event in events:
+            if not self._run_log.closed:  # else those who followed were let go, with an error
+                self._run_log.append(event)
+            self._logs.tell_thread(self._run.thread_id, event)
+
+    async def _try(self) -> None:
+        with contextlib.suppress(Unavailable, Overtaken):  # the flush that has to follow says so
+            await self._write()
+
+    async def _write(self, patient: Callable[[Unavailable], bool] = lambda error: False) -> None:
+        while part := self._part or self._queue.take(self._reader):
+            self._part = part
+            await self._db.write(self._append, part, patient=patient)
+            self._part = []
+            self._show(part)
+
+    async def _flush(self, patient: Callable[[Unavailable], bool] = lambda error: False) -> None:
+        """Write all that is left. Raises Unavailable, and Overtaken if events were lost."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+        await self._write(patient)
+
+    def _append(self, conn: sqlite3.Connection, events: Sequence[Event]) -> None:
+        if self._resumable:
+            Events(conn).append(self._run.thread_id, events, self._run.run_id)
 
     async def _call_graph(self) -> Outcome:
         run, kwargs = self._run, self._run.kwargs
