@@ -3755,7 +3755,7 @@ class SettingsPart(BaseModel):
         return {key: value for key, value in raw.items() if value is not None}
 
     def unknown(self, raw: JsonObject) -> list[str]:
-        """The names of keys that this version does not know."""
+        """Return the names of keys that this version does not know."""
         found = [key for key, value in raw.items() if key not in type(self).model_fields and value]
         parts = {key: part for key, part in self if isinstance(part, SettingsPart)}
         return found + [f"{key}.{name}" for key, part in parts.items() for name in part.unknown(raw.get(key) or {})]
@@ -3828,7 +3828,7 @@ class HttpSettings(SettingsPart):
         return prefix
 
     def disables(self, path: str) -> bool:
-        """Whether the routes of a path are taken away."""
+        """Return whether the routes of a path are taken away."""
         first, _, rest = path[1:].partition("/")
         if path in META_PATHS:
             group = "meta"
@@ -3860,7 +3860,7 @@ class WebhookSettings(SettingsPart):
     headers: dict[str, str] = Field(default_factory=dict)
 
     def filled_headers(self, environment: Mapping[str, str]) -> dict[str, str]:
-        """The headers with `${{ env.NAME }}` filled in. Raises StartError naming what is missing, never a value."""
+        """Return the headers, `${{ env.NAME }}` filled in. Raises StartError naming what is missing, never a value."""
 
         def fill(found: re.Match[str]) -> str:
             name = found[1]
@@ -3927,7 +3927,7 @@ class CheckpointerSerde(SettingsPart):
         return raw  # here null says that none are allowed
 
     def serializer(self) -> JsonPlusSerializer:
-        """The serializer that heeds what is given, and has its own defaults for the rest."""
+        """Return the serializer that heeds what is given, and has its own defaults for the rest."""
         allowed: JsonObject = {key: getattr(self, key) for key in self.model_fields_set}
         for key, modules in allowed.items():
             allowed[key] = [tuple(names) for names in modules] if isinstance(modules, list) else modules
@@ -3943,7 +3943,7 @@ class CheckpointerSettings(SettingsPart):
     serde: CheckpointerSerde = Field(default_factory=CheckpointerSerde)
 
     def default_ttl(self) -> JsonObject | None:
-        """The ttl of a thread that was given none."""
+        """Return the ttl of a thread that was given none."""
         minutes = self.ttl.default_ttl
         return {"ttl": minutes, "strategy": self.ttl.strategy} if minutes is not None else None
 
@@ -4130,7 +4130,7 @@ class AppAuth:
         self._auth: Any = auth
 
     async def authenticate(self, given: JsonObject) -> User:
-        """The user of a request, told by the parameters that the handler asks for. Raises Refused."""
+        """Return the user of a request, told by the parameters that the handler asks for. Raises Refused."""
         function = self._auth._authenticate_handler
         try:
             if inspect.iscoroutinefunction(function):
@@ -4143,7 +4143,7 @@ class AppAuth:
             raise _refusal(error, 401, "the authenticate handler") from None
 
     async def decide(self, user: User, action: str, value: JsonObject) -> JsonObject:
-        """The filter that rows have to pass for an action such as `threads.read`; the handler may change the
+        """Return the filter that rows have to pass for an action such as `threads.read`; the handler may change the
         value. Raises Refused."""
         from langgraph_sdk.auth.types import AuthContext, StudioUser
 
@@ -4198,7 +4198,7 @@ def to_user(made: Any) -> User:
 
 
 def studio_user() -> User:
-    """The developer who looks at the application with LangSmith's Studio."""
+    """Return the developer who looks at the application with LangSmith's Studio."""
     from langgraph_sdk.auth.types import StudioUser
 
     made = StudioUser("langgraph-studio-user", is_authenticated=True)
@@ -4208,7 +4208,7 @@ def studio_user() -> User:
 
 
 def _limits(said: Any) -> JsonObject:
-    """What an authorization handler returned, as a filter. Raises Refused, or an error for what makes no sense."""
+    """Return as a filter what an authorization handler said. Raises Refused, or an error for what makes no sense."""
     if said is None or said is True:
         return {}
     if said is False:
@@ -4223,8 +4223,8 @@ def _limits(said: Any) -> JsonObject:
 
 
 def _refusal(error: Exception, status: int, what: str) -> Refused:
-    """The answer to a request that the application's code refused, or failed on. Only what is meant to be said shows:
-    the text of an assertion about a known user, and the `detail` of an exception."""
+    """Return the answer to a request that the application's code refused, or failed on. It shows only what is meant to
+    be said: the text of an assertion about a known user, and the `detail` of an exception."""
     from langgraph_sdk.auth import exceptions
 
     if isinstance(error, Refused):
@@ -4257,7 +4257,7 @@ ACCESS: contextvars.ContextVar[Access] = contextvars.ContextVar("devserver_acces
 
 
 def identity() -> JsonObject:
-    """The keys of a config that tell a graph, or a graph factory, who sends the present request."""
+    """Return the keys of a config that tell a graph, or a graph factory, who sends the present request."""
     access = ACCESS.get(None)
     return user_values(access.user) if access else {}
 
@@ -4295,11 +4295,11 @@ class Graphs:
         return list(self._loaded.values())
 
     def shared(self, graph_id: str) -> frozenset[tuple[str, str]]:
-        """(scope, state key) of a graph's shared values."""
+        """Return (scope, state key) of a graph's shared values."""
         return self._loaded[graph_id].shared if graph_id in self._loaded else frozenset()
 
     def get(self, graph_id: str) -> LoadedGraph:
-        """Raises NotFound naming the graphs there are."""
+        """Return a graph. Raises NotFound naming the graphs there are."""
         try:
             return self._loaded[graph_id]
         except KeyError:
@@ -4338,7 +4338,7 @@ class Graphs:
             raise
 
     def folders(self) -> set[str]:
-        """The folders of langgraph.json, of all imported project modules, and of those that can't be imported."""
+        """Return the folders of langgraph.json, of all imported project modules, and of what can't be imported."""
         modules = list(sys.modules.items())
         files = [module.__file__ for name, module in modules if self._is_project_module(name, module)]
         folders = {str(self.settings.path.resolve().parent)}
@@ -4372,7 +4372,7 @@ class Graphs:
         return LoadedGraph(spec, None, target)
 
     def prepare(self, spec: GraphSpec, graph: Graph) -> Graph:
-        """The graph on the server's checkpointer and store, with its shared keys hidden."""
+        """Return a graph on the server's checkpointer and store, with its shared keys hidden."""
         own = [name for name in ("checkpointer", "store") if getattr(graph, name) not in (None, True, False)]
         if own and spec.graph_id not in self._warned:
             self._warned.add(spec.graph_id)
@@ -4388,7 +4388,7 @@ class Graphs:
 
     @contextlib.asynccontextmanager
     async def open(self, graph_id: str, config: JsonObject, access: str, context: Any = None) -> AsyncIterator[Graph]:
-        """The graph, made by its factory if it has one, for as long as the context lasts.
+        """Give the graph, made by its factory if it has one, for as long as the context lasts.
 
         `access` tells a factory what for: threads.create_run, threads.update, threads.read, assistants.read.
         """
@@ -4411,7 +4411,7 @@ class Graphs:
             yield self.prepare(entry.spec, made)
 
     def _arguments(self, entry: LoadedGraph, config: JsonObject, access: str, context: Any) -> list[Any]:
-        """What a factory takes: nothing, the config, the runtime, or both, told by annotation or name."""
+        """Return what a factory takes: nothing, the config, the runtime, or both, told by annotation or name."""
         from langgraph_sdk import runtime
 
         parameters = [
@@ -4429,7 +4429,7 @@ class Graphs:
 
 
 def _load_index(settings: Settings) -> Index | None:
-    """The index that `store.index` describes. Raises StartError."""
+    """Return the index that `store.index` describes. Raises StartError."""
     wanted = settings.store.index
     if wanted is None:
         return None
@@ -4444,7 +4444,7 @@ def _load_index(settings: Settings) -> Index | None:
 
 
 def _embed_target(embed: str, root: Path) -> Any:
-    """What `embed` names: a function or an Embeddings object of the project, or else a model."""
+    """Return what `embed` names: a function or an Embeddings object of the project, or else a model."""
     source, _, name = embed.rpartition(":")
     if source.endswith(".py") or (name.isidentifier() and _module_spec(source)):
         target = getattr(_import_source(source, root), name)
@@ -4464,7 +4464,7 @@ EXTRAS = {"debug": "debugpy>=1.8", "models": "langchain>=1.2.11"}
 
 
 def installing(extra: str) -> str:
-    """How to install an extra's package."""
+    """Tell how to install an extra's package."""
     return f"Install it where devserver is installed: python -m pip install '{EXTRAS[extra]}'"
 
 
@@ -4508,7 +4508,7 @@ def _import_source(source: str, root: Path) -> types.ModuleType:
 
 
 def import_object(what: str, named: str, path: Path) -> Any:
-    """A variable of the user's code, `file.py:variable`, that langgraph.json, at `path`, names. Raises StartError."""
+    """Import `file.py:variable` of the user's code, which langgraph.json, at `path`, names. Raises StartError."""
     source, _, variable = named.rpartition(":")
     try:
         module = _import_source(source, path.resolve().parent)
@@ -4523,7 +4523,7 @@ def import_object(what: str, named: str, path: Path) -> Any:
 
 
 def _import_problem(error: BaseException, path: Path) -> str:
-    """The exception, the line of the user's code that raised it, and how to get a module that was not found."""
+    """Tell the exception, the line of the user's code that raised it, and how to get a module that was not found."""
     place = None if isinstance(error, SyntaxError) else user_line(error)
     text = f"{type(error).__name__}: {error}" + (f" (at {place})" if place else "")
     if isinstance(error, ModuleNotFoundError) and error.name and not _module_spec(top := error.name.partition(".")[0]):
@@ -4532,14 +4532,14 @@ def _import_problem(error: BaseException, path: Path) -> str:
 
 
 def user_line(error: BaseException) -> str | None:
-    """The innermost line of the user's code that an exception came through, as FILE:LINE; None if it is not theirs."""
+    """Return FILE:LINE, the innermost of the user's code that an exception came through; None if there is none."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_library(f.filename)]
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
 
 
 def _where_to_get(module: str, error: BaseException, root: Path) -> str:
-    """A hint at a module that can't be found: the project has it in a folder that is not on the module path, such
-    as `src`, or else it is to be installed."""
+    """Return a hint at a module that can't be found: the project has it in a folder that is not on the module path,
+    such as `src`, or else it is to be installed."""
     folders = [folder for file in _files_of(error) for folder in Path(file).parents if folder.is_relative_to(root)]
     folders += [folder for folder in sorted(root.iterdir()) if not folder.name.startswith(".")]
     pip = f"{sys.executable} -m pip install"
@@ -4552,7 +4552,7 @@ def _where_to_get(module: str, error: BaseException, root: Path) -> str:
 
 
 def _files_of(error: BaseException | None) -> Iterator[str]:
-    """The user's files that an error, or its cause, came through."""
+    """Yield the user's files that an error, or its cause, came through."""
     while error is not None:
         names = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
         names += [error.filename or ""] if isinstance(error, SyntaxError) else []
@@ -4565,7 +4565,7 @@ def _is_library(filename: str) -> bool:
 
 
 def _subgraphs(graph: Graph) -> list[Graph]:
-    """All graphs that the nodes call, as far as their code tells; LangGraph's own `get_subgraphs` leaves out
+    """Return all graphs that the nodes call, as far as their code tells; LangGraph's own `get_subgraphs` leaves out
     those compiled with `checkpointer=False`, and all but a node's first."""
     candidates: list[Any] = [node.bound for node in graph.nodes.values()]
     found: list[Graph] = []
@@ -4585,7 +4585,7 @@ def _subgraphs(graph: Graph) -> list[Graph]:
 
 
 def _shared_keys(graph: Graph, above: tuple[Graph, ...] = ()) -> set[tuple[str, str]]:
-    """(scope, state key) of a graph's shared values, those of its subgraphs included."""
+    """Return (scope, state key) of a graph's shared values, those of its subgraphs included."""
     keys = {(c.scope, key) for key, c in graph.channels.items() if isinstance(c, SharedValue)}
     below = [subgraph for subgraph in _subgraphs(graph) if subgraph not in (graph, *above)]
     return keys.union(*(_shared_keys(subgraph, (graph, *above)) for subgraph in below))
@@ -4648,7 +4648,7 @@ class LenientJsonSchema(GenerateJsonSchema):
 
 
 def graph_schemas(graph: Graph) -> JsonObject:
-    """JSON schemas of a graph's input, output, state, config and context."""
+    """Return the JSON schemas of a graph's input, output, state, config and context."""
     context = _schema(graph, "context") if graph.context_schema else None
     shared = [key for key, channel in graph.channels.items() if isinstance(channel, SharedValue)]
     output = _schema(graph, "output")
@@ -4671,7 +4671,7 @@ def graph_schemas(graph: Graph) -> JsonObject:
 
 
 def _schema(graph: Graph, kind: str) -> JsonObject | None:
-    """The JSON schema of a graph's input, output or context. What has none of its own is described field by field."""
+    """Return the schema of a graph's input, output or context; what has none of its own is described by its fields."""
     from pydantic import TypeAdapter
 
     declared: Any = getattr(getattr(graph, "builder", graph), f"{kind}_schema", None)
@@ -4689,7 +4689,7 @@ def _schema(graph: Graph, kind: str) -> JsonObject | None:
 
 
 def _fields_schema(title: str, types_: Mapping[str, Any], required: Container[str] = ()) -> JsonObject:
-    """The JSON schema of an object with these fields; a field whose type has none may hold anything."""
+    """Return the JSON schema of an object with these fields; a field whose type has none may hold anything."""
     from pydantic import create_model
 
     options = ConfigDict(arbitrary_types_allowed=True)
@@ -4711,7 +4711,7 @@ def _fields_schema(title: str, types_: Mapping[str, Any], required: Container[st
 
 
 async def graph_drawing(graph: Graph, xray: int | bool) -> JsonObject:
-    """Nodes and edges as langchain draws them."""
+    """Return nodes and edges as langchain draws them."""
     drawing: JsonObject = (await graph.aget_graph(xray=xray)).to_json()
     for node in drawing.get("nodes", ()):
         if isinstance(node.get("data"), dict):
@@ -4732,7 +4732,7 @@ class SWRResult(Generic[T]):
     store: Callable[[T], Coroutine[Any, Any, None]] = field(repr=False)
 
     async def mutate(self, value: T = ...) -> T:  # type: ignore[assignment]
-        """Store another value; without one, what the loader gives now."""
+        """Store and return another value; without one, what the loader gives now."""
         self.value = await self.load() if value is ... else value
         await self.store(self.value)
         self.status = "fresh"
@@ -4751,13 +4751,13 @@ class Cache:
         self._refreshing: dict[str, asyncio.Task[Any]] = {}
 
     def _find(self, key: str, max_age: float = math.inf) -> tuple[bytes, float] | None:
-        """A value as JSON, with its age in seconds: infinite if it has expired."""
+        """Return a value as JSON, with its age in seconds: infinite if it has expired."""
         text, at, ttl = self._entries.get(key, (b"", 0.0, 0.0))
         age = CLOCK.steady() / 1e6 - at
         return (text, age if age < min(ttl, max_age) else math.inf) if text else None
 
     async def set(self, key: str, value: Any, ttl: datetime.timedelta | None = None) -> None:
-        """Raises TypeError for what is not JSON, ValueError for what is too large."""
+        """Keep a value. Raises TypeError for what is not JSON, ValueError for what is too large."""
         seconds = min(ttl.total_seconds() if ttl else self.MAX_SECONDS, self.MAX_SECONDS)
         text = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
         if (size := len(key) + len(text)) > self.MAX_BYTES:
@@ -4780,7 +4780,7 @@ class Cache:
     async def swr(
         self, key: str, loader: Any, *, fresh_for: datetime.timedelta, max_age: datetime.timedelta, model: Any = None
     ) -> SWRResult[Any]:
-        """A value that is stored, one that is stale while it is loaded again; else what the loader gives."""
+        """Return a stored value, though it is stale while it is loaded again; else what the loader gives."""
         dump: Callable[[Any], Any] = operator.methodcaller("model_dump", mode="json") if model else lambda value: value
         result = SWRResult[Any](None, "miss", loader, lambda value: self.set(key, dump(value), max_age))
         if found := self._find(key, max_age.total_seconds()):
@@ -5729,7 +5729,7 @@ def fire_crons(conn: sqlite3.Connection, graphs: Graphs) -> list[Created]:
 
 
 def cron_run(cron: Cron, headers: Mapping[str, str] = types.MappingProxyType({})) -> NewRun:
-    """The run that a cron makes when it fires."""
+    """Return the run that a cron makes when it fires."""
     body = RunCreateStateless.model_validate({**cron.payload, "assistant_id": cron.assistant_id})
     changes = {"metadata": {**cron.metadata, **(body.metadata or {})}, "on_completion": cron.on_run_completed}
     access = RunAccess(**cron.access) if cron.access else RunAccess()
@@ -5751,13 +5751,13 @@ def cancel_live_run(conn: sqlite3.Connection, run: Run, action: str, reason: str
 
 
 def _thread_config(assistant: Assistant, thread: JsonObject, run: JsonObject) -> JsonObject:
-    """What a run leaves in its thread's config: all but its own configurable."""
+    """Return what a run leaves in its thread's config: all but its own configurable."""
     configurable = {**assistant.config.get("configurable", {}), **thread.get("configurable", {})}
     return {**assistant.config, **thread, **run, "configurable": configurable}
 
 
 def _given_command(body: RunCreate) -> JsonObject | None:
-    """An empty command counts as none; resume with null is an answer like any other."""
+    """Return the command of a run. An empty one counts as none; resume with null is an answer like any other."""
     command = body.command.given() if body.command else {}
     return command if any(command.get(key) for key in ("update", "goto")) or "resume" in command else None
 
@@ -5792,8 +5792,8 @@ def _terminals(outcome: Outcome) -> list[JsonObject]:
 
 
 def finish_run(conn: sqlite3.Connection, run: Run, outcome: Outcome) -> Outcome | None:
-    """End a running run: its row, its thread, its webhook. Gives how it ended, which a cancel decides that came
-    before this transaction; None if the run was deleted meanwhile."""
+    """End a running run: its row, its thread, its webhook. Return how it ended, which a cancel decides that came before
+    this transaction; None if the run was deleted meanwhile."""
     current = Runs(conn).get(run.thread_id, run.run_id)
     if current is None or current.status != "running":
         return None
@@ -5925,7 +5925,7 @@ class Fatal(Exception):
 
 
 def _resume(conn: sqlite3.Connection, run: Run) -> Run:
-    """How a later attempt of a run goes on: without its input if that was applied, else from the start. Raises
+    """Return a run as its later attempt goes on: without its input if that was applied, else from the start. Raises
     Fatal after some attempts in a row that stored nothing."""
     if (vain := run.attempt - 1 - Runs(conn).reached_in(run)) >= ATTEMPTS:
         raise Fatal(f"the server ended {vain} times while this run went on, so it is not tried again")
@@ -5944,7 +5944,7 @@ def _resume(conn: sqlite3.Connection, run: Run) -> Run:
 
 
 async def _is_at_breakpoint(graph: Graph, run: Run) -> bool:
-    """Whether an earlier attempt came to its breakpoint: LangGraph, called again, would go on from there."""
+    """Return whether an earlier attempt came to its breakpoint: LangGraph, called again, would go on from there."""
     before = run.kwargs["interrupt_before"] or graph.interrupt_before_nodes
     after = run.kwargs["interrupt_after"] or graph.interrupt_after_nodes
     if not isinstance(graph.checkpointer, Saver) or not (before or after):
@@ -5967,7 +5967,7 @@ LOST_SEQS = 1_000_000
 
 
 def _lifecycle(graphs: Graphs, run: Run, data: JsonObject) -> JsonObject:
-    """The beginning or the end of a run's own graph, in the event streaming protocol."""
+    """Return the beginning or the end of a run's own graph, in the event streaming protocol."""
     name = next((each.name for each in graphs.all() if each.spec.graph_id == run.graph_id), run.graph_id)
     event_id, ms = f"synth:{run.run_id}:lc||{data['event']}", CLOCK.micros() // 1000
     return {"event_id": event_id, "namespace": [], "timestamp": ms, "data": {**data, "graph_name": name}}
@@ -6081,12 +6081,12 @@ class Execution:
         return ended
 
     async def leave(self) -> None:
-        """The run is going on with the next start of the server."""
+        """Let the run go on with the next start of the server."""
         await self._flush()
         self._queue.leave(self._reader)
 
     async def rest_after_cancel(self) -> Rest | None:
-        """The thread's state after a run that was stopped or failed; None if that can't be told."""
+        """Return the thread's state after a run that was stopped or failed; None if that can't be told."""
         if self._run.temporary:
             return None
         try:
@@ -6100,8 +6100,8 @@ class Execution:
     def _finish(
         self, conn: sqlite3.Connection, outcome: Outcome, failure: Event | None
     ) -> tuple[Outcome | None, list[Event], Event]:
-        """How the run ended, and the events that tell it to who follows the run, and its thread. A run that was deleted
-        ends as if it was cancelled."""
+        """End the run. Return how it ended, and the events that tell it to who follows the run, and its thread. A run
+        that was deleted ends as if it was cancelled."""
         ended = finish_run(conn, self._run, outcome)
         told = ended or Outcome("interrupted")
         last = [failure] if failure and told.status == "error" else []
@@ -6214,7 +6214,7 @@ class Execution:
             return Outcome("success", rest=rest, shared=shared)
 
     def _with_null_answer(self, run: Run) -> Run:
-        """LangGraph takes a null answer for none, unless it names its question."""
+        """Name the question of a null answer: LangGraph takes one that names none for no answer."""
         command = run.kwargs["command"]
         if not command or command.get("resume", MISSING) is not None:
             return run
@@ -6257,7 +6257,7 @@ def check_webhook(url: str, allowed: WebhookUrls) -> None:
 
 
 def _is_in_domain(host: str, domain: str) -> bool:
-    """`*.example.com` is every subdomain, without example.com itself."""
+    """Return whether a host is in a domain: `*.example.com` is every subdomain, without example.com itself."""
     return host.endswith(domain[1:]) if domain.startswith("*.") else host == domain
 
 
@@ -6274,7 +6274,7 @@ def check_webhook_address(text: str, allowed: WebhookUrls) -> None:
 
 
 def _addresses_in(text: str) -> Iterator[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    """An address, and the IPv4 addresses in it if it is one of IPv6 that leads to them."""
+    """Yield an address, and the IPv4 addresses in it if it is one of IPv6 that leads to them."""
     address = ipaddress.ip_address(text.partition("%")[0])
     yield address
     if isinstance(address, ipaddress.IPv4Address):
@@ -6297,8 +6297,8 @@ def _addresses_in(text: str) -> Iterator[ipaddress.IPv4Address | ipaddress.IPv6A
 
 
 def _address_judge(host: str, allowed: WebhookUrls) -> Callable[[str, JsonObject], Coroutine[Any, Any, None]]:
-    """Watches httpx connect to a host, and refuses the address that it got before anything is sent: a name may lead
-    elsewhere by now. A proxy looks names up by itself."""
+    """Return what watches httpx connect to a host, and refuses the address that it got before anything is sent: a name
+    may lead elsewhere by now. A proxy looks names up by itself."""
     is_proxy = False
 
     async def watch(event: str, about: JsonObject) -> None:
@@ -6370,8 +6370,8 @@ class WebhookSender:
 
 
 async def _sleep(noticed: asyncio.Event, seconds: float | None) -> None:
-    """Until something is noticed, or for so many seconds: a minute at most, as clocks may be set, and those of event
-    loops stand still while a laptop sleeps."""
+    """Sleep until something is noticed, or for so many seconds: a minute at most, as clocks may be set, and those of
+    event loops stand still while a laptop sleeps."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(None if seconds is None else max(0.001, min(seconds, 60))):
             await noticed.wait()
@@ -6430,7 +6430,7 @@ class Schedule:
 
 
 def log_end(run: Run, outcome: Outcome, seconds: float) -> None:
-    """One line per run."""
+    """Log one line per run."""
     failed = outcome.error if outcome.status == "error" else None
     status = "rolled back" if outcome.status == "rollback" else outcome.status
     error = f" {failed['error']}: {failed['message']}" if failed else ""
@@ -6727,7 +6727,7 @@ class Runner:
         return created.run
 
     async def cancel(self, runs: list[tuple[str, str]], action: str, reason: str) -> list[Run]:
-        """Cancel these (thread id, run id) if they are live; gives those that were."""
+        """Cancel these (thread id, run id) if they are live; return those that were."""
 
         def cancel_all(conn: sqlite3.Connection) -> tuple[list[Run], list[tuple[Run, Event]]]:
             found = [Runs(conn).get(*ids) for ids in runs]
@@ -6781,7 +6781,7 @@ class Runner:
     # -- on the run loop --
 
     def _notice(self, thread_id: str, started: Run | None = None) -> None:
-        """A thread has a new run: wake its worker, or make one."""
+        """Wake the worker of a thread that has a new run, or make one."""
         worker = self._workers.get(thread_id)
         if worker is None:
             if self.stopping:

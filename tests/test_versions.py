@@ -297,7 +297,7 @@ def test_annotations_may_name_what_only_type_checkers_know() -> None:
 
     with pytest.raises(NameError):
         inspect.signature(handler)
-    assert devserver.AppAuth._parameters(handler) == {"authorization"}
+    assert [each.name for each in devserver.parameters_of(handler)] == ["authorization"]
     graphs = object.__new__(devserver.Graphs)
     graphs._store = None  # type: ignore[assignment]
     entry = types.SimpleNamespace(factory=factory, spec="graph")
