@@ -513,14 +513,6 @@ class RunCreateStateless(RunCreate):
     pass
 
 
-class RunCreateStreamingStateful(RunCreateStateful):
-    pass
-
-
-class RunCreateStreamingStateless(RunCreateStateless):
-    pass
-
-
 class RunsCancel(Body):
     status: Literal["pending", "running", "all"] | None = None
     thread_id: Id | None = None
@@ -535,10 +527,6 @@ class CronCreate(RunCreate):
     end_time: str | None = None
     enabled: bool = True
     on_run_completed: OnCompletion | None = None
-
-
-class ThreadCronCreate(CronCreate):
-    pass
 
 
 class CronPatch(CronCreate):
@@ -7118,6 +7106,13 @@ class HeaderBytes(dict[bytes, bytes]):
             return default
 
 
+def note_headers(server: Server, connection: HTTPConnection) -> None:
+    """Note a request's id, and the headers that langgraph.json wants in the configurable of its runs."""
+    selected = server.settings.http.configurable_headers.select(connection.scope["headers"])
+    request_id = connection.headers.get("x-request-id") or new_id()
+    CONFIGURABLE_HEADERS.set({**selected, "langgraph_request_id": request_id})
+
+
 async def enter(server: Server, auth: AppAuth, connection: HTTPConnection) -> Access:
     """Authenticate a request or a WebSocket; from here on it acts for its user. Raises Refused."""
     scope, headers = connection.scope, connection.headers
@@ -7881,12 +7876,10 @@ def check_run_fields(body: RunCreate) -> None:
             raise Invalid("Invalid checkpoint ID") from None
 
 
-def run_headers(run: Run, location: str | None, stateless: bool = False) -> dict[str, str]:
-    path = f"/runs/{run.run_id}" if stateless else f"/threads/{run.thread_id}/runs/{run.run_id}"
-    headers = {"content-location": path}
-    if location:
-        headers["location"] = f"{path}/{location}"
-    return headers
+def run_headers(thread_id: str | None, run_id: str, location: str | None = None) -> dict[str, str]:
+    """Headers that tell where a run is, and where it can be followed; one on a thread of its own needs no thread."""
+    path = f"/threads/{thread_id}/runs/{run_id}" if thread_id else f"/runs/{run_id}"
+    return {"content-location": path, **({"location": f"{path}/{location}"} if location else {})}
 
 
 async def asked_run(call: Call) -> NewRun:
@@ -7899,7 +7892,7 @@ async def create_run(call: Call) -> Response:
     """Start a run in the background, on a thread or on one of its own."""
     new = await asked_run(call)
     [run] = await call.server.runner.create(new)
-    return reply(run.to_dict(), headers=run_headers(run, None, new.thread_id is None))
+    return reply(run.to_dict(), headers=run_headers(new.thread_id, run.run_id))
 
 
 async def create_run_batch(call: Call) -> list[JsonObject]:
@@ -7918,7 +7911,7 @@ async def stream_run(call: Call) -> Response:
     """Start a run, on a thread or on one of its own, and stream its events."""
     new, follower = await asked_run(call), Follower()
     run, run_log = await call.server.runner.create_followed(new, follower)
-    headers, cancel = run_headers(run, "stream", new.thread_id is None), new.body.on_disconnect == "cancel"
+    headers, cancel = run_headers(new.thread_id, run.run_id, "stream"), new.body.on_disconnect == "cancel"
     frames = run_frames(run, run_log, follower, run_log.follow(follower))
     return event_stream(call.server, run, frames, headers, cancel)
 
@@ -8031,7 +8024,7 @@ def wait_reply(server: Server, run: Run, run_log: RunLog, cancel: bool, result: 
             raise Unfinished
         yield result or await run_result(server, run, run_log)
 
-    headers = {"content-type": "application/json", **run_headers(run, "join")}
+    headers = {"content-type": "application/json", **run_headers(run.thread_id, run.run_id, "join")}
     return CutResponse(guarded(server, run, parts(), cancel), headers=headers)
 
 
@@ -8137,32 +8130,29 @@ async def live_log(server: Server, run: Run, follower: Follower | None = None) -
 
 async def join_run(call: Call) -> Response:
     """Wait for the result of a run that exists."""
-    run = find_run(call)
+    run, headers = find_run(call), run_headers(call.id("thread"), call.id("run"), "join")
     if run is None:
-        path = f"/threads/{call.id('thread')}/runs/{call.id('run')}"
-        headers = {"content-location": path, "location": f"{path}/join"}
         return reply({"__error__": RUN_NOT_FOUND}, headers=headers)
     joined = await live_log(call.server, run)
     if joined is not None:
         return wait_reply(call.server, run, joined, call.query["cancel_on_disconnect"])
     thread = call.server.db.look(lambda conn: Threads(conn).get(run.thread_id))
-    return reply(thread_result(thread, with_values=False), headers=run_headers(run, "join"))
+    return reply(thread_result(thread, with_values=False), headers=headers)
 
 
 async def join_run_stream(call: Call) -> Response:
     """Follow a run that exists; with Last-Event-ID, a resumable one from after that event."""
-    run, modes = find_run(call), call.query["stream_mode"]
+    run, headers = find_run(call), run_headers(call.id("thread"), call.id("run"), "stream")
     if run is None:
-        path = f"/threads/{call.id('thread')}/runs/{call.id('run')}"
         missing = sse_frame(Event((0, 0), "error", to_json(RUN_NOT_FOUND)), False)
-        headers = {"content-location": path, "location": f"{path}/stream"}
         return Response(missing, headers={**STREAM_HEADERS, **headers})
     last = call.request.headers.get("last-event-id")
     after = event_id() if last is None else parse_event_id(last) or (2**62, 0)  # nothing comes after nonsense
     follower, cancel = Follower(), call.query["cancel_on_disconnect"]
     joined = await live_log(call.server, run, follower)
-    frames = run_frames(run, joined, follower, run_tape(call.server, run, joined, follower, after), modes)
-    return event_stream(call.server, run if joined else None, frames, run_headers(run, "stream"), cancel)
+    tape = run_tape(call.server, run, joined, follower, after)
+    frames = run_frames(run, joined, follower, tape, call.query["stream_mode"])
+    return event_stream(call.server, run if joined else None, frames, headers, cancel)
 
 
 async def join_thread_stream(call: Call) -> Response:
@@ -8208,18 +8198,15 @@ async def thread_tape(
 
 async def cancel_run(call: Call) -> Response:
     """Cancel a run; `action` interrupt keeps what it did, rollback removes it."""
-    thread_id, run_id = call.id("thread"), call.id("run")
-    action = "rollback" if call.query["action"] == "rollback" else "interrupt"
-    run = find_run(call)
+    run, action = find_run(call), "rollback" if call.query["action"] == "rollback" else "interrupt"
     if run is None:
         raise NotFound("No runs found to cancel.")
     joined = await live_log(call.server, run)
     reason = f"{action} requested via POST /threads/{{thread_id}}/runs/{{run_id}}/cancel"
-    if not await call.server.runner.cancel([(thread_id, run_id)], action, reason):
+    if not await call.server.runner.cancel([(run.thread_id, run.run_id)], action, reason):
         raise NotFound(NOTHING_TO_CANCEL)
     if not call.query["wait"] or joined is None:
         return Response(status_code=202)
-
     return wait_reply(call.server, run, joined, cancel=False, result=b"{}")
 
 
@@ -8398,11 +8385,9 @@ async def fire_cron(call: Call) -> Response:
     cron = call.server.db.look(lambda conn: Crons(conn).get(cron_id, *call.limits))
     if cron is None:
         raise NotFound(f"Cron '{cron_id}' not found")
-    server = call.server
     headers = {"langgraph_request_id": CONFIGURABLE_HEADERS.get()["langgraph_request_id"]}  # maybe it is another's cron
-    new = cron_run(cron, headers)
-    [run] = await server.runner.create(new)
-    return reply(run.to_dict(), headers=run_headers(run, None))
+    [run] = await call.server.runner.create(cron_run(cron, headers))
+    return reply(run.to_dict(), headers=run_headers(run.thread_id, run.run_id))
 
 
 async def search_crons(call: Call) -> Response:
@@ -8851,6 +8836,7 @@ class Session:
 async def protocol_socket(socket: WebSocket) -> None:
     """Serve the event streaming protocol over a WebSocket. Close codes are 4000 plus an HTTP status."""
     server: Server = socket.app.state.server
+    note_headers(server, socket)
     try:
         if server.graphs.auth and "access" not in socket.scope:
             await enter(server, server.graphs.auth, socket)
@@ -9739,7 +9725,7 @@ ROUTES = [
     Operation("GET", "/threads/{thread_id}/runs", list_runs, "threads.read threads.search", None, "[RunPart]",
         query="limit:count=10 offset:count=0 status:RunStatus select:[RunField]", also="400 404"),
     Operation("POST", "/threads/{thread_id}/runs", create_run, "inside", RunCreateStateful, "Run", also="400 404 409"),
-    Operation("POST", "/threads/{thread_id}/runs/stream", stream_run, "inside", RunCreateStreamingStateful, "stream",
+    Operation("POST", "/threads/{thread_id}/runs/stream", stream_run, "inside", RunCreateStateful, "stream",
         also="400 404 409"),
     Operation("POST", "/threads/{thread_id}/runs/wait", wait_run, "inside", RunCreateStateful, "any",
         also="400 404 409"),
@@ -9757,7 +9743,7 @@ ROUTES = [
         "stream", also="400", parsed=False),
     Operation("POST", "/runs", create_run, "inside", RunCreateStateless, "Run", also="400 404",
         name="create_stateless_run"),
-    Operation("POST", "/runs/stream", stream_run, "inside", RunCreateStreamingStateless, "stream", also="400 404",
+    Operation("POST", "/runs/stream", stream_run, "inside", RunCreateStateless, "stream", also="400 404",
         name="stream_stateless_run"),
     Operation("POST", "/runs/wait", wait_run, "inside", RunCreateStateless, "any", also="400 404",
         name="wait_stateless_run"),
@@ -9772,7 +9758,7 @@ ROUTES = [
     Operation("PATCH", "/runs/crons/{cron_id}", update_cron, "crons.update", CronPatch, "Cron", also="400 404"),
     Operation("DELETE", "/runs/crons/{cron_id}", delete_cron, "crons.delete", status=204, also="404"),
     Operation("POST", "/runs/crons/{cron_id}/fire", fire_cron, "crons.update", None, "Run", also="400 404 409"),
-    Operation("POST", "/threads/{thread_id}/runs/crons", create_cron, "crons.create", ThreadCronCreate, "Cron",
+    Operation("POST", "/threads/{thread_id}/runs/crons", create_cron, "crons.create", CronCreate, "Cron",
         also="400 404", name="create_cron_for_thread"),
     Operation("POST", "/mcp/", call_mcp, "inside", JsonObject, "object", also="202 307 400=object", parsed=False),
     Operation("GET", "/mcp/", get_mcp, "inside", status=405, also="307"),
@@ -10096,6 +10082,7 @@ def endpoint(operation: Operation) -> Callable[[Request], Coroutine[Any, Any, Re
     async def answer(request: Request) -> Response:
         server: Server = request.app.state.server
         call = Call(server, ApiRequest(request.scope, request.receive), operation.query)
+        note_headers(server, request)
         auth = None if operation.rule == "open" else server.graphs.auth
         if auth and "access" not in request.scope:
             await enter(server, auth, call.request)
@@ -10254,30 +10241,23 @@ class Metered:
                 self._answered[scope["method"], path, status] += 1
 
 
-class HeadersToConfigurable:
-    """Takes from each request's headers its id, and what langgraph.json wants in the configurable of its runs."""
-
-    def __init__(self, app: asgi.ASGIApp, patterns: HeaderPatterns) -> None:
-        self.app = app
-        self._patterns = patterns
-
-    async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
-        headers = scope.get("headers", ())
-        named = dict(headers).get(b"x-request-id", b"").decode("latin-1")
-        CONFIGURABLE_HEADERS.set({**self._patterns.select(headers), "langgraph_request_id": named or new_id()})
-        await self.app(scope, receive, send)
-
-
 # -- the user's app --
 
 
 class Gate:
     """Authenticates every request before what is behind it sees it, but those of open paths."""
 
-    def __init__(self, app: asgi.ASGIApp, server: Server, is_open: Callable[[asgi.Scope], bool]) -> None:
+    def __init__(self, app: asgi.ASGIApp, server: Server, api: ApiRoute) -> None:
         self.app = app
         self._server = server
-        self._is_open = is_open
+        self._api = api
+
+    def _is_open(self, scope: asgi.Scope) -> bool:
+        """Whether a request may be anybody's: what only looks after the server, and maybe what is not of the API."""
+        if scope["path"].removeprefix(scope.get("root_path", "")) in (*META_PATHS, "/ok"):
+            return True
+        is_custom = self._api.matches(scope)[0] is not Match.FULL
+        return is_custom and not self._server.settings.http.enable_custom_route_auth
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         auth = self._server.graphs.auth
@@ -10338,14 +10318,6 @@ def load_app(settings: Settings) -> Starlette | None:
     return app
 
 
-def is_open(http: HttpSettings, api_route: ApiRoute, scope: asgi.Scope) -> bool:
-    """Whether a request may be anybody's: what only looks after the server, and maybe what is not of the API."""
-    path = scope["path"].removeprefix(scope.get("root_path", ""))
-    if path in (*META_PATHS, "/ok"):
-        return True
-    return not http.enable_custom_route_auth and api_route.matches(scope)[0] is not Match.FULL
-
-
 def around_api(server: Server, app: Starlette, api: Starlette) -> Starlette:
     """The user's app with the API behind it: its middleware runs for both, its routes go first."""
     # FastAPI's documents go: ours include what they have, and need nothing from elsewhere
@@ -10354,7 +10326,7 @@ def around_api(server: Server, app: Starlette, api: Starlette) -> Starlette:
     http, api_route = server.settings.http, ApiRoute(api)
     app.router.routes.append(api_route)
     app.exception_handlers.setdefault(HTTPException, cast(Any, on_error))
-    gate = Middleware(Gate, server=server, is_open=functools.partial(is_open, http, api_route))
+    gate = Middleware(Gate, server=server, api=api_route)
     if http.middleware_order == "auth_first":  # before the app's own middleware
         app.user_middleware.insert(0, gate)
     elif http.enable_custom_route_auth:
@@ -10378,8 +10350,7 @@ def create_app(server: Server, host: str = "127.0.0.1", studio: bool = False) ->
     http, cors = server.settings.http, server.settings.http.cors.model_dump()
     cors["allow_origins"] = [*cors["allow_origins"], *([STUDIO_ORIGIN] if studio else [])]
     cors["allow_origin_regex"] = "|".join(filter(None, (_LOOPBACK_ORIGIN, cors["allow_origin_regex"])))
-    headers = Middleware(HeadersToConfigurable, patterns=http.configurable_headers)
-    app = _starlette(server, _routes(http), middleware=[headers])
+    app = _starlette(server, _routes(http))
     if server.app:
         app = around_api(server, server.app, app)
     if http.mount_prefix:
