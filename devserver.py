@@ -1509,6 +1509,12 @@ MIGRATIONS = [
     CREATE INDEX threads_rest ON threads (rest, changed); CREATE INDEX runs_thread ON runs (thread_id, due);
     CREATE INDEX threads_expiring ON threads (expires_at) WHERE expires_at IS NOT NULL;
     CREATE INDEX runs_live ON runs (thread_id, due) WHERE status IN ('pending', 'running');
+    -- A run's events end with one that tells so to those who follow its thread.
+    INSERT INTO events (thread_id, run_id, ms, n, event, data, seq)
+        SELECT thread_id, run_id, ms, n + 1, 'run_done',
+            CAST(json_object('status', 'run_done', 'run_id', run_id) AS BLOB), 0
+        FROM (SELECT *, row_number() OVER (PARTITION BY run_id ORDER BY ms DESC, n DESC) AS place FROM events)
+        WHERE place = 1 AND run_id IN (SELECT run_id FROM runs WHERE status NOT IN ('pending', 'running'));
     """,
 ]
 
@@ -11017,7 +11023,7 @@ def use_database(path: str, use: Callable[[Db], Coroutine[Any, Any, T]]) -> T:
             await db.close()
 
     if not Path(path).is_file():
-        raise click.ClickException(f"there is no database {path}. Name one with --db, or a server with --url.")
+        raise click.ClickException(f"there is no database {path}. Name one with --db.")
     try:
         return asyncio.run(opened())
     except (StartError, Unavailable) as error:

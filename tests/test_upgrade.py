@@ -127,6 +127,9 @@ def check_content(http: httpx.Client, ids: dict[str, str]) -> None:
     path = f"/threads/{ids['done']}/runs/{ids['first']}/stream"
     events = http.get(path, headers={"last-event-id": "-1"}).text
     assert [events.count(f"event: {name}\r\n") for name in ("metadata", "values", "updates")] == [1, 4, 3]
+    done = f'"status":"run_done","run_id":"{ids["first"]}"'
+    with http.stream("GET", f"/threads/{ids['done']}/stream", headers={"last-event-id": "-"}) as answer:
+        assert done in next(line for line in answer.iter_lines() if '"run_done"' in line or line.startswith(":"))
 
 
 def schema(conn: sqlite3.Connection) -> set[tuple[str, str]]:
