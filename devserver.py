@@ -373,17 +373,22 @@ class AssistantPatch(Body):
     description: str | None = None
 
 
+class Search(Body):
+    """Which part of what is found to show, in which order."""
+
+    limit: Limit = 10
+    offset: Offset = 0
+    sort_order: SortOrder = "desc"
+
+
 class AssistantCountRequest(Body):
     metadata: Conditions = Field(default_factory=dict)
     graph_id: str | None = None
     name: Annotated[str, Field(max_length=1_000)] | None = None
 
 
-class AssistantSearchRequest(AssistantCountRequest):
-    limit: Limit = 10
-    offset: Offset = 0
+class AssistantSearchRequest(AssistantCountRequest, Search):
     sort_by: Literal["assistant_id", "created_at", "updated_at", "name", "graph_id"] = "created_at"
-    sort_order: SortOrder = "desc"
     select: Few[AssistantField] | None = None
 
 
@@ -438,12 +443,9 @@ class ThreadCountRequest(Body):
     status: ThreadStatus | None = None
 
 
-class ThreadSearchRequest(ThreadCountRequest):
+class ThreadSearchRequest(ThreadCountRequest, Search):
     ids: Many[Id] | None = None
-    limit: Limit = 10
-    offset: Offset = 0
     sort_by: Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] = "updated_at"
-    sort_order: SortOrder = "desc"
     select: Few[ThreadField] | None = None
     extract: Annotated[dict[str, Annotated[str, Field(max_length=256)]], Field(max_length=10)] | None = None
 
@@ -544,11 +546,8 @@ class CronCountRequest(Body):
     metadata: Conditions | None = None
 
 
-class CronSearch(CronCountRequest):
-    limit: Limit = 10
-    offset: Offset = 0
+class CronSearch(CronCountRequest, Search):
     sort_by: CronSort = "created_at"
-    sort_order: SortOrder = "desc"
     select: Few[CronField] | None = None
 
 
@@ -2051,9 +2050,7 @@ class Table(Generic[R]):
         row = self.conn.execute(query, parameters).fetchone()
         return row[0] if row else None
 
-    def _page(
-        self, query: str, where: Where, order: str, body: AssistantSearchRequest | ThreadSearchRequest | CronSearch
-    ) -> Page:
+    def _page(self, query: str, where: Where, order: str, body: Search) -> Page:
         """One page; one row more than asked for tells whether others follow."""
         order = _ORDER.get(order, order)
         rows = self._all(
@@ -4991,12 +4988,13 @@ class Follower:
 
     def wake(self) -> None:
         """Called from any thread; costs a system call only if the follower sleeps until now."""
-        if self._ready and self._ready():
+        ready = self._ready
+        if ready and ready():
             self._ready = None
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._event.set)
 
-    async def sleep(self, ready: Callable[[], bool], seconds: float) -> bool:
+    async def sleep(self, ready: Callable[[], bool], seconds: float | None) -> bool:
         """Until something is ready; False after `seconds` of silence."""
         self._event.clear()
         self._ready = ready
@@ -5094,21 +5092,14 @@ class RunLog:
                 self._forget(len(self._events))
                 self._drop_overflow()
 
-    async def wait_closed(self, heartbeat: float = HEARTBEAT_SECONDS) -> AsyncIterator[None]:
-        """Ends when the log closes; gives something after each `heartbeat` seconds until then."""
+    async def ended(self, seconds: float | None = None) -> bool:
+        """Wait until the log is closed; False if it is not after so many seconds."""
         follower = Follower()
         self._waiters.add(follower)
         try:
-            while not self.closed:
-                if not await follower.sleep(lambda: self.closed, heartbeat):
-                    yield
+            return await follower.sleep(lambda: self.closed, seconds)
         finally:
             self._waiters.discard(follower)
-
-    async def ended(self) -> None:
-        """Return once the log is closed."""
-        async for _ in self.wait_closed():
-            pass
 
     def take(self, follower: Follower) -> list[Event]:
         """What the follower has not seen yet, or a part of it. Raises Overtaken."""
@@ -5170,7 +5161,9 @@ class Logs:
     def of_run(self, run_id: str) -> RunLog:
         """The log of a live run; made by whoever asks first."""
         with self._lock:
-            return self._runs.setdefault(run_id, RunLog())
+            if run_id not in self._runs:
+                self._runs[run_id] = RunLog()
+            return self._runs[run_id]
 
     def close_run(self, run_id: str) -> None:
         with self._lock:
@@ -5430,34 +5423,37 @@ class ProtocolConverter:
         self._message_ids: dict[str, Any] = {}
         self._asked: set[str] = set()  # a subgraph's question comes again with its parents' values
 
-    def convert(self, event: Any) -> list[tuple[str, JsonObject]]:
-        if event["method"] == "tasks":
-            return [("tasks", event["params"]["data"]["params"])]
+    def convert(self, event: Any) -> Iterator[tuple[str, JsonObject]]:
         method, params = event["method"], dict(event["params"])
         data, interrupts = params["data"], params.pop("interrupts", ())
-        if method == "values":
+        if method == "tasks":  # as TasksTap passed it on
+            params = data["params"]
+        elif method == "values":
             params["data"] = reduced(data)
-            fresh = [interrupt for interrupt in interrupts if interrupt.id not in self._asked]
-            self._asked.update(interrupt.id for interrupt in fresh)
-            return [*(self._question(interrupt, params) for interrupt in fresh), (method, params)]
-        if method == "lifecycle":
-            return [(method, self._lifecycle(params))]
-        if method == "messages":
+            for interrupt in interrupts:
+                if interrupt.id not in self._asked:
+                    self._asked.add(interrupt.id)
+                    question = asked_question(interrupt_value(interrupt))
+                    event_id = f"synth:{self._run.run_id}:input||{interrupt.id}"
+                    yield "input.requested", {**params, "data": question, "event_id": event_id}
+        elif method == "lifecycle":
+            params = self._lifecycle(params)
+        elif method == "messages":
             payload, metadata = data
-            shown = isinstance(payload, dict)  # else it is a whole message, which comes with the values
-            return [(method, {**params, "data": self._spoken(payload, metadata["run_id"])})] if shown else []
-        if method == "checkpoints":
-            # where it stands; the state itself comes as values
+            if not isinstance(payload, dict):  # a whole message, which comes with the values
+                return
+            params["data"] = self._spoken(payload, metadata["run_id"])
+        elif method == "checkpoints":  # where it stands; the state itself comes as values
             head = {"id": (checkpoint_value(data.get("config")) or {}).get("checkpoint_id")}
             if parent := checkpoint_value(data.get("parent_config")):
                 head["parent_id"] = parent["checkpoint_id"]
             known = data.get("metadata") or {}
-            return [(method, {**params, "data": {**head, "step": known.get("step"), "source": known.get("source")}})]
+            params["data"] = {**head, "step": known.get("step"), "source": known.get("source")}
+        elif method.startswith("custom:"):
+            method, params["data"] = "custom", {"name": method.removeprefix("custom:"), "payload": data}
+        yield method, params
         if method == "tools" and data["event"] == "tool-finished":
-            return [(method, params), *self._tool_message(params)]
-        if method.startswith("custom:"):
-            return [("custom", {**params, "data": {"name": method.removeprefix("custom:"), "payload": data}})]
-        return [(method, params)]
+            yield from self._tool_message(params)
 
     def _spoken(self, payload: JsonObject, model_run: str) -> JsonObject:
         """A part of a message with the message's id and its model's run: models may speak at the same time."""
@@ -5478,11 +5474,6 @@ class ProtocolConverter:
                 if part["event"] == "content-block-delta":  # some clients read a block in `content`
                     own = {"content": {**part["delta"], "type": part["delta"]["type"].removesuffix("-delta")}}
                 yield "messages", {**place, "data": self._spoken({**part, **own}, call)}
-
-    def _question(self, interrupt: Any, params: JsonObject) -> tuple[str, JsonObject]:
-        data = asked_question(interrupt_value(interrupt))
-        event_id = f"synth:{self._run.run_id}:input||{interrupt.id}"
-        return "input.requested", {**params, "data": data, "event_id": event_id}
 
     def _lifecycle(self, params: JsonObject) -> JsonObject:
         data = params["data"]
@@ -6402,10 +6393,12 @@ class Schedule:
 
     async def run(self) -> None:
         self._loop, rested, set_back = asyncio.get_running_loop(), time.monotonic(), 0
-        while not self._stopped:
+        while True:
             if self._noticed.is_set():
                 await asyncio.sleep(self.SOON_SECONDS)
             self._noticed.clear()  # before the look, so that nothing is missed
+            if self._stopped:
+                return
             begun = time.monotonic()
             CLOCK.steady()  # sees whether the clock was set
             try:
@@ -8024,7 +8017,7 @@ def wait_reply(server: Server, run: Run, run_log: RunLog, cancel: bool, result: 
     """A body of white space while the run goes on, then its result, or the one given."""
 
     async def parts() -> AsyncIterator[bytes]:
-        async for _ in run_log.wait_closed():
+        while not await run_log.ended(HEARTBEAT_SECONDS):
             yield b"\n"
         if server.runner.stopping and server.db.look(lambda conn: Runs(conn).is_live(run.run_id)):
             raise Unfinished
@@ -8685,8 +8678,7 @@ async def asking_thread(server: Server, thread_id: str) -> Thread | None:
         for run in await server.db.read(lambda conn: Runs(conn).live(thread_id)):
             joined = await live_log(server, run) if run.status == "running" else None
             if joined and joined.interrupts:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(joined.ended(), 5)
+                await joined.ended(5)
         thread = look()
     return thread if thread and thread.status == "interrupted" and questions(thread) else None
 

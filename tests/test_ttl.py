@@ -566,3 +566,20 @@ async def test_a_failed_sweep_is_tried_again(tmp_path: Path, monkeypatch: pytest
     schedule.stop()
     await task
     await database.close()
+
+
+async def test_a_schedule_that_is_stopped_while_it_waits_a_moment_ends(tmp_path: Path) -> None:
+    database = devserver.Db(str(tmp_path / "stopped.db"))
+    await database.open()
+
+    async def act() -> None:
+        raise AssertionError
+
+    schedule = devserver.Schedule(database, lambda conn: None, act)
+    task = asyncio.ensure_future(schedule.run())
+    await asyncio.sleep(0)  # it runs, and sleeps
+    schedule.notice()
+    await asyncio.sleep(0.005)  # it will look in a moment
+    schedule.stop()
+    await asyncio.wait_for(task, 5)
+    await database.close()
