@@ -3947,8 +3947,8 @@ class CodeSpec(SettingsPart):
     @field_validator("path")
     @classmethod
     def _is_python(cls, path: str) -> str:
-        source, colon, _ = path.rpartition(":")
-        if not colon:
+        source, _, variable = path.rpartition(":")
+        if not source or not variable.isidentifier():  # C:\agent.py has a colon, too
             raise ValueError("must be 'file.py:variable' or 'module:variable'")
         if Path(source).suffix in JAVASCRIPT:
             raise ValueError(f"{source} is JavaScript; devserver serves Python only")
@@ -4023,10 +4023,16 @@ class Settings(SettingsPart):
         return read_env_file(self.env_file) if self.env_file and self.env_file.exists() else {}
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a file: UTF-8, or as PowerShell writes it, with a mark at its start or in UTF-16."""
+    data = path.read_bytes()
+    return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+
+
 def read_settings(path: Path) -> Settings:
     """Read langgraph.json. Raises StartError naming file, key and cause."""
     try:
-        raw = json.loads(path.read_text("utf-8"))
+        raw = json.loads(read_text(path))
     except FileNotFoundError:
         raise StartError(
             f"{path} not found. Run devserver in the folder of your langgraph.json, or name it with --config."
@@ -4063,7 +4069,8 @@ def read_env_file(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise StartError(f"environment file {path} not found")
     try:
-        return {key: value for key, value in dotenv_values(path).items() if value is not None}
+        found = dotenv_values(stream=io.StringIO(read_text(path)))
+        return {key: value for key, value in found.items() if value is not None}
     except (OSError, UnicodeDecodeError) as error:
         raise StartError(f"environment file {path} cannot be read: {error}") from None
 
@@ -4340,10 +4347,10 @@ class Graphs:
         file = getattr(module, "__file__", None)
         if not file or name in (__name__, "__main__") or name.partition(".")[0] == "devserver":
             return False
-        path = Path(file)
         return not _is_library(file) and any(
             path.is_relative_to(root) and "node_modules" not in path.relative_to(root).parts
             for root in self.settings.roots
+            for path in (Path(file), Path(file).resolve())  # a folder may have other names: links, PROGRA~1
         )
 
     def _load_one(self, spec: GraphSpec) -> LoadedGraph:
@@ -4437,6 +4444,8 @@ def _load_index(settings: Settings) -> Index | None:
 def _embed_target(embed: str, root: Path) -> Any:
     """Return what `embed` names: a function or an Embeddings object of the project, or else a model."""
     source, _, name = embed.rpartition(":")
+    if embed.endswith(".py"):
+        raise ValueError("after a file's name comes its function: 'file.py:function'")
     if source.endswith(".py") or (name.isidentifier() and _module_spec(source)):
         target = getattr(_import_source(source, root), name)
         if isinstance(target, Embeddings) or (callable(target) and not isinstance(target, type)):
@@ -4466,12 +4475,20 @@ def _module_spec(name: str) -> ModuleSpec | None:
         return None
 
 
+def relative(path: str, folder: str = os.curdir) -> str:
+    """Return a path as seen from a folder, or as it is if there is no way from there: on another drive of Windows."""
+    with contextlib.suppress(OSError, ValueError):  # or the current folder is gone
+        return os.path.relpath(path, folder)
+    return path
+
+
 def _import_source(source: str, root: Path) -> types.ModuleType:
     """Import a module by its name, or a file by its path.
 
     A file gets the name under which the project itself would import it, if it has one: LangGraph stores
     names of classes in checkpoints, so names must stay the same from start to start.
     """
+    source = source.replace("\\", "/")
     if not source.endswith(".py"):
         return importlib.import_module(source.replace("/", ".").lstrip("."))
     file = (root / source).resolve()
@@ -4482,7 +4499,8 @@ def _import_source(source: str, root: Path) -> types.ModuleType:
         found = _module_spec(name) if all(part.isidentifier() for part in name.split(".")) else None
         if found and found.origin and Path(found.origin).resolve() == file:
             return importlib.import_module(name)
-    name = f"{file.stem}_{hashlib.sha1(os.path.relpath(file, root).encode(), usedforsecurity=False).hexdigest()[:8]}"
+    place = relative(str(file), str(root)).replace(os.sep, "/").encode()
+    name = f"{file.stem}_{hashlib.sha1(place, usedforsecurity=False).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)
@@ -4551,8 +4569,13 @@ def _files_of(error: BaseException | None) -> Iterator[str]:
         error = error.__cause__
 
 
+_PYTHON = os.path.join(os.path.normcase(os.path.dirname(os.__file__)), "")  # the folder of its own modules
+
+
 def _is_library(filename: str) -> bool:
-    return filename.startswith("<") or filename == __file__ or "site-packages" in filename or "/lib/python" in filename
+    if filename.startswith("<") or filename == __file__ or os.path.normcase(filename).startswith(_PYTHON):
+        return True
+    return "site-packages" in filename or "dist-packages" in filename
 
 
 def _subgraphs(graph: Graph) -> list[Graph]:
@@ -10307,8 +10330,8 @@ def load_app(settings: Settings) -> Starlette | None:
     target = settings.http.app
     if not target:
         return None
-    source = target.rpartition(":")[0]
-    if not source or Path(source).suffix in JAVASCRIPT:
+    source, _, variable = target.rpartition(":")
+    if not source or not variable.isidentifier() or Path(source).suffix in JAVASCRIPT:
         raise StartError(f"{settings.path}: http.app must be 'file.py:variable' or 'module:variable', not '{target}'")
     app = import_object(f"http.app ({target})", target, settings.path)
     if not isinstance(app, Starlette):
@@ -10450,7 +10473,7 @@ async def reload_on_change(server: Server) -> None:
     import watchfiles
 
     known: set[str] = set()  # folders; one that is away for a while comes back
-    files: dict[str, tuple[int, int]] = {}  # the source files as they were read
+    files: dict[str, tuple[int, ...]] = {}  # the source files as they were read
     while True:
         try:
             new, modules, reloaded = server.graphs.folders() - known, len(sys.modules), False
@@ -10470,14 +10493,16 @@ async def reload_on_change(server: Server) -> None:
                 found = await asyncio.to_thread(_sources, known)
                 if found != files:
                     changed, files = {path for path, _ in found.items() ^ files.items()}, found
-                    await reload(server, sorted({_shown(path) for path in changed}))
+                    await reload(server, sorted({relative(path) for path in changed}))
                     reloaded = True
                     if server.graphs.folders() <= known:
                         continue  # until it is quiet: files that change while a new watcher is made are seen later
                 if reloaded or len(sys.modules) != modules or _inodes(known) != there:  # watch what is there now
                     break
-        except (OSError, RuntimeError) as error:  # one went away before it was watched, or is the current one
-            log.debug("folders can't be watched, another try follows: %s", error)
+        except Exception as error:
+            # one went away before it was watched, or is the current one
+            level = logging.DEBUG if isinstance(error, OSError | RuntimeError) else logging.ERROR
+            log.log(level, "folders can't be watched, another try follows: %s", error, exc_info=error)
             await asyncio.sleep(RETRY_SECONDS)
 
 
@@ -10486,27 +10511,22 @@ def _inodes(folders: Iterable[str]) -> dict[str, int]:
     found = {}
     for folder in folders:
         with contextlib.suppress(OSError):
-            found[folder] = os.stat(folder).st_ino
+            stat = os.stat(folder)
+            found[folder] = stat.st_ino or stat.st_ctime_ns  # not every file system of Windows has inodes
     return found
 
 
-def _sources(folders: Iterable[str]) -> dict[str, tuple[int, int]]:
+def _sources(folders: Iterable[str]) -> dict[str, tuple[int, ...]]:
     """Return the source files in the folders, and by which numbers a changed one differs."""
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for folder in folders:
         with contextlib.suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
                 if _is_source(None, entry.path):
                     with contextlib.suppress(OSError):  # gone meanwhile
-                        stat = entry.stat()
-                        found[entry.path] = stat.st_ino, stat.st_mtime_ns
+                        stat = os.stat(entry.path)  # entry.stat() has no inodes on Windows
+                        found[entry.path] = stat.st_ino, stat.st_mtime_ns, stat.st_size
     return found
-
-
-def _shown(path: str) -> str:
-    with contextlib.suppress(OSError):  # the current folder is gone
-        return os.path.relpath(path)
-    return path
 
 
 def _is_source(change: Any, path: str) -> bool:
