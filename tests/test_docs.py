@@ -36,8 +36,9 @@ def block(language: str, mark: str) -> str:
     return found
 
 
-RUN = block("bash", "devserver up")
-TEST = block("bash", "pytest")
+POSIX_LINES, WINDOWS_LINES = block("bash", "devserver up"), block("powershell", "devserver up")
+RUN, TEST = (WINDOWS_LINES if sys.platform == "win32" else POSIX_LINES).splitlines()
+SHELL = ["powershell", "-Command"] if sys.platform == "win32" else ["bash", "-c"]
 PYTHON = block("python", "get_sync_client")
 JS = block("js", "import { Client }")
 NPM = block("bash", "npm install")
@@ -81,12 +82,33 @@ def test_every_walk_through_finds_the_server_by_one_variable(text: str) -> None:
 
 
 def test_every_block_is_run_by_a_test() -> None:
-    assert [text for _, text in BLOCKS] == [RUN, TEST, PYTHON, JS, NPM, CURL, SHARED]
+    assert [text for _, text in BLOCKS] == [POSIX_LINES, WINDOWS_LINES, PYTHON, JS, NPM, CURL, SHARED]
+
+
+def test_the_lines_for_windows_do_the_same() -> None:
+    """PowerShell of Windows knows no `&&`, and its Python is `python`."""
+    same = POSIX_LINES.replace("python3", "python").replace(" && ", "; ").replace(".venv/bin/", ".venv\\Scripts\\")
+    assert same == WINDOWS_LINES
+
+
+def test_the_workflow_runs_the_lines_of_the_readme() -> None:
+    """For each system that README names; it was never seen to run, so that at least its form is checked."""
+    (job,) = workflow("jobs").values()
+    assert set(job["strategy"]["matrix"]["os"]) == {"ubuntu-latest", "windows-latest", "macos-latest"}
+    steps = [step for step in job["steps"] if "run" in step]
+    for lines, condition in ((POSIX_LINES, "runner.os != 'Windows'"), (WINDOWS_LINES, "runner.os == 'Windows'")):
+        run = "\n".join(step["run"] for step in steps if step["if"] == condition)
+        assert [line for line in lines.splitlines() if line not in run] == []
+
+
+def workflow(part: str) -> Any:
+    yaml = pytest.importorskip("yaml")
+    return yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())[part]
 
 
 def test_readme_is_short() -> None:
     lines = README.splitlines()
-    assert len(lines) < 150
+    assert len(lines) < 155
     assert [line for line in lines if len(line) > 120] == []
 
 
@@ -158,7 +180,7 @@ def clean_environment() -> dict[str, str]:
 @NETWORK
 def test_the_line_that_runs_the_server(checkout: Path) -> None:
     with subprocess.Popen(
-        ["bash", "-c", RUN],
+        [*SHELL, RUN],
         cwd=checkout,
         env=clean_environment() | {"PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
@@ -177,7 +199,10 @@ def test_the_line_that_runs_the_server(checkout: Path) -> None:
                     time.sleep(0.05)
             assert httpx.post(f"{url}/assistants/count", json={"graph_id": "agent"}).json() == 1
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
+            if sys.platform == "win32":
+                subprocess.run(["taskkill", "/T", "/F", "/PID", str(process.pid)], check=True)
+            else:
+                os.killpg(process.pid, signal.SIGTERM)
     assert (checkout / "devserver.db").exists()
 
 
@@ -186,9 +211,7 @@ def test_the_line_that_runs_the_server(checkout: Path) -> None:
 def test_the_line_that_runs_the_tests(checkout: Path) -> None:
     """Up to pytest, which here collects the tests only."""
     environment = clean_environment() | {"PYTEST_ADDOPTS": "--collect-only -q"}
-    done = subprocess.run(
-        ["bash", "-c", TEST], cwd=checkout, env=environment, capture_output=True, text=True, timeout=600
-    )
+    done = subprocess.run([*SHELL, TEST], cwd=checkout, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "tests/test_docs.py::test_options_are_named" in done.stdout
 
