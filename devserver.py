@@ -4131,12 +4131,9 @@ class AppAuth:
         """Return the user of a request, told by the parameters that the handler asks for. Raises Refused."""
         function = self._auth._authenticate_handler
         try:
-            if inspect.iscoroutinefunction(function):
-                made = await function(**given)
-            else:
-                made = await asyncio.to_thread(function, **given)
-                made = await made if inspect.isawaitable(made) else made
-            return to_user(made)
+            is_async = inspect.iscoroutinefunction(function)
+            made = await (function(**given) if is_async else asyncio.to_thread(function, **given))
+            return to_user(await made if inspect.isawaitable(made) else made)
         except Exception as error:
             raise _refusal(error, 401, "the authenticate handler") from None
 
@@ -5699,11 +5696,15 @@ def make_run(conn: sqlite3.Connection, graphs: Graphs, new: NewRun) -> Created:
     thread_id = thread.thread_id if thread else new.thread_id or new_id()
     free = thread is None or thread.status != "busy"
     ids = {"graph_id": assistant.graph_id, "assistant_id": assistant.assistant_id}
+    above = thread.config if thread else {}
+    configurable = {
+        **assistant.config.get("configurable", {}),
+        **above.get("configurable", {}),
+    }  # without the run's own
+    thread_config = {**assistant.config, **above, **config, "configurable": configurable}
     if thread is None:
-        thread_config = _thread_config(assistant, {}, config)
         Threads(conn).insert(thread_id, {**ids, **new.metadata()}, thread_config, graphs.thread_ttl)
     elif free or gave_way:
-        thread_config = _thread_config(assistant, thread.config, config)
         thread = replace(thread, metadata={**thread.metadata, **ids}, config=thread_config)
         Threads(conn).update(thread_id, metadata=thread.metadata, config=thread.config)
     run = new.run(graphs, assistant, thread_id, thread)
@@ -5756,12 +5757,6 @@ def cancel_live_run(conn: sqlite3.Connection, run: Run, action: str, reason: str
         Runs(conn).set_status(run.run_id, "interrupted")
     status, name = CANCELLED[action]
     _let_go(conn, run, Outcome(status, {"error": name, "message": reason}))
-
-
-def _thread_config(assistant: Assistant, thread: JsonObject, run: JsonObject) -> JsonObject:
-    """Return what a run leaves in its thread's config: all but its own configurable."""
-    configurable = {**assistant.config.get("configurable", {}), **thread.get("configurable", {})}
-    return {**assistant.config, **thread, **run, "configurable": configurable}
 
 
 def _given_command(body: RunCreate) -> JsonObject | None:
