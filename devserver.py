@@ -7739,35 +7739,23 @@ async def of_thread_state(call: Call, read: Callable[[Graph], Coroutine[Any, Any
 
 
 async def get_state(call: Call) -> JsonObject:
-    """The state of a thread, now or at a checkpoint; `subgraphs` includes those of waiting subgraphs."""
-    place = {name: text for name, text in call.request.path_params.items() if name == "checkpoint_id"}
-    return await state_at(call, place, call.query["subgraphs"])
-
-
-async def get_state_at_checkpoint(call: Call) -> JsonObject:
-    """The state at a checkpoint, or of a namespace."""
-    return await state_at(call, call.body.checkpoint.configurable(), call.body.subgraphs)
-
-
-async def state_at(call: Call, place: JsonObject, subgraphs: bool | None) -> JsonObject:
+    """The state of a thread, now, at a checkpoint or of a namespace; `subgraphs` adds those of waiting subgraphs."""
+    if call.body:
+        place, subgraphs = call.body.checkpoint.configurable(), call.body.subgraphs
+    else:
+        checkpoint_id, subgraphs = call.request.path_params.get("checkpoint_id"), call.query["subgraphs"]
+        place = {"checkpoint_id": checkpoint_id} if checkpoint_id else {}
     config = place_config(call.id("thread"), **place)
     return await of_thread_state(call, lambda graph: read_state(graph, config, bool(subgraphs)), EMPTY_STATE)
 
 
 async def get_history(call: Call) -> list[JsonObject]:
-    """A thread's states, newest first."""
-    return await history_of(call, {}, {"checkpoint_id": call.query["before"]}, call.query["limit"], None)
-
-
-async def search_history(call: Call) -> list[JsonObject]:
     """A thread's states, newest first, by metadata and place."""
-    place, before = (each.configurable() if each else {} for each in (call.body.checkpoint, call.body.before))
-    return await history_of(call, place, before, call.body.limit, call.body.metadata)
-
-
-async def history_of(
-    call: Call, place: JsonObject, before: JsonObject, limit: int, metadata: JsonObject | None
-) -> list[JsonObject]:
+    if call.body:
+        place, before = (each.configurable() if each else {} for each in (call.body.checkpoint, call.body.before))
+        limit, metadata = call.body.limit, call.body.metadata
+    else:
+        place, before, limit, metadata = {}, {"checkpoint_id": call.query["before"]}, call.query["limit"], None
     config = place_config(call.id("thread"), **place)
     bound = place_config(call.id("thread"), **before) if before.get("checkpoint_id") else None
 
@@ -7874,13 +7862,6 @@ async def new_run(server: Server, thread_id: str | None, body: RunCreate, **more
 
 
 async def check_run_body(server: Server, body: RunCreate) -> None:
-    """Refuse a run that can't be meant, or may not be. Raises Invalid or BadRequest."""
-    check_run_fields(body)
-    if body.webhook:
-        await asyncio.to_thread(check_webhook, body.webhook, server.settings.webhooks.url)
-
-
-def check_run_fields(body: RunCreate) -> None:
     """Refuse a run for what only shows once all fields are known. Raises Invalid."""
     configurable = body.config.configurable if body.config else {}
     if body.strict_resume and not hasattr(langgraph_errors, "UnknownInterruptError"):
@@ -7891,6 +7872,8 @@ def check_run_fields(body: RunCreate) -> None:
             uuid.UUID(str(checkpoint_id))
         except ValueError:
             raise Invalid("Invalid checkpoint ID") from None
+    if body.webhook:
+        await asyncio.to_thread(check_webhook, body.webhook, server.settings.webhooks.url)
 
 
 def run_headers(thread_id: str | None, run_id: str, location: str | None = None) -> dict[str, str]:
@@ -8303,7 +8286,6 @@ def cron_assistant(server: Server, name: str) -> str:
 
 def check_cron_run(conn: sqlite3.Connection, graphs: Graphs, new: NewRun) -> None:
     """Refuse a cron whose run could not be made now. Raises NotFound, Invalid or BadRequest."""
-    check_run_fields(new.body)
     assistant = within(Assistants(conn).get(new.body.assistant_id), new.access.assistants)
     if assistant is None:
         raise NotFound(f"Assistant '{new.body.assistant_id}' not found")
@@ -9730,14 +9712,14 @@ ROUTES = [
         "ThreadStateUpdateResponse", also="400 404 409"),
     Operation("PATCH", "/threads/{thread_id}/state", update_thread, "threads.update", ThreadPatch, status=204,
         also="404", name="patch_state"),
-    Operation("POST", "/threads/{thread_id}/state/checkpoint", get_state_at_checkpoint, "threads.read",
-        ThreadStateCheckpointRequest, "ThreadState", also="404"),
+    Operation("POST", "/threads/{thread_id}/state/checkpoint", get_state, "threads.read",
+        ThreadStateCheckpointRequest, "ThreadState", also="404", name="get_state_at_checkpoint"),
     Operation("GET", "/threads/{thread_id}/state/{checkpoint_id}", get_state, "threads.read", None, "ThreadState",
         query="subgraphs:flag", also="404", name="get_state_at"),
     Operation("GET", "/threads/{thread_id}/history", get_history, "threads.read", None, "[ThreadState]",
         query="limit:limit=1 before:string", also="404"),
-    Operation("POST", "/threads/{thread_id}/history", search_history, "threads.read", ThreadStateSearch,
-        "[ThreadState]", also="400 404"),
+    Operation("POST", "/threads/{thread_id}/history", get_history, "threads.read", ThreadStateSearch,
+        "[ThreadState]", also="400 404", name="search_history"),
     Operation("GET", "/threads/{thread_id}/runs", list_runs, "threads.read threads.search", None, "[RunPart]",
         query="limit:count=10 offset:count=0 status:RunStatus select:[RunField]", also="400 404"),
     Operation("POST", "/threads/{thread_id}/runs", create_run, "inside", RunCreateStateful, "Run", also="400 404 409"),
@@ -9804,7 +9786,6 @@ CHANGED_BY: dict[Handler, tuple[str, bool]] = {
     get_item: ("refresh_ttl", True),  # the item may live longer then
 }
 
-ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 # What operations give, for the OpenAPI document: fields with their types; "?" after a name for those that may be
 # missing, after a type for what may be null.
@@ -10121,10 +10102,6 @@ def endpoint(operation: Operation) -> Callable[[Request], Coroutine[Any, Any, Re
     return answer
 
 
-async def not_found(request: Request) -> Response:
-    raise NotFound()
-
-
 def _route(operation: Operation) -> Route:
     route = Route(operation.path, endpoint(operation), methods=[operation.method])
     if operation.returns == "stream" and route.methods:
@@ -10133,11 +10110,14 @@ def _route(operation: Operation) -> Route:
 
 
 def _routes(http: HttpSettings) -> list[BaseRoute]:
-    served = [*UNLISTED, *ROUTES]
+    async def not_found(request: Request) -> Response:
+        raise NotFound()
+
+    served, methods = [*UNLISTED, *ROUTES], ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
     routes: list[BaseRoute] = [_route(each) for each in served if each.rule == "open"]
     for route in routes.copy():  # other methods, and a slash too many, find nothing
         path = cast(Route, route).path
-        routes += [Route(each, not_found, methods=ALL_METHODS) for each in (path, f"{path}/")]
+        routes += [Route(each, not_found, methods=methods) for each in (path, f"{path}/")]
     routes.append(WebSocketRoute("/threads/{thread_id}/stream/events", protocol_socket))
     routes += [_route(each) for each in served if each.rule != "open" and each.path != "/mcp/"]
     mcp = {each.method: endpoint(each) for each in served if each.path == "/mcp/"}
@@ -10334,22 +10314,6 @@ def load_app(settings: Settings) -> Starlette | None:
     return app
 
 
-def around_api(server: Server, app: Starlette, api: Starlette) -> Starlette:
-    """The user's app with the API behind it: its middleware runs for both, its routes go first."""
-    # FastAPI's documents go: ours include what they have, and need nothing from elsewhere
-    documents = {getattr(app, "openapi_url", None), getattr(app, "docs_url", None)} & {*META_PATHS}
-    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") not in documents]
-    http, api_route = server.settings.http, ApiRoute(api)
-    app.router.routes.append(api_route)
-    app.exception_handlers.setdefault(HTTPException, cast(Any, on_error))
-    gate = Middleware(Gate, server=server, api=api_route)
-    if http.middleware_order == "auth_first":  # before the app's own middleware
-        app.user_middleware.insert(0, gate)
-    elif http.enable_custom_route_auth:
-        app.user_middleware.append(gate)
-    return app
-
-
 # -- the whole --
 
 
@@ -10367,8 +10331,18 @@ def create_app(server: Server, host: str = "127.0.0.1", studio: bool = False) ->
     cors["allow_origins"] = [*cors["allow_origins"], *([STUDIO_ORIGIN] if studio else [])]
     cors["allow_origin_regex"] = "|".join(filter(None, (_LOOPBACK_ORIGIN, cors["allow_origin_regex"])))
     app = _starlette(server, _routes(http))
-    if server.app:
-        app = around_api(server, server.app, app)
+    if server.app:  # with the API behind it: its middleware runs for both, its routes go first
+        api, app = ApiRoute(app), server.app
+        # FastAPI's documents go: ours include what they have, and need nothing from elsewhere
+        documents = {getattr(app, "openapi_url", None), getattr(app, "docs_url", None)} & {*META_PATHS}
+        others = [route for route in app.router.routes if getattr(route, "path", "") not in documents]
+        app.router.routes[:] = [*others, api]
+        app.exception_handlers.setdefault(HTTPException, cast(Any, on_error))
+        gate = Middleware(Gate, server=server, api=api)
+        if http.middleware_order == "auth_first":  # before the app's own middleware
+            app.user_middleware.insert(0, gate)
+        elif http.enable_custom_route_auth:
+            app.user_middleware.append(gate)
     if http.mount_prefix:
         served = app
         health = [each for each in (*ROUTES, *UNLISTED) if each.path in ("/", "/ok", "/metrics")]
