@@ -16,13 +16,14 @@ Contents
     10  Runner          create, claim, execute, finish; cancel, recover, expire, webhooks
     11  HTTP            a handler per operation, and who may use it
     12  Protocols       event streaming over HTTP and WebSocket, MCP, Agent2Agent
-    13  App             routes, OpenAPI, security, middleware
+    13  App             routes, the door to them, OpenAPI, security, middleware
     14  CLI             devserver up, devserver cron
 
 A section uses only earlier ones.
 
 The life of a run: POST /threads/T/runs/stream
-    stream_run      parses the body and hands a NewRun to Runner.create_followed
+    endpoint        who asks is known, the body is read as the route's model, an Auth decides; a Call says all that
+    stream_run      hands a NewRun to Runner.create_followed
     make_run        one transaction: multitask rule, run row, thread row; a run with nothing in its way is started
     Runner._work    the thread's worker takes it, or claims it later (no polling), one run per thread at a time
     Execution       binds the shared values to the run and calls the graph on the run loop
@@ -7624,13 +7625,14 @@ async def search_threads(call: Call) -> Response:
     """Threads by id, metadata, values and status."""
     body: ThreadSearchRequest = call.body
     check_extract(body.extract or {})
-    ids: list[str] | None = None if body.ids is None else []
+    ids = []
     for text in body.ids or ():
         try:
-            cast(list[str], ids).append(str(uuid.UUID(text)))
+            ids.append(str(uuid.UUID(text)))
         except ValueError:
             raise BadRequest(f"Invalid thread ID {text}") from None
-    page = await call.server.db.read(lambda conn: Threads(conn).search(body, ids, *call.limits))
+    wanted = None if body.ids is None else ids
+    page = await call.server.db.read(lambda conn: Threads(conn).search(body, wanted, *call.limits))
     rows = []
     for thread in page.rows:
         row = selected(thread.to_dict(), body.select)
