@@ -5237,8 +5237,7 @@ NUMBERED = ("values", "updates", "custom", "tasks")  # ordinary events that the 
 def need_event_streaming() -> None:
     """Raises NotServed where LangGraph is too old for the event streaming protocol."""
     if RunControl is None:
-        found = importlib.metadata.version("langgraph")
-        raise NotServed(f"Event streaming needs langgraph 1.2 or later, not {found}: pip install -U langgraph")
+        raise NotServed("Event streaming needs langgraph 1.2 or later: python -m pip install -U langgraph")
 
 
 def classic(event: Event) -> Event | None:
@@ -7867,7 +7866,7 @@ async def check_run_body(server: Server, body: RunCreate) -> None:
     """Refuse a run for what only shows once all fields are known. Raises Invalid."""
     configurable = body.config.configurable if body.config else {}
     if body.strict_resume and not hasattr(langgraph_errors, "UnknownInterruptError"):
-        raise Invalid("strict_resume needs langgraph 1.2.20 or later: pip install -U langgraph")
+        raise Invalid("strict_resume needs langgraph 1.2.20 or later: python -m pip install -U langgraph")
     asked = (body.checkpoint_id, body.checkpoint and body.checkpoint.checkpoint_id, configurable.get("checkpoint_id"))
     for checkpoint_id in filter(None, asked):
         try:
@@ -8833,6 +8832,13 @@ class Session:
                 await self._socket.close(1012)
 
 
+async def deny(socket: WebSocket, error: ApiError) -> None:
+    """Answer a WebSocket that is not let in."""
+    refusal = reply({"detail": error.detail}, error.status, error.headers)
+    del refusal.headers["content-length"]  # uvicorn before 0.52.4 sends its own as well
+    await socket.send_denial_response(refusal)
+
+
 async def protocol_socket(socket: WebSocket) -> None:
     """Serve the event streaming protocol over a WebSocket. Close codes are 4000 plus an HTTP status."""
     server: Server = socket.app.state.server
@@ -8847,7 +8853,7 @@ async def protocol_socket(socket: WebSocket) -> None:
         await socket.accept()
         await socket.close(4422, error.detail)
     except ApiError as error:
-        await socket.send_denial_response(reply({"detail": error.detail}, error.status, error.headers))
+        await deny(socket, error)
     else:
         await socket.accept()
         await Session(server, socket, thread_id).run()
@@ -10275,11 +10281,10 @@ class Gate:
                     receive = replay
             await enter(self._server, auth, connection)
         except ApiError as error:
-            refusal = reply({"detail": error.detail}, error.status, error.headers)
             if scope["type"] == "http":
-                await refusal(scope, receive, send)
+                await reply({"detail": error.detail}, error.status, error.headers)(scope, receive, send)
             else:
-                await WebSocket(scope, receive, send).send_denial_response(refusal)
+                await deny(WebSocket(scope, receive, send), error)
             return
         await self.app(scope, receive, send)
 
@@ -10684,11 +10689,10 @@ async def prepare(options: UpOptions, stack: contextlib.AsyncExitStack) -> tuple
     server = await start_server(settings, db, options.max_concurrency, address)
     stack.push_async_callback(stop_runner, server.runner)
     app = create_app(server, options.host, options.studio)
-    lifespan: Literal["on", "off"] = "on" if server.app else "off"
-    level = max(logging.WARNING, log.level)
+    # "auto" is another one before uvicorn 0.50
+    own: Any = {"http": _http_protocol(), "ws": "websockets-sansio", "lifespan": "on" if server.app else "off"}
     # backlog: else asyncio tries 2048 times to accept a connection for which there is no file descriptor, and logs each
-    protocols: Any = {"http": _http_protocol(), "ws": "websockets-sansio"}  # "auto" is another one before uvicorn 0.50
-    config = uvicorn.Config(app, log_level=level, access_log=False, lifespan=lifespan, backlog=1, **protocols)
+    config = uvicorn.Config(app, log_level=max(logging.WARNING, log.level), access_log=False, backlog=1, **own)
     config.load()
     config.ssl = tls
     rest_collector()

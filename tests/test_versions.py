@@ -153,7 +153,7 @@ for name in ("GraphDrained", "UnknownInterruptError"):
 devserver.RunControl = None
 devserver.main()
 """
-NEEDED = "Event streaming needs langgraph 1.2 or later, not "
+NEEDED = "Event streaming needs langgraph 1.2 or later: python -m pip install -U langgraph"
 SERVED = {"steps": "./basic.py:steps", "gated": "./basic.py:gated", "question": "./basic.py:question"}
 
 
@@ -190,7 +190,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 def test_event_streaming_says_which_langgraph_it_needs(old: LiveServer, door: str, thread: str) -> None:
     status, text = event_streaming(old, door.format(thread))
     assert status == 501
-    assert json.loads(text)["detail"].startswith(f"{NEEDED}{metadata.version('langgraph')}: pip install -U langgraph")
+    assert json.loads(text) == {"detail": NEEDED}
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ async def test_a_run_of_a_newer_langgraph_says_why_it_cannot_go_on(tmp_path: Pat
     with live.http() as http:
         await eventually(lambda: http.get(f"/threads/{thread}/runs/{run}").json()["status"] == "error")
         joined = http.get(f"/threads/{thread}/runs/{run}/join").json()
-        assert joined["__error__"]["message"].startswith(NEEDED)
+        assert joined["__error__"]["message"] == NEEDED
     assert live.stop() == 0, live.log
 
 
