@@ -65,7 +65,7 @@ class Age(BaseModel):
 
 
 @dataclasses.dataclass(slots=True)
-class Ranked(Interrupt[Any]):  # type: ignore[misc]
+class Ranked(Interrupt):  # type: ignore[misc]
     """As an Interrupt of a later LangGraph might be."""
 
     rank: int | None = None
@@ -104,7 +104,7 @@ class Odd(typing.TypedDict, total=False):
 
     n: int
     call: Callable[[int], int]
-    own: Interrupt[Any]
+    own: Interrupt
 
 
 class OddModel(BaseModel):
