@@ -15,22 +15,38 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import httpx
+import langgraph.errors
 import langgraph.runtime
 import pytest
 from forked import COVERAGE, Forked, start_process
+from langgraph.types import Interrupt
 from langgraph_sdk import get_client, get_sync_client
+from langgraph_sdk._async.threads import ThreadsClient
 from langgraph_sdk.client import LangGraphClient, SyncLangGraphClient
 
 ROOT = Path(__file__).resolve().parent.parent
 GRAPHS = Path(__file__).resolve().parent / "graphs"
 PROBE = ROOT.parent / "shared" / "probe"
-needs_event_streaming = pytest.mark.skipif(
-    not hasattr(langgraph.runtime, "RunControl"), reason="event streaming needs langgraph 1.2"
-)
+# What older versions lack: a mark for each, by the name that it has in needs.txt.
+NEEDS = {
+    name: pytest.mark.skipif(not there, reason=reason)
+    for name, there, reason in (
+        ("streaming", hasattr(langgraph.runtime, "RunControl"), "event streaming and draining need langgraph 1.2"),
+        ("schema", "response_schema" in dir(Interrupt), "a question's response_schema needs langgraph 1.2.12"),
+        ("strict", hasattr(langgraph.errors, "UnknownInterruptError"), "strict_resume needs langgraph 1.2.20"),
+        ("client", hasattr(ThreadsClient, "stream"), "threads.stream() needs langgraph-sdk 0.4"),
+        (
+            "agent",
+            int(metadata.version("langchain").split(".")[1]) >= 3,
+            "agents that tell of their tools need langchain 1.3",
+        ),
+    )
+}
 
 
 @dataclass
@@ -135,6 +151,16 @@ def mount(folder: Path, size: int, *options: str) -> bool:
 
 def unmount(folder: Path) -> None:
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs.txt lists, where versions are too old for it: a feature and a pattern of test ids a line."""
+    listed = [line.split(" ", 1) for line in (ROOT / "tests" / "needs.txt").read_text().splitlines()]
+    patterns = [(name, re.compile(pattern)) for name, pattern in listed]
+    for item in items:
+        for name, pattern in patterns:
+            if pattern.match(item.nodeid.removeprefix("tests/")):
+                item.add_marker(NEEDS[name])
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -20,7 +20,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
-from conftest import GRAPHS, ROOT, LiveServer, eventually, needs_event_streaming
+from conftest import GRAPHS, NEEDS, ROOT, LiveServer, eventually
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -245,7 +245,7 @@ async def test_a_stop_cancels_runs_after_their_grace_time(tmp_path: Path) -> Non
     assert live.stop() == 0, live.log
 
 
-@needs_event_streaming
+@NEEDS["streaming"]
 async def test_a_run_of_a_newer_langgraph_says_why_it_cannot_go_on(tmp_path: Path) -> None:
     """It was started by event streaming, before the server was killed and LangGraph made older."""
     (tmp_path / "basic.py").write_text((GRAPHS / "basic.py").read_text())

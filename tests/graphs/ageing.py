@@ -6,13 +6,20 @@ import operator
 from pathlib import Path
 from typing import Annotated, Any
 
-from langgraph.channels.delta import DeltaChannel
 from langgraph.graph import START, StateGraph
 from langgraph.store.base import BaseStore
 from langgraph.types import interrupt
 from typing_extensions import TypedDict
 
 from devserver import SharedValue
+
+try:
+    from langgraph.channels.delta import DeltaChannel
+except ImportError:  # langgraph 1.1
+
+    def DeltaChannel(reducer: Any, **options: Any) -> Any:  # type: ignore[no-redef]
+        return operator.add
+
 
 Update = dict[str, Any]
 
