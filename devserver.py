@@ -4905,7 +4905,9 @@ class Rest(NamedTuple):
     @classmethod
     def of(cls, graph: Graph, snapshot: langgraph_types.StateSnapshot) -> Rest:
         interrupts = {
-            task.id: [interrupt_value(i) for i in task.interrupts] for task in snapshot.tasks if task.interrupts
+            task.id: [interrupt_value(interrupt) for interrupt in task.interrupts]
+            for task in snapshot.tasks
+            if task.interrupts and task.result is None  # old versions of langgraph list those that are answered, too
         }
         status = "interrupted" if snapshot.next else "idle"
         return cls(status, snapshot.values, interrupts, output_keys(graph))

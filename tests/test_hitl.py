@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import NEEDS, LiveServer
+from conftest import LiveServer
 from langgraph_sdk.client import LangGraphClient
 
 SERVED = {name: f"./basic.py:{name}" for name in ("steps", "question", "questions", "nested")}
@@ -123,7 +123,6 @@ async def test_several_questions_are_answered_by_their_ids(client: LangGraphClie
     assert (done["left"], done["right"], done["trail"][-1]) == ("L", "R", "L and R")
 
 
-@NEEDS["streaming"]  # langgraph 1.1 also shows the question that was answered
 async def test_a_question_that_is_left_open_is_asked_again(client: LangGraphClient) -> None:
     thread_id, result = await asked(client, "questions", {})
     ids = {question["value"]: question["id"] for question in result["__interrupt__"]}
