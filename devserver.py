@@ -27,7 +27,7 @@ The life of a run: POST /threads/T/runs/stream
     make_run        one transaction: multitask rule, run row, thread row; a run with nothing in its way is started
     Runner._work    the thread's worker takes it, or claims it later (no polling), one run per thread at a time
     Execution       binds the shared values to the run and calls the graph on the run loop
-    graph_events    what the graph emits becomes events; RunLog keeps them and wakes who follows
+    graph_events    what the graph emits becomes events; RunLog holds them for those who follow
     RunLog.follow   the handler sends the events as they come
     finish_run      one transaction: run status, thread values and status, webhook; then the stream closes
 
@@ -2124,6 +2124,8 @@ class Assistant:
 class Assistants(Table[Assistant]):
     """The assistants and all their versions; the newest patch has the highest version number."""
 
+    _KEPT = "graph_id, name, description, config, context, metadata, version"  # of each version
+
     def get(self, assistant_id: str, *limits: JsonObject) -> Assistant | None:
         return within(self._one("SELECT * FROM assistants WHERE assistant_id = ?", assistant_id), *limits)
 
@@ -2146,8 +2148,7 @@ class Assistants(Table[Assistant]):
     def set_version(self, assistant_id: str, version: int | None, *limits: JsonObject) -> Assistant:
         """Go back (or forth) to a version, whole. Raises NotFound."""
         self.require(assistant_id, *limits)
-        kept = "graph_id, name, description, config, context, metadata, version"
-        query = f"SELECT {kept} FROM assistant_versions WHERE assistant_id = ? AND version = ?"
+        query = f"SELECT {self._KEPT} FROM assistant_versions WHERE assistant_id = ? AND version = ?"
         row = self.conn.execute(query, (assistant_id, version)).fetchone()
         if row is None:
             raise NotFound(f"Version {version} not found for assistant {assistant_id}")
@@ -2215,9 +2216,8 @@ class Assistants(Table[Assistant]):
 
     def _keep_version(self, assistant_id: str) -> None:
         self.conn.execute(
-            "INSERT OR REPLACE INTO assistant_versions (assistant_id, version, graph_id, name, description, config, "
-            "context, metadata, created_at) SELECT assistant_id, version, graph_id, name, description, config, "
-            "context, metadata, updated_at FROM assistants WHERE assistant_id = ?",
+            f"INSERT OR REPLACE INTO assistant_versions (assistant_id, {self._KEPT}, created_at) "
+            f"SELECT assistant_id, {self._KEPT}, updated_at FROM assistants WHERE assistant_id = ?",
             (assistant_id,),
         )
 
@@ -3554,29 +3554,27 @@ class Store(BaseStore):
         self, conn: sqlite3.Connection, ops: list[Op], vectors: Vectors
     ) -> tuple[list[Result], list[tuple[str, str]]]:
         """The results, and (prefix, key) of items whose time to live begins anew as they were read."""
-        read: list[tuple[str, str]] = []
-        items = Items(conn, self.shared)
-        return [self._one(items, op, vectors.get(n, []), read) for n, op in enumerate(ops)], read
-
-    def _one(self, items: Items, op: Op, vectors: list[tuple[str, bytes]], read: list[tuple[str, str]]) -> Result:
-        if isinstance(op, GetOp):
-            _check_labels(op.namespace)
-            row = items.get(op.namespace, op.key)
-            rows = [row] if row else []
-        elif isinstance(op, SearchOp):
-            _check_labels(op.namespace_prefix)
-            vector = vectors[0][1] if vectors else None
-            rows = items.search(op.namespace_prefix, op.filter, op.limit, op.offset, vector)
-        elif isinstance(op, ListNamespacesOp):
-            return list_namespaces(items, op)
-        else:
-            self._put(items, op, vectors)
-            return None
-        if op.refresh_ttl:
-            read += [(row["prefix"], row["key"]) for row in rows if row["ttl_minutes"] is not None]
-        if isinstance(op, SearchOp):
-            return [SearchItem(**self._fields(row), score=row["score"]) for row in rows]
-        return Item(**self._fields(rows[0])) if rows else None
+        items, results, read = Items(conn, self.shared), list[Result](), list[tuple[str, str]]()
+        for n, op in enumerate(ops):
+            found: Result = None
+            rows: list[sqlite3.Row] = []
+            if isinstance(op, ListNamespacesOp):
+                found = list_namespaces(items, op)
+            elif isinstance(op, GetOp):
+                _check_labels(op.namespace)
+                rows = [row] if (row := items.get(op.namespace, op.key)) else []
+                found = Item(**self._fields(rows[0])) if rows else None
+            elif isinstance(op, SearchOp):
+                _check_labels(op.namespace_prefix)
+                vector = vectors[n][0][1] if n in vectors else None
+                rows = items.search(op.namespace_prefix, op.filter, op.limit, op.offset, vector)
+                found = [SearchItem(**self._fields(row), score=row["score"]) for row in rows]
+            else:
+                self._put(items, op, vectors.get(n, []))
+            if isinstance(op, GetOp | SearchOp) and op.refresh_ttl:
+                read += [(row["prefix"], row["key"]) for row in rows if row["ttl_minutes"] is not None]
+            results.append(found)
+        return results, read
 
     def _put(self, items: Items, op: PutOp, vectors: list[tuple[str, bytes]]) -> None:
         _check_labels(op.namespace)
