@@ -225,7 +225,7 @@ def http(server: LiveServer) -> Iterator[httpx.Client]:
         yield made
 
 
-async def eventually(look: Callable[[], Any], seconds: float = 10) -> Any:
+async def eventually(look: Callable[[], Any], seconds: float = 30) -> Any:
     """The first true value that `look` (sync or async) gives."""
     deadline = time.monotonic() + seconds
     while True:

@@ -91,7 +91,7 @@ def started(folder: Path, *command: str, trusted: ssl.SSLContext | None = None, 
                 reader.join()
 
 
-def until(look: Callable[[], Any], seconds: float = 15) -> Any:
+def until(look: Callable[[], Any], seconds: float = 30) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := look()):
         assert time.monotonic() < deadline, f"still {value!r} after {seconds} s"
@@ -107,7 +107,7 @@ def devserver(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
 

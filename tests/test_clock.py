@@ -137,7 +137,7 @@ def first_ids(stream: httpx.Response, count: int) -> list[tuple[int, ...]]:
     return ids
 
 
-def wait_until(look: Callable[[], Any], seconds: float = 15) -> Any:
+def wait_until(look: Callable[[], Any], seconds: float = 30) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < deadline, f"still {found!r}"

@@ -35,7 +35,7 @@ FILES = {"crash_gates.py": (GRAPHS / "crash_gates.py").read_text(), "nested.py":
 HURRIED = "import devserver as d; d.Db.PATIENCE_SECONDS = 0.4; d.RETRY_SECONDS = 0.05; d.Execution.TRIES = 4; d.main()"
 
 
-def until(look: Callable[[], Any], seconds: float = 10) -> Any:
+def until(look: Callable[[], Any], seconds: float = 30) -> Any:
     """The first true value."""
     deadline = time.monotonic() + seconds
     while not (value := look()):

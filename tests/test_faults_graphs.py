@@ -205,7 +205,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     assert live.stop() == 0
 
 
-def until(look: Callable[[], Any], seconds: float = 10) -> Any:
+def until(look: Callable[[], Any], seconds: float = 30) -> Any:
     """The first true value."""
     deadline = time.monotonic() + seconds
     while not (value := look()):

@@ -200,7 +200,7 @@ def run(server: LiveServer, graph: str, **more: Any) -> Any:
         return http.post("/runs/wait", json=sent).raise_for_status().json()
 
 
-def until(look: Callable[[], Any], seconds: float = 10) -> Any:
+def until(look: Callable[[], Any], seconds: float = 30) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := look()):
         assert time.monotonic() < deadline, f"still {value!r} after {seconds} s"
@@ -368,7 +368,7 @@ for folder in sys.argv[1:]:
         if os.fork() == 0:
             os.dup2(said.fileno(), 1)
             os.dup2(said.fileno(), 2)
-            signal.alarm(20)
+            signal.alarm(60)
             devserver.main(["up", "--port", "0"])
     _, status = os.wait()
     print(os.waitstatus_to_exitcode(status))

@@ -256,7 +256,8 @@ async def test_a_failure_shows_its_class_and_message(
     assert (thread["status"], thread["error"]) == ("error", result["__error__"])
     assert thread["values"]["trail"] == ["prepared"]
     assert await client.runs.join(thread_id, run["run_id"]) == {"__error__": result["__error__"]}
-    assert f"run {run['run_id']} thread {thread_id} graph failing error" in server.log
+    line = f"run {run['run_id']} thread {thread_id} graph failing error"
+    await eventually(lambda: line in server.log)  # it is read by a thread of the tests
 
 
 async def test_a_failed_run_can_be_gone_on_with(client: LangGraphClient) -> None:

@@ -38,7 +38,7 @@ def make(make_server: Make) -> Make:
     return lambda *options: make_server(SERVED, files, "--no-reload", *options)
 
 
-def until(look: Callable[[], Any], seconds: float = 10) -> Any:
+def until(look: Callable[[], Any], seconds: float = 30) -> Any:
     """The first true value."""
     deadline = time.monotonic() + seconds
     while not (value := look()):

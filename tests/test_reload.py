@@ -67,7 +67,7 @@ def write(file: Path, text: str) -> None:
     os.replace(new, file)
 
 
-def until(look: Callable[[], Any], seconds: float = 10) -> Any:
+def until(look: Callable[[], Any], seconds: float = 30) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := look()):
         assert time.monotonic() < deadline, f"still {value!r} after {seconds} s"
