@@ -2933,12 +2933,11 @@ class Crons(Table[Cron]):
     def insert(self, cron: Cron) -> None:
         _insert(self.conn, "crons", vars(cron))
 
-    def update(self, cron: Cron) -> None:
+    def update(self, cron: Cron, by_client: bool = False) -> None:
         columns = ", ".join(f"{key} = ?" for key in vars(cron))
-        self.conn.execute(
-            f"UPDATE crons SET {columns}, changed = iif(updated_at = ?, changed, steady()) WHERE cron_id = ?",
-            (*_columns(vars(cron)), cron.updated_at, cron.cron_id),
-        )
+        changed = "steady()" if by_client else "changed"
+        query = f"UPDATE crons SET {columns}, changed = {changed} WHERE cron_id = ?"
+        self.conn.execute(query, (*_columns(vars(cron)), cron.cron_id))
 
     def delete(self, cron_id: str, *limits: JsonObject) -> bool:
         if self.get(cron_id, *limits) is None:
@@ -8362,7 +8361,7 @@ async def update_cron(call: Call) -> JsonObject:
             changed = replace(changed, payload=allowed.payload, access=allowed.access)
         if changes_runs:
             check_cron_run(conn, server.graphs, cron_run(changed))
-        Crons(conn).update(changed)
+        Crons(conn).update(changed, by_client=True)
         return changed
 
     changed = await server.db.write(patch)

@@ -270,6 +270,46 @@ def test_a_clock_of_15_ms_changes_no_order(windows: LiveServer) -> None:
     assert "Traceback" not in windows.log
 
 
+STANDING = """
+import time
+day, started = time.time_ns(), time.monotonic_ns()
+time.time_ns, time.time, time.monotonic_ns = lambda: day, lambda: day / 1e9, lambda: started
+import devserver
+devserver.main()
+"""
+
+
+def test_what_is_made_and_changed_at_one_moment_has_an_order(make_server: Make) -> None:
+    server = make_server(GRAPHS, FILES, "--no-reload")
+    assert server.stop() == 0
+    server.program = STANDING
+    server.start()
+    marks: list[str] = []
+    threads: list[str] = []
+    filled: list[dict[str, Any]] = []
+    with server.http() as http:
+        for number in range(3):
+            marks.append(f"step {number}")
+            filled.append(fill(http, marks[-1], threads))
+        check_order(http, filled, marks, threads)
+        for path, key, mark in (
+            ("/assistants", "assistant", "all"),
+            ("/threads", "thread", "all"),
+            ("/runs/crons", "cron", "cron"),
+        ):
+            ids = [each[key] for each in filled]
+            for changed in (ids[0], ids[2], ids[1], ids[0]):
+                http.patch(f"{path}/{changed}", json={"metadata": {mark: 1}}).raise_for_status()
+            search = {"metadata": {mark: 1}, "sort_by": "updated_at", "sort_order": "desc"}
+            found = http.post(f"{path}/search", json=search).raise_for_status().json()
+            assert [each[f"{key}_id"] for each in found] == [ids[0], ids[1], ids[2]], path
+            assert len({each["updated_at"] for each in found}) == 1
+        for thread in threads[::-1]:
+            http.post(f"/threads/{thread}/state", json={"values": {"said": ["more"]}}).raise_for_status()
+        search = {"metadata": {"all": 1}, "sort_by": "state_updated_at"}
+        assert [each["thread_id"] for each in http.post("/threads/search", json=search).json()] == threads
+
+
 def test_connections_that_select_cannot_take_are_refused_with_one_line(windows: LiveServer) -> None:
     port = int(windows.url.rpartition(":")[2])
     before = len(windows.lines)
