@@ -7177,8 +7177,9 @@ async def decide(call: Call, rule: str) -> None:
         before = {name: to_json(value[name]) for name in fields}  # sooner than a deep copy
         call.limits.append(await access.decide(action, value))
         changed = {name: value[name] for name in fields & value.keys() if to_json(value[name]) != before[name]}
-        call.raw = from_json(to_json({**value.get("payload", call.raw), **changed}))
-        call.body = validate(type(call.body), call.raw)
+        if changed or "payload" in value:
+            call.raw = from_json(to_json({**value.get("payload", call.raw), **changed}))
+            call.body = validate(type(call.body), call.raw)
     if call.query.get("cancel_on_disconnect"):
         asked |= {"metadata": {}, "action": "interrupt"}
         call.limits.append(await access.decide("threads.update", asked))
