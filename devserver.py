@@ -7334,11 +7334,10 @@ async def metrics(call: Call) -> Response:
     }
     text = "".join(f"# TYPE {name} gauge\n{name} {value}\n" for name, value in gauges.items())
     text += "# TYPE lg_api_http_requests_total counter\n"
-    for each in requests:  # Prometheus escapes as JSON does
-        labels = ",".join(
-            f"{name}={json.dumps(str(each[name]), ensure_ascii=False)}" for name in each if name != "count"
-        )
-        text += f"lg_api_http_requests_total{{{labels}}} {each['count']}\n"
+    for each in requests:
+        count = each.pop("count")  # Prometheus escapes as JSON does
+        labels = ",".join(f"{name}={json.dumps(str(value), ensure_ascii=False)}" for name, value in each.items())
+        text += f"lg_api_http_requests_total{{{labels}}} {count}\n"
     return Response(text, headers={"content-type": "text/plain; version=1.0.0; charset=utf-8"})
 
 
@@ -8100,11 +8099,11 @@ async def delete_run(call: Call) -> None:
         run = Runs(conn).get(thread_id, run_id) if thread else None
         if run is None:
             raise NotFound("Run not found")
-        left_state = Runs(conn).has_checkpoint(run)
+        shows_its_state = Runs(conn).has_checkpoint(run) and run.graph_id in call.server.graphs.ids()
         Runs(conn).delete(run)
         if run.temporary:
             Threads(conn).delete(thread_id)
-        elif left_state:
+        elif shows_its_state:
             Threads(conn).set_unshown(thread_id)
             return run, thread
         return run, None
