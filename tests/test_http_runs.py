@@ -294,6 +294,22 @@ async def test_runs_are_listed_newest_first(client: LangGraphClient) -> None:
     assert rows == [{"run_id": made[2], "status": "success"}]
 
 
+@pytest.mark.parametrize(
+    "select",
+    [
+        "select=run_id&select=status",
+        "select=run_id,status",
+        'select=["run_id","status"]',
+        "select=&select=run_id,status",
+    ],
+)
+def test_a_list_in_a_query_has_several_forms(http: httpx.Client, select: str) -> None:
+    thread = http.post("/threads", json={}).json()["thread_id"]
+    run = http.post(f"/threads/{thread}/runs", json={"assistant_id": "steps", "input": {}}).json()
+    [row] = http.get(f"/threads/{thread}/runs?{select}").raise_for_status().json()
+    assert (row.keys(), row["run_id"]) == ({"run_id", "status"}, run["run_id"])
+
+
 def test_a_list_of_runs_refuses_strange_parameters(http: httpx.Client) -> None:
     path = f"/threads/{http.post('/threads', json={}).json()['thread_id']}/runs"
     unknown = http.get(path, params={"select": ["run_id", "x"]})

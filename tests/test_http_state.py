@@ -183,6 +183,16 @@ async def test_a_waiting_subgraph_is_seen_from_above_if_asked_for(client: LangGr
     assert grand["state"]["checkpoint"]["checkpoint_ns"] == f"child:{child['id']}|grand:{grand['id']}"
 
 
+async def test_a_flag_in_a_query_has_several_forms(client: LangGraphClient, http: httpx.Client) -> None:
+    path = f"/threads/{await after_run(client, 'nested', {'text': 't', 'ask': True})}/state"
+    shown = {
+        text: http.get(f"{path}?subgraphs={text}").json()["tasks"][0]["state"] for text in ("", "0", "false", "no")
+    }
+    assert shown == dict.fromkeys(shown)
+    for text in ("1", "true", "True", "yes"):
+        assert http.get(f"{path}?subgraphs={text}").json()["tasks"][0]["state"]["values"]["inner"] == "open"
+
+
 async def test_a_subgraphs_own_state_and_history_are_read_by_its_namespace(client: LangGraphClient) -> None:
     thread_id = await after_run(client, "nested", {"text": "t", "ask": True})
     [task] = (await client.threads.get_state(thread_id))["tasks"]
