@@ -5007,7 +5007,7 @@ class Follower:
         self._ready: Callable[[], bool] | None = None  # while asleep
 
     def wake(self) -> None:
-        """Called from any thread; costs a system call only if the follower sleeps until now."""
+        """Called from any thread; costs a system call only if the follower sleeps, and not any longer."""
         ready = self._ready
         if ready and ready():
             self._ready = None
@@ -5015,7 +5015,7 @@ class Follower:
                 self._loop.call_soon_threadsafe(self._event.set)
 
     async def sleep(self, ready: Callable[[], bool], seconds: float | None) -> bool:
-        """Until something is ready; False after `seconds` of silence."""
+        """Sleep until something is ready; return whether it is, after `seconds` at the latest."""
         self._event.clear()
         self._ready = ready
         try:
@@ -5228,8 +5228,6 @@ class Logs:
 
 PROTOCOL = "protocol/"  # begins the names of events that are in the event streaming protocol's own form
 PROTOCOL_MODES = ["values", "updates", "messages", "tools", "lifecycle", "custom", "tasks", "checkpoints"]
-
-
 NUMBERED = ("values", "updates", "custom", "tasks")  # ordinary events that the event streaming protocol shows, too
 
 
