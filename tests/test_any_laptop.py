@@ -270,6 +270,71 @@ def test_a_clock_of_15_ms_changes_no_order(windows: LiveServer) -> None:
     assert "Traceback" not in windows.log
 
 
+# Windows' default loop closes the listening socket when a connection can't be accepted, as its client has left.
+PROACTOR = """
+import asyncio, pathlib, socket
+
+class Proactor(asyncio.SelectorEventLoop):
+    def _accept_connection(self, factory, sock, *more):
+        try:
+            super()._accept_connection(factory, sock, *more)
+        except OSError:
+            self._remove_reader(sock.fileno())
+            sock.close()
+
+class Policy(asyncio.DefaultEventLoopPolicy):
+    _loop_factory = Proactor
+
+def left():
+    return pathlib.Path("left").exists()
+
+real = socket.socket.accept
+def accept(sock):
+    made = real(sock)
+    if left():
+        made[0].close()
+        raise OSError(64, "The specified network name is no longer available")
+    return made
+
+socket.socket.accept = accept
+asyncio.set_event_loop_policy(Policy())
+import devserver
+devserver.main()
+"""
+LOOP = """
+import asyncio
+from langgraph.graph import START, StateGraph
+from typing_extensions import TypedDict
+
+class State(TypedDict, total=False):
+    loop: str
+
+async def tell(state):
+    return {"loop": type(asyncio.get_running_loop()).__name__}
+
+graph = StateGraph(State).add_node(tell).add_edge(START, "tell").compile()
+"""
+
+
+def test_who_leaves_before_being_accepted_does_not_end_the_listening(make_server: Make) -> None:
+    """The server's own loop is another; the graphs' is the default one, as they may start processes."""
+    server = make_server({"g": "./g.py:graph"}, {"g.py": LOOP}, "--no-reload")
+    assert server.stop() == 0
+    server.program = PROACTOR
+    server.start()
+    port = int(server.url.rpartition(":")[2])
+    with server.http() as http:
+        assert http.post("/runs/wait", json={"assistant_id": "g", "input": {}}).json() == {"loop": "Proactor"}
+    for address in ["127.0.0.1", "::1"] if has_ipv6() else ["127.0.0.1"]:
+        (server.folder / "left").touch()
+        with socket.create_connection((address, port), timeout=10) as gone:
+            assert gone.recv(1) == b""
+        (server.folder / "left").unlink()
+        shown = f"[{address}]" if ":" in address else address
+        assert httpx.get(f"http://{shown}:{port}/ok").status_code == 200
+    assert server.stop() == 0
+
+
 STANDING = """
 import time
 day, started = time.time_ns(), time.monotonic_ns()
