@@ -1334,6 +1334,10 @@ def without_shared_values() -> Iterator[None]:
     token = RUN_SCOPE.set(NO_SCOPE)
     try:
         yield
+    except ValueError as error:
+        if re.fullmatch(r"Subgraph .* not found", str(error)):  # old versions of langgraph do not read on without it
+            raise BadRequest(str(error)) from None
+        raise
     finally:
         RUN_SCOPE.reset(token)
 
