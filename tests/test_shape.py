@@ -16,7 +16,7 @@ SOURCE = PATH.read_text()
 LINES = SOURCE.splitlines()
 TREE = ast.parse(SOURCE)
 
-MAX_LINES = 11500  # until the module is made shorter
+MAX_LINES = 11100  # until the module is made shorter
 MAX_FUNCTION, MAX_CLASS, MAX_COMPLEXITY = 70, 250, 12
 SQL_SECTIONS = {"Database", "Tables", "Persistence"}
 WEB_SECTIONS = {"HTTP", "Protocols", "App"}
