@@ -10087,6 +10087,7 @@ def endpoint(operation: Operation) -> Callable[[Request], Coroutine[Any, Any, Re
 
     async def answer(request: Request) -> Response:
         server: Server = request.app.state.server
+        request.scope.setdefault("route", operation)  # as new Starlettes do: requests are counted by its path
         call = Call(server, ApiRequest(request.scope, request.receive), operation.query)
         note_headers(server, request)
         auth = None if operation.rule == "open" else server.graphs.auth
