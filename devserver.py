@@ -1609,7 +1609,7 @@ class _Writer(aiosqlite.Connection):
         conn.execute("SAVEPOINT one")
         try:
             result = function(conn)
-        except Exception as error:
+        except BaseException as error:  # also a SystemExit of user code, a panic of a library in Rust
             if not conn.in_transaction:  # SQLite gave up the whole transaction
                 raise
             conn.execute("ROLLBACK TO one")

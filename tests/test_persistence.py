@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Annotated, Any, TypedDict
 
 import aiosqlite
 import pytest
+from conftest import eventually
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
@@ -103,3 +106,32 @@ async def test_aiosqlite_has_the_parts_that_the_writer_uses() -> None:
         await asyncio.wait_for(ran.wait(), 10)
         assert (conn._running, type(conn._conn)) == (True, sqlite3.Connection)
     assert not conn._running
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), StopIteration()], ids=lambda error: repr(error))
+async def test_what_fails_in_a_shared_transaction_leaves_the_others_alone(
+    db: devserver.Db, error: BaseException
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold_up(conn: sqlite3.Connection) -> None:
+        begun.set()
+        assert go_on.wait(20)
+
+    def fail(conn: sqlite3.Connection) -> None:
+        devserver.Items(conn).put("n", "failed", b"{}")
+        raise error
+
+    def put(key: str) -> concurrent.futures.Future[None]:
+        return outside.submit(db.write_now, lambda conn: devserver.Items(conn).put("n", key, b"{}"))
+
+    with concurrent.futures.ThreadPoolExecutor() as outside:
+        outside.submit(db.write_now, hold_up)
+        await eventually(begun.is_set)
+        kept, failed, also = put("before"), outside.submit(db.write_now, fail), put("after")
+        await eventually(lambda: len(db._writer._waiting) == 3)
+        go_on.set()
+        raised = await asyncio.to_thread(failed.exception)
+        assert repr(error) in repr(raised)
+        assert (kept.result(), also.result()) == (None, None)
+    assert {*await db.read(lambda conn: devserver.Items(conn).load("n"))} == {"before", "after"}
