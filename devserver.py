@@ -1832,7 +1832,7 @@ class Db:
         conn.create_function("steady", 0, CLOCK.steady)
         functions: dict[str, Callable[[Any, Any], Any]] = {
             "contains": lambda whole, part: contains(orjson.loads(whole) if whole else None, _condition(part)),
-            "passes": lambda metadata, limits: passes(orjson.loads(metadata), orjson.loads(limits)),
+            "passes": lambda metadata, limits: passes(orjson.loads(metadata), _condition(limits)),
             "tool_name": tool_name,
             "matches_filter": lambda value, condition: matches_filter(orjson.loads(value), _condition(condition)),
         }
@@ -1862,7 +1862,7 @@ class Db:
         for pragma in ("fullfsync", "checkpoint_fullfsync"):  # else macOS leaves it in the disk's own cache
             conn.execute(f"PRAGMA {pragma} = {self._full_sync}")
         SqliteSaver(conn).setup()
-        SqliteStore(conn).setup()  # but for its tables for vectors, if SQLite takes no extensions
+        SqliteStore(conn).setup()  # without its tables for vectors: it makes them only where SQLite takes extensions
         conn.execute("CREATE TABLE IF NOT EXISTS vector_migrations (v INTEGER PRIMARY KEY)")
         done = conn.execute("SELECT count(*) FROM vector_migrations").fetchone()[0]
         for number, script in enumerate(SqliteStore.VECTOR_MIGRATIONS[done:], start=done):
@@ -2279,10 +2279,9 @@ _MAY_EXPIRE = (
     f"NOT EXISTS {_LIVE_RUN} AND (json_extract(ttl, '$.strategy') = 'keep_latest' OR "
     "NOT EXISTS (SELECT 1 FROM crons WHERE crons.thread_id = threads.thread_id AND enabled))"
 )
-_THREAD_STATUS = f"CASE WHEN EXISTS {_LIVE_RUN} THEN 'busy' ELSE rest END"
 _THREAD = (
     "SELECT thread_id, created_at, updated_at, state_updated_at, metadata, config, state, interrupts, "
-    f"error, output_keys, {_THREAD_STATUS} AS status FROM threads"
+    f"error, output_keys, CASE WHEN EXISTS {_LIVE_RUN} THEN 'busy' ELSE rest END AS status FROM threads"
 )
 
 
@@ -3095,11 +3094,11 @@ class Items(Table[sqlite3.Row]):
 
     def refresh(self, found: Iterable[tuple[str, str]]) -> None:
         """Let the time to live of these (prefix, key) begin anew."""
-        now = self._time()
+        at = self._time()
         self.conn.executemany(
             "UPDATE store SET expires_at = strftime('%Y-%m-%d %H:%M:%f000+00:00', ?, ttl_minutes || ' minutes') "
             "WHERE prefix = ? AND key = ? AND ttl_minutes IS NOT NULL AND expires_at > ?",
-            [(now, *names, now) for names in found],
+            [(at, *names, at) for names in found],
         )
 
     def next_expiry(self) -> float | None:
