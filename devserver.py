@@ -1944,14 +1944,15 @@ def _lock_file(path: str) -> io.FileIO:
         elif not os.path.exists(lock.name) or os.stat(lock.name).st_ino != os.fstat(lock.fileno()).st_ino:
             lock.close()  # its server stopped and took the file away meanwhile
             return _lock_file(path)
+        else:
+            lock.truncate(0)
+            lock.write(str(os.getpid()).encode())
     except OSError as error:
         problem = f"{path}: files can't be locked there ({error.strerror}). Name one on a local disk with --db."
     if problem:
         lock.close()
         raise StartError(problem)
     close_in_children(lock)
-    lock.truncate(0)
-    lock.write(str(os.getpid()).encode())
     return lock
 
 

@@ -96,6 +96,19 @@ async def test_a_file_system_without_locks_is_named_as_such(
     assert "in use" not in str(error.value)
 
 
+@posix_only
+async def test_a_disk_that_takes_no_lock_file_is_named_as_such(tmp_path: Path) -> None:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # as if the disk were full
+    try:
+        with pytest.raises(StartError, match=r"some\.db: files can't be locked there \(.+\)\. Name one"):
+            await Db(str(tmp_path / "some.db")).open()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 @pytest.mark.parametrize("content", [b"no database" * 100, b""])
 async def test_a_file_that_can_not_be_used_is_closed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
