@@ -226,7 +226,7 @@ def http(server: LiveServer) -> Iterator[httpx.Client]:
 
 
 async def eventually(look: Callable[[], Any], seconds: float = 30) -> Any:
-    """The first true value that `look` (sync or async) gives."""
+    """Wait until `look` (sync or async) gives a true value, and return it."""
     deadline = time.monotonic() + seconds
     while True:
         value = look()
@@ -236,3 +236,11 @@ async def eventually(look: Callable[[], Any], seconds: float = 30) -> Any:
             return value
         assert time.monotonic() < deadline, f"still {value!r} after {seconds} s"
         await asyncio.sleep(0.03)
+
+
+def wait_until(look: Callable[[], Any], seconds: float = 30) -> None:
+    """The same for tests without an event loop; nobody needs the value."""
+    deadline = time.monotonic() + seconds
+    while not (value := look()):
+        assert time.monotonic() < deadline, f"still {value!r} after {seconds} s"
+        time.sleep(0.03)

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
-from conftest import ROOT, LiveServer
+from conftest import ROOT, LiveServer, wait_until
 from langgraph.checkpoint.base import id as checkpoint_ids
 
 import devserver
@@ -135,14 +135,6 @@ def first_ids(stream: httpx.Response, count: int) -> list[tuple[int, ...]]:
             if len(ids) == count:
                 break
     return ids
-
-
-def wait_until(look: Callable[[], Any], seconds: float = 30) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"still {found!r}"
-        time.sleep(0.05)
-    return found
 
 
 @pytest.mark.parametrize("running", [False, True], ids=["across restarts", "while it runs"])

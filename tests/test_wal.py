@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import LiveServer, eventually
+from conftest import LiveServer, eventually, wait_until
 
 import devserver
 from devserver import Db, Items, Threads, Unavailable
@@ -362,10 +362,3 @@ def test_columns_that_somebody_added_are_passed_over(make_server: Callable[..., 
         ask("DELETE", f"/threads/{thread}")
     assert server.stop() == 0
     assert "Traceback" not in server.log
-
-
-def wait_until(look: Callable[[], Any], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not look():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
