@@ -20,32 +20,29 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import langgraph.errors
-import langgraph.runtime
 import pytest
 from forked import COVERAGE, Forked, start_process
-from langgraph.types import Interrupt
 from langgraph_sdk import get_client, get_sync_client
-from langgraph_sdk._async.threads import ThreadsClient
 from langgraph_sdk.client import LangGraphClient, SyncLangGraphClient
 
 ROOT = Path(__file__).resolve().parent.parent
 GRAPHS = Path(__file__).resolve().parent / "graphs"
 PROBE = ROOT.parent / "shared" / "probe"
-# What older versions lack: a mark for each, by the name that it has in needs.txt.
+# What older versions lack, by the name that it has in needs.txt: the package, the first version that has it, and a
+# word for it. Versions are compared, not features: where a newer version loses one, tests have to fail.
+LACKS = {
+    "streaming": ("langgraph", (1, 2), "event streaming"),
+    "schema": ("langgraph", (1, 2, 12), "a question's response_schema"),
+    "strict": ("langgraph", (1, 2, 20), "strict_resume"),
+    "client": ("langgraph-sdk", (0, 4), "threads.stream()"),
+    "agent": ("langchain", (1, 3), "an agent that tells of its tools"),
+}
 NEEDS = {
-    name: pytest.mark.skipif(not there, reason=reason)
-    for name, there, reason in (
-        ("streaming", hasattr(langgraph.runtime, "RunControl"), "event streaming and draining need langgraph 1.2"),
-        ("schema", "response_schema" in dir(Interrupt), "a question's response_schema needs langgraph 1.2.12"),
-        ("strict", hasattr(langgraph.errors, "UnknownInterruptError"), "strict_resume needs langgraph 1.2.20"),
-        ("client", hasattr(ThreadsClient, "stream"), "threads.stream() needs langgraph-sdk 0.4"),
-        (
-            "agent",
-            int(metadata.version("langchain").split(".")[1]) >= 3,
-            "agents that tell of their tools need langchain 1.3",
-        ),
+    name: pytest.mark.skipif(
+        tuple(map(int, re.findall(r"\d+", metadata.version(package))[:3])) < needed,
+        reason=f"{feature} needs {package} {'.'.join(map(str, needed))}",
     )
+    for name, (package, needed, feature) in LACKS.items()
 }
 
 
