@@ -56,7 +56,8 @@ def example(tmp_path: Path) -> Iterator[LiveServer]:
 
 def output(server: LiveServer, *command: str, cwd: Path, **more: str) -> str:
     """What a command prints that is told where the server is as the banner says it."""
-    (name, url) = re.findall(r"^  Clients +export (\w+)=(\S+)$", server.log, re.M)[0]
+    banner = r'^  Clients +(?:export |\$env:)(\w+) ?= ?"?(http[^\s"]+)'  # as shells of POSIX and PowerShell take it
+    ((name, url),) = re.findall(banner, server.log, re.M)
     env = {**os.environ, name: url, **more}
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -38,7 +38,8 @@ def installed() -> None:
         if os.environ.get("DEVSERVER_OFFLINE"):
             pytest.skip("DEVSERVER_OFFLINE is set")
         options = ["--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund"]
-        result = subprocess.run(["npm", "install", *options], cwd=JS, capture_output=True, text=True, timeout=600)
+        npm = str(shutil.which("npm"))  # on Windows it is npm.cmd, which is found by its whole name only
+        result = subprocess.run([npm, "install", *options], cwd=JS, capture_output=True, text=True, timeout=600)
         assert result.returncode == 0, result.stderr
         os.utime(done)
 
