@@ -8788,8 +8788,10 @@ class Session:
 
     async def run(self) -> None:
         try:
-            while True:
-                text = await self._socket.receive_text()
+            while (message := await self._socket.receive())["type"] == "websocket.receive":
+                if (text := message.get("text")) is None:
+                    await self._socket.close(1003)  # a binary message
+                    break
                 try:
                     command = from_json(text)
                 except ValueError:
@@ -8797,10 +8799,6 @@ class Session:
                 else:
                     answer, _ = await answer_command(self._server, self._thread, command, self)
                 await self._send(answer)
-        except WebSocketDisconnect:
-            pass
-        except KeyError:  # a binary message
-            await self._socket.close(1003)
         finally:
             if self._tape:
                 self._tape.cancel()
@@ -8828,9 +8826,12 @@ class Session:
                     await self._send(envelope)
                     for own in self.subscriptions.values():
                         own.since = max(own.since, envelope["seq"])
-        except (Unfinished, Overtaken):
+        except Exception as error:  # the client is told in any case: else it would wait for ever
+            expected = isinstance(error, Unfinished | Overtaken | Unavailable)
+            if not expected:
+                log.error("the events of thread %s could not be sent", self._thread, exc_info=error)
             with contextlib.suppress(RuntimeError):  # it is closed already
-                await self._socket.close(1012)
+                await self._socket.close(1012 if expected else 1011)
 
 
 async def deny(socket: WebSocket, error: ApiError) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import socket
+import types
 import uuid
 from collections.abc import AsyncIterable, Callable, Iterator
 from pathlib import Path
@@ -829,6 +830,65 @@ def test_a_socket_answers_nonsense(http: httpx.Client) -> None:
             ws.recv(10)
     assert closed.value.rcvd
     assert closed.value.rcvd.code == 1003
+
+
+class OneCommand:
+    """A WebSocket that brings one command, and is open until the server closes it."""
+
+    def __init__(self, method: str, **params: Any) -> None:
+        self.messages: asyncio.Queue[Any] = asyncio.Queue()
+        self.messages.put_nowait(
+            {"type": "websocket.receive", "text": json.dumps({"id": 1, "method": method, "params": params})}
+        )
+        self.code = 0
+
+    async def receive(self) -> Any:
+        return await self.messages.get()
+
+    async def send_text(self, text: str) -> None:
+        assert json.loads(text)["type"] == "success"
+
+    async def close(self, code: int) -> None:
+        self.code = code
+        self.messages.put_nowait({"type": "websocket.disconnect"})
+
+    async def serve(self) -> None:
+        """Run a session whose server is none: for faults that no real one has."""
+        db, graphs = types.SimpleNamespace(look=lambda function: 0), types.SimpleNamespace(auth=None)
+        server: Any = types.SimpleNamespace(db=db, graphs=graphs)
+        connection: Any = self
+        async with asyncio.timeout(5):
+            await devserver.Session(server, connection, new_id()).run()
+
+
+async def test_a_fault_of_a_command_is_not_taken_for_a_binary_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: Any) -> Any:
+        raise KeyError("ours")
+
+    monkeypatch.setitem(devserver.COMMANDS, "run.start", fail)
+    with pytest.raises(KeyError, match="ours"):
+        await OneCommand("run.start").serve()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (devserver.Unavailable("the disk is full"), 1012, 0),
+        (devserver.Overtaken(), 1012, 0),
+        (ValueError("ours"), 1011, 1),
+    ],
+)
+async def test_a_socket_that_can_send_no_events_is_closed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception, code: int, told: int
+) -> None:
+    async def fail(*_: Any) -> Any:
+        raise error
+        yield
+
+    monkeypatch.setattr(devserver, "protocol_tape", fail)
+    opened = OneCommand("subscription.subscribe", channels=["values"])
+    await opened.serve()
+    assert (opened.code, caplog.text.count("could not be sent")) == (code, told)
 
 
 def test_a_socket_of_no_thread_is_closed_with_the_status(http: httpx.Client) -> None:
