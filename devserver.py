@@ -9118,12 +9118,11 @@ async def call_agent(call: Call) -> Response:
         require(name and isinstance(name, str), "Invalid request: method must be a string", INVALID_REQUEST)
         require("pushnotificationconfig" not in name.lower(), "Push notifications are not supported", -32003)
         require(name in AGENT_METHODS, f"Method not found: {name}", -32601)
-        is_stream, modern = name in STREAMING_METHODS, "/" not in name
-        kind = "text/event-stream" if is_stream else "application/json"
+        streams, modern = name in STREAMING_METHODS, "/" not in name
+        kind = "text/event-stream" if streams else "application/json"
         accept = call.request.headers.get("accept") or "*/*"
         if not any(each in accept for each in (kind, f"{kind.partition('/')[0]}/*", "*/*")):
             return reply({"error": f"Accept header must include {kind}"}, 400)
-        streams = is_stream
         require(isinstance(params, dict), "Invalid params: must be an object")
         assistant = await find_agent(call.server, call.request.path_params["assistant_id"])
         agent_call = AgentCall(call.server, call.request, assistant, given, params, modern, streams)
