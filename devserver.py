@@ -1640,8 +1640,8 @@ class Db:
 
     `write` and `read` run one plain function of a connection as one transaction on another thread, and work from
     any event loop; `write_now` blocks, for worker threads. `look` is for short reads, such as of one row: they
-    cost less than a change of threads. All raise Unavailable, having done nothing, if the file or its disk can't
-    be used.
+    cost less than a change of threads. All raise Unavailable if the file or its disk can't be used, having done
+    nothing that is sure to last.
     """
 
     READERS = 2
@@ -1799,10 +1799,12 @@ class Db:
                 if self._found("-wal") != self._log:
                     await self.write(lambda conn: None)
                 elif self._quiet_seconds >= self.QUIET_SECONDS and self._log_size():
-                    # without patience: nobody is to wait for a reader
-                    patience = int(self.PATIENCE_SECONDS * 1000)
-                    cut = f"PRAGMA busy_timeout = 0; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA busy_timeout = {patience}"
-                    await self._writer.executescript(cut)
+                    patience = f"PRAGMA busy_timeout = {int(self.PATIENCE_SECONDS * 1000)}"
+                    cut = f"PRAGMA busy_timeout = 0; PRAGMA wal_checkpoint(TRUNCATE); {patience}"
+                    try:
+                        await self._writer.executescript(cut)  # without patience: nobody is to wait for a reader
+                    except sqlite3.Error:  # such as a full disk; the rest of the script was not run
+                        await self._writer.executescript(patience)
 
     async def compact(self) -> None:
         """Give back the disk space of what was deleted."""

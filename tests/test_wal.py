@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import LiveServer, eventually, wait_until
+from conftest import LiveServer, eventually, posix_only, wait_until
 
 import devserver
 from devserver import Db, Items, Threads, Unavailable
@@ -248,6 +248,31 @@ async def test_the_log_is_cut_when_nothing_was_written_for_a_while(db: Db, monke
     assert await db.read(lambda conn: len(Items(conn).load("n"))) == 2001
     await db.write(lambda conn: Items(conn).put("n", "two", b"{}"))
     assert wal.stat().st_size > 0
+
+
+@posix_only
+async def test_a_full_disk_while_the_log_is_cut_leaves_the_patience(db: Db, monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    async def patience() -> int:
+        row = await (await db._writer.execute("PRAGMA busy_timeout")).fetchone()
+        return int(row[0]) if row else 0
+
+    monkeypatch.setattr(Db, "QUIET_SECONDS", 1)
+    tried: list[str] = []
+    db._writer._conn.set_trace_callback(tried.append)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    await db.write(fill)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # as if the disk were full
+    try:
+        await eventually(lambda: any("wal_checkpoint" in statement for statement in tried))
+        await asyncio.sleep(0.2)
+        assert await patience() == 10_000
+        assert os.path.getsize(f"{db._file}-wal") > 1_000_000
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    await eventually(lambda: os.path.getsize(f"{db._file}-wal") == 0)
+    assert await patience() == 10_000
 
 
 async def test_a_log_that_cannot_be_copied_is_a_503(db: Db, monkeypatch: pytest.MonkeyPatch) -> None:
