@@ -2060,13 +2060,9 @@ class Table(Generic[R]):
 
     def _page(self, query: str, where: Where, order: str, body: Search) -> Page:
         """One page; one row more than asked for tells whether others follow."""
-        order = _ORDER.get(order, order)
-        rows = self._all(
-            f"{query} WHERE {where} ORDER BY {order} {body.sort_order}, rowid {body.sort_order} LIMIT ? OFFSET ?",
-            *where.parameters,
-            body.limit + 1,
-            body.offset,
-        )
+        order = f"{_ORDER.get(order, order)} {body.sort_order}, rowid {body.sort_order}"
+        page = f"{query} WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?"
+        rows = self._all(page, *where.parameters, body.limit + 1, body.offset)
         return Page(rows[: body.limit], len(rows) > body.limit)
 
     def _count(self, table: str, where: Where) -> int:
