@@ -6045,7 +6045,7 @@ class Execution:
             if isinstance(error, UnknownInterruptError):  # LangGraph refuses a strict resume
                 ids = {"interrupt_ids": list(error.interrupt_ids), "pending_ids": list(error.pending_ids)}
                 refusal = {"reason": error.reason, **ids}
-            return Outcome("error", value, await self.rest_after_cancel(), refusal=refusal)
+            return Outcome("error", value, await self.rest_after_cancel(value), refusal=refusal)
         finally:
             self.caller.end(cancelled=False)
 
@@ -6087,16 +6087,17 @@ class Execution:
         await self._flush()
         self._queue.leave(self._reader)
 
-    async def rest_after_cancel(self) -> Rest | None:
-        """Return the thread's state after a run that was stopped or failed; None if that can't be told."""
+    async def rest_after_cancel(self, failure: JsonObject | None = None) -> Rest | None:
+        """Return the thread's state after a run that was stopped, or failed so; None if that can't be told."""
         if self._run.temporary:
             return None
         try:
             async with self._graphs.open(self._run.graph_id, self._run.config(), "threads.read") as graph:
                 found = await snapshot(graph, place_config(self._run.thread_id))
                 return Rest.of(graph, found) if found.created_at else None
-        except Exception as error:  # the graph is gone or broken: the run's own error says so
-            log.debug("no state after run %s: %s", self._run.run_id, error)
+        except Exception as error:  # the graph is gone or broken
+            if exception_value(error) != failure:  # else the run's own error says so
+                log_old_state(self._run.thread_id, error)
             return None
 
     def _finish(
@@ -6924,8 +6925,14 @@ async def show_state(
     except Unavailable as error:
         log.warning("thread %s shows an old state for now: %s", thread.thread_id, error)
         runner.begin_soon(show_later)
-    except Exception as error:  # the graph is gone or broken: the next run or update shows the state
-        log.warning("thread %s shows an old state: %s", thread.thread_id, error)
+    except Exception as error:  # the graph is gone or broken: the next run, update or start shows the state
+        log_old_state(thread.thread_id, error)
+
+
+def log_old_state(thread_id: str, error: Exception) -> None:
+    """Tell why a thread shows an old state; a traceback shows whose fault it is, unless its graph is just gone."""
+    unknown = None if isinstance(error, ApiError) else error
+    log.warning("thread %s shows an old state: %s", thread_id, error, exc_info=unknown)
 
 
 ########################################################################################################

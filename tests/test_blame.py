@@ -14,7 +14,7 @@ from conftest import GRAPHS, LiveServer, eventually, write_project
 MADE = """
     from pathlib import Path
 
-    from basic import steps
+    from basic import gated, steps
     from langgraph.errors import EmptyInputError, InvalidUpdateError
 
     ERRORS = {
@@ -32,6 +32,11 @@ MADE = """
         if fault.exists():
             raise ERRORS[fault.read_text()]()
         return steps
+
+
+    def make_gated(config):
+        make(config)
+        return gated
 """
 ROUTED = """
     from langgraph.graph import START, StateGraph
@@ -57,7 +62,12 @@ ERRORS = ["ValueError", "UnicodeDecodeError", "OverflowError", "InvalidUpdateErr
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("project")
     files = {"basic.py": (GRAPHS / "basic.py").read_text(), "made.py": MADE, "routed.py": ROUTED}
-    graphs = {"made": "./made.py:make", "routed": "./routed.py:graph", "chat": "./basic.py:chat"}
+    graphs = {
+        "made": "./made.py:make",
+        "gated": "./made.py:make_gated",
+        "routed": "./routed.py:graph",
+        "chat": "./basic.py:chat",
+    }
     write_project(folder, graphs, files)
     live = LiveServer(folder, ["--no-reload"]).start()
     yield live
@@ -114,6 +124,57 @@ async def test_a_factory_that_fails_is_a_500_that_names_its_line(
     assert f"{method} {path} failed in your code" in server.log
     assert server.log.count("Traceback (most recent call last)") == 1
     assert server.log.count("raise ERRORS[fault.read_text()]()") == 1
+
+
+async def test_a_thread_whose_state_cannot_be_shown_is_logged_and_shows_it_later(
+    server: LiveServer, http: httpx.Client, thread: str
+) -> None:
+    """After a run was deleted; the next start shows it."""
+
+    def shown() -> Any:
+        return http.get(f"/threads/{thread}").json()["values"]["text"]
+
+    http.post(f"/threads/{thread}/runs/wait", json={"assistant_id": "made", "input": {"text": "b"}})
+    [run] = http.get(f"/threads/{thread}/runs").json()
+    after = shown()
+    (server.folder / "fault").write_text("ValueError")
+    server.lines.clear()
+    assert http.delete(f"/threads/{thread}/runs/{run['run_id']}").status_code == 204
+    await eventually(lambda: f"thread {thread} shows an old state: no such model" in server.log)
+    assert server.log.count("raise ERRORS[fault.read_text()]()") == 1
+    assert shown() == after
+    (server.folder / "fault").unlink()
+    assert server.stop() == 0
+    server.start()
+    with server.http() as again:
+        assert (
+            again.get(f"/threads/{thread}").json()["values"] == again.get(f"/threads/{thread}/state").json()["values"]
+        )
+        assert again.get(f"/threads/{thread}").json()["values"]["text"] == "a"
+
+
+async def test_a_cancelled_run_whose_state_cannot_be_shown_is_logged(
+    server: LiveServer, http: httpx.Client, thread: str
+) -> None:
+    run = http.post(f"/threads/{thread}/runs", json={"assistant_id": "gated", "input": {"gate": "/nowhere"}}).json()
+    path = f"/threads/{thread}/runs/{run['run_id']}"
+    await eventually(lambda: http.get(f"/threads/{thread}/state").json()["next"] == ["wait"])
+    (server.folder / "fault").write_text("ValueError")
+    server.lines.clear()
+    http.post(f"{path}/cancel?wait=true").raise_for_status()
+    await eventually(lambda: f"thread {thread} shows an old state: no such model" in server.log)
+    assert server.log.count("raise ERRORS[fault.read_text()]()") == 1
+
+
+async def test_a_run_of_a_factory_that_fails_is_logged_once(
+    server: LiveServer, http: httpx.Client, thread: str
+) -> None:
+    (server.folder / "fault").write_text("ValueError")
+    server.lines.clear()
+    http.post(f"/threads/{thread}/runs/wait", json={"assistant_id": "made", "input": {}})
+    await eventually(lambda: "no such model" in server.log)
+    assert server.log.count("raise ERRORS[fault.read_text()]()") == 1
+    assert "shows an old state" not in server.log
 
 
 async def test_a_router_that_fails_at_an_update_is_logged(server: LiveServer, http: httpx.Client) -> None:
