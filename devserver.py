@@ -4361,7 +4361,7 @@ class Graphs:
         except StartError:
             raise
         except Exception as error:
-            raise StartError(f"{spec} cannot be compiled: {error}") from error
+            raise StartError(f"{spec} cannot be compiled: {_import_problem(error, self.settings.path)}") from error
         if not callable(target):
             raise StartError(f"{spec} is a {type(target).__name__}, not a graph nor a function that makes one")
         return LoadedGraph(spec, None, target)
@@ -4431,10 +4431,8 @@ def _load_index(settings: Settings) -> Index | None:
     try:
         embeddings = ensure_embeddings(_embed_target(wanted.embed, settings.path.resolve().parent))
     except (Exception, SystemExit) as error:  # whatever the user's code raises while it is imported
-        raise StartError(
-            f"{settings.path}: store.index.embed '{wanted.embed}' cannot be used: "
-            f"{_import_problem(error, settings.path)}"
-        ) from error
+        problem = _import_problem(error, settings.path)
+        raise StartError(f"{settings.path}: store.index.embed '{wanted.embed}' cannot be used: {problem}") from error
     return Index(embeddings, wanted.dims, wanted.fields or ["$"])
 
 
@@ -4798,9 +4796,8 @@ class Cache:
             text, age = found
             with contextlib.suppress(ValidationError):  # it was stored by another version of the model
                 result.value = model.model_validate_json(text) if model else orjson.loads(text)
-                result.status = (
-                    "expired" if age == math.inf else "fresh" if age < fresh_for.total_seconds() else "stale"
-                )
+                is_fresh = age < fresh_for.total_seconds()
+                result.status = "expired" if age == math.inf else "fresh" if is_fresh else "stale"
         if result.status in ("miss", "expired"):
             result.value = await loader()
             await result.store(result.value)
@@ -5563,7 +5560,6 @@ NOT_TWICE = (
     "LangGraph 0.6.0 and is the long term planned replacement for configurable."
 )
 
-
 # What of the request enters the configurable: its id, and the headers that langgraph.json names.
 CONFIGURABLE_HEADERS: contextvars.ContextVar[Mapping[str, str]] = contextvars.ContextVar(
     "configurable_headers", default=types.MappingProxyType({})
@@ -5696,10 +5692,7 @@ def make_run(conn: sqlite3.Connection, graphs: Graphs, new: NewRun) -> Created:
     free = thread is None or thread.status != "busy"
     ids = {"graph_id": assistant.graph_id, "assistant_id": assistant.assistant_id}
     above = thread.config if thread else {}
-    configurable = {
-        **assistant.config.get("configurable", {}),
-        **above.get("configurable", {}),
-    }  # without the run's own
+    configurable = {**assistant.config.get("configurable", {}), **above.get("configurable", {})}  # not the run's
     thread_config = {**assistant.config, **above, **config, "configurable": configurable}
     if thread is None:
         Threads(conn).insert(thread_id, {**ids, **new.metadata()}, thread_config, graphs.thread_ttl)
@@ -6440,9 +6433,8 @@ def log_end(run: Run, outcome: Outcome, seconds: float) -> None:
     status = "rolled back" if outcome.status == "rollback" else outcome.status
     error = f" {failed['error']}: {failed['message']}" if failed else ""
     level = logging.WARNING if outcome.status == "error" else logging.INFO
-    log.log(
-        level, "run %s thread %s graph %s %s %.3f s%s", run.run_id, run.thread_id, run.graph_id, status, seconds, error
-    )
+    ids = (run.run_id, run.thread_id, run.graph_id)
+    log.log(level, "run %s thread %s graph %s %s %.3f s%s", *ids, status, seconds, error)
 
 
 # -- the server as its own client: get_client() without a URL --
