@@ -5713,7 +5713,8 @@ def fire_crons(conn: sqlite3.Connection, graphs: Graphs) -> list[Created]:
     for cron in Crons(conn).due(now()):
         try:
             Crons(conn).update(replace(cron, next_run_date=next_run_date(cron.schedule, cron.timezone)))
-        except Invalid:  # it was its last time
+        except Invalid as error:  # it was its last time, or its timezone is not known on this machine
+            log.warning("cron %s is disabled, as no next time can be told: %s", cron.cron_id, error)
             Crons(conn).update(replace(cron, enabled=False))
         if cron.is_over(CLOCK.now()):
             continue

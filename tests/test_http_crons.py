@@ -230,3 +230,20 @@ def test_a_cron_that_was_missed_fires_once_at_the_next_start(make_server: Callab
         )
         assert http.get(f"/runs/crons/{cron['cron_id']}").json()["next_run_date"] == cron["next_run_date"]
     assert live.stop() == 0
+
+
+def test_a_cron_of_which_no_next_time_can_be_told_is_disabled_with_a_word(
+    make_server: Callable[..., LiveServer],
+) -> None:
+    """Such as one that was made on a machine that knows more timezones."""
+    live = make_server({"steps": "./basic.py:steps"}, {"basic.py": (GRAPHS / "basic.py").read_text()}, "--no-reload")
+    with live.http() as http:
+        cron = http.post("/runs/crons", json={**YEARLY, "input": {}, "on_run_completed": "keep"}).json()
+    assert live.stop() == 0
+    with closing(sqlite3.connect(live.folder / "devserver.db")) as conn, conn:
+        conn.execute("UPDATE crons SET timezone = 'Mars/Base', next_run_date = '2020-01-01T00:00:00.000000+00:00'")
+    live.start()
+    with live.http() as http:
+        asyncio.run(eventually(lambda: not http.get(f"/runs/crons/{cron['cron_id']}").json()["enabled"]))
+        assert f"cron {cron['cron_id']} is disabled, as no next time can be told: Invalid timezone" in live.log
+        assert len(http.post("/threads/search", json={}).json()) == 1  # it fired once more
