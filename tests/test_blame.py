@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -185,6 +186,16 @@ async def test_a_router_that_fails_at_an_update_is_logged(server: LiveServer, ht
     await eventually(lambda: "ValueError: nowhere to go" in server.log)
     assert f"an update of thread {thread} failed in" in server.log
     assert 'raise ValueError("nowhere to go")' in server.log
+
+
+def test_a_graph_that_cannot_be_compiled_says_what_went_wrong(tmp_path: Path) -> None:
+    lost = 'from langgraph.graph import StateGraph\n\ngraph = StateGraph(dict).add_edge("nowhere", "lost")\n'
+    write_project(tmp_path, {"lost": "./lost.py:graph"}, {"lost.py": lost})
+    live = LiveServer(tmp_path, ["--no-reload"])
+    with pytest.raises(AssertionError, match="the server did not start"):
+        live.start()
+    assert live.stop() == 1
+    assert "graph 'lost' (./lost.py:graph) cannot be compiled: ValueError: Found edge starting at unknown" in live.log
 
 
 # Clients: what LangGraph can't do for them
