@@ -1,8 +1,8 @@
 """Requests that the OpenAPI document allows, and some that it forbids: whatever comes, the answer is one that the
 document names, with the body it promises, and never a 5xx.
 
-A few hundred requests with the other tests; `DEVSERVER_FUZZ=10000 pytest tests/fuzz --log-cli-level=INFO` sends ten
-thousand and says what came back.
+A few hundred requests with the other tests, if the extra `fuzz` is installed;
+`DEVSERVER_FUZZ=10000 pytest tests/fuzz --log-cli-level=INFO` sends ten thousand and says what came back.
 """
 
 from __future__ import annotations
