@@ -10450,6 +10450,7 @@ async def reload_on_change(server: Server) -> None:
 
     known: set[str] = set()  # folders; one that is away for a while comes back
     files: dict[str, tuple[int, ...]] = {}  # the source files as they were read
+    told = ""  # the last failure: the same again is not told each second
     while True:
         try:
             new, modules, reloaded = server.graphs.folders() - known, len(sys.modules), False
@@ -10476,8 +10477,8 @@ async def reload_on_change(server: Server) -> None:
                 if reloaded or len(sys.modules) != modules or _inodes(known) != there:  # watch what is there now
                     break
         except Exception as error:
-            # one went away before it was watched, or is the current one
-            level = logging.DEBUG if isinstance(error, OSError | RuntimeError) else logging.ERROR
+            is_new = str(error) != told and not isinstance(error, FileNotFoundError)  # a folder may be gone
+            told, level = str(error), logging.ERROR if is_new else logging.DEBUG
             log.log(level, "folders can't be watched, another try follows: %s", error, exc_info=error)
             await asyncio.sleep(RETRY_SECONDS)
 

@@ -237,15 +237,24 @@ def test_code_is_reloaded_on_another_drive_and_after_a_failure(make_server: Make
     assert httpx.get(f"{server.url}/ok").status_code == 200
 
 
-async def test_whatever_keeps_code_from_being_watched_is_told_and_tried_again(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("fault", "times"),
+    [
+        (KeyError("a fault"), 1),
+        (RuntimeError("Error creating recommended watcher: Too many open files (os error 24)"), 1),
+        (OSError(28, "OS file watch limit reached."), 1),
+        (FileNotFoundError(2, "No such file or directory"), 0),  # a folder that goes away for a while
+    ],
+)
+async def test_whatever_keeps_code_from_being_watched_is_told_once_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: Exception, times: int
 ) -> None:
     tries: list[int] = []
 
     def folders() -> set[str]:
         tries.append(1)
-        if len(tries) < 3:
-            raise KeyError("a fault")
+        if len(tries) < 4:
+            raise fault
         raise asyncio.CancelledError
 
     monkeypatch.setattr(devserver, "RETRY_SECONDS", 0.001)
@@ -253,4 +262,4 @@ async def test_whatever_keeps_code_from_being_watched_is_told_and_tried_again(
     with pytest.raises(asyncio.CancelledError):
         await devserver.reload_on_change(server)
     told = [record.message for record in caplog.records if record.levelname == "ERROR"]
-    assert told == ["folders can't be watched, another try follows: 'a fault'"] * 2
+    assert told == [f"folders can't be watched, another try follows: {fault}"] * times
