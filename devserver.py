@@ -163,6 +163,7 @@ from langgraph.store.base import (
     GetOp,
     Item,
     ListNamespacesOp,
+    MatchCondition,
     Op,
     PutOp,
     Result,
@@ -8477,8 +8478,6 @@ async def search_items(call: Call) -> JsonObject:
 
 async def list_item_namespaces(call: Call) -> JsonObject:
     """The namespaces that hold items."""
-    from langgraph.store.base import MatchCondition
-
     body: StoreListNamespacesRequest = call.body
     asked: JsonObject = {
         "namespace": labels(body.prefix) if body.prefix else None,
@@ -10975,8 +10974,6 @@ def fire_now(cron_id: str, config: Path, db: str | None, url: str | None, header
 
 def post(url: str, headers: Sequence[str], body: Body | None = None) -> Any:
     """What a server answers. Raises ClickException with its refusal."""
-    import httpx
-
     try:
         sent = {name.strip(): value.strip() for name, _, value in (header.partition(":") for header in headers)}
         verify = not is_loopback(httpx.URL(url).host)  # nobody vouches for the certificate of a server of this machine
