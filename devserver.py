@@ -10659,8 +10659,9 @@ async def serve(options: UpOptions) -> None:
         try:
             http, listeners = await prepare(options, stack)
         except Exception as error:
-            known = isinstance(error, StartError | Unavailable)
-            raise StartError(str(error) if known else f"cannot start: {type(error).__name__}: {error}") from error
+            known, kind = isinstance(error, StartError | Unavailable), type(error).__name__
+            told = str(error) if known else f"cannot start: {kind}: {error} (--verbose tells where)"
+            raise StartError(told) from error
         with contextlib.suppress(SystemExit):  # uvicorn's, after it has shown why there was no start
             await http.serve(sockets=listeners)
         if not http.started:
@@ -10747,7 +10748,7 @@ async def debugger(options: UpOptions) -> None:
     except ModuleNotFoundError:
         raise StartError(f"--debug-port needs debugpy. {installing('debug')}") from None
     except Exception as error:  # debugpy has no class of its own for this
-        raise StartError(f"cannot listen for a debugger on {host}:{options.debug_port}: {error}") from None
+        raise StartError(f"cannot listen for a debugger on {host}:{options.debug_port}: {error}") from error
     log.info("a debugger may attach to %s:%s", host, options.debug_port)
     while options.wait_for_client and not debugpy.is_client_connected():  # noqa: ASYNC110  it has no other way
         await asyncio.sleep(0.05)

@@ -201,7 +201,7 @@ async def test_whatever_fails_at_the_start_leaves_nothing_open(
         debug_port=None, wait_for_client=False,
     )  # fmt: skip
     try:
-        with pytest.raises(StartError, match=r"cannot start: OSError: \[Errno 5\] made to fail"):
+        with pytest.raises(StartError, match=r"cannot start: OSError: \[Errno 5\] made to fail \(--verbose tells"):
             await devserver.serve(options)
     finally:
         sys.modules.pop("g", None)

@@ -705,6 +705,13 @@ def test_a_start_that_fails_says_so_in_one_line(project: Path, case: str) -> Non
     assert said in refusal(project, *arguments, env={**env, "PYTHONPATH": path})
 
 
+def test_a_start_that_fails_tells_where_if_asked(project: Path) -> None:
+    (project / "debugpy.py").write_text(BUSY)
+    env = {"PYTHONPATH": os.pathsep.join([str(project), str(ROOT)])}
+    done = run_dev(project, "--verbose", "--debug-port", "5678", env=env, stdout=subprocess.DEVNULL)
+    assert (done.returncode, "debugpy.py" in done.stderr) == (1, True)
+
+
 NAPS = {"crash_gates.py": (GRAPHS / "crash_gates.py").read_text()}
 
 
