@@ -7163,8 +7163,8 @@ async def decide(call: Call, rule: str) -> None:
     """Have the application decide on the actions of a route's rule. What it changes in the body is changed in the
     call, and the rows that the call is about have to pass the filters that it gives. Raises Refused."""
     access, asked = ACCESS.get(), named_ids(call.server, call.request.path_params)
-    if "action" in call.request.query_params:
-        asked["action"] = call.request.query_params["action"]
+    if "action" in call.query:
+        asked["action"] = call.query["action"]
     call.limits = []
     for action in rule.split():
         if call.body is None or action.partition(".")[2] not in ("create", "update", "search"):

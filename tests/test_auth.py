@@ -396,6 +396,9 @@ def test_every_operation_is_in_the_matrix() -> None:
     assert {f"{route.method} {route.path}" for route in devserver.ROUTES} == MATRIX.keys() | OPEN
     assert [route.path for route in devserver.ROUTES if not route.rule] == []
     assert {f"{route.method} {route.path}" for route in devserver.ROUTES if route.rule == "open"} == OPEN
+    unlisted = {f"{route.method} {route.path}": route.rule for route in devserver.UNLISTED}
+    assert {name for name, rule in unlisted.items() if rule == "open"} == {"GET /", "GET /openapi.json", "GET /docs"}
+    assert "" not in unlisted.values()
 
 
 # What is another's, and what is nobody's: not even the time that an answer takes may tell, so the same is looked up

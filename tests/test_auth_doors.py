@@ -326,6 +326,35 @@ def test_the_tasks_of_an_agent_are_listed_to_those_who_may_read_their_threads(tm
     assert server.stop() == 0, server.log
 
 
+UPDATES = (
+    OWN
+    + """
+@auth.on.threads.update
+async def told(ctx, value):
+    raise Auth.exceptions.HTTPException(403, f"asked for {value.get('action')}")
+"""
+)
+
+
+def test_an_auth_is_told_the_action_of_those_operations_that_have_one(make_server: Callable[..., LiveServer]) -> None:
+    server = make_server(ALL_SERVED, {**FILES, "auth.py": UPDATES}, "--no-reload", auth={"path": "./auth.py:auth"})
+    thread, run = devserver.new_id(), devserver.new_id()
+    path = f"/threads/{thread}/runs/{run}"
+    with server.http(headers=as_user("alice")) as http:
+        answers = [
+            http.post(f"{path}/cancel"),
+            http.post(f"{path}/cancel?action=rollback"),
+            http.get(f"{path}/join?cancel_on_disconnect=1&action=rollback"),
+            http.patch(f"/threads/{thread}?action=rollback", json={}),
+        ]
+    assert [(each.status_code, each.json()["detail"].removeprefix("asked for ")) for each in answers] == [
+        (403, "interrupt"),
+        (403, "rollback"),
+        (403, "interrupt"),
+        (403, "None"),
+    ]
+
+
 @pytest.mark.parametrize("bad", ["nonsense", "1-2-3"])
 def test_a_socket_for_a_thread_that_cannot_be_is_closed_as_without_an_auth(owned: LiveServer, bad: str) -> None:
     with socket_of(owned, bad, "bob") as connection, pytest.raises(ConnectionClosed) as caught:
