@@ -9894,7 +9894,7 @@ _TYPES: dict[str, JsonObject] = {
     "any": {},
     "place": {"type": "string", "pattern": r"^(-|[0-9]{1,18}(-[0-9]{1,18})?)$"},
     **{name: {"type": "integer", "minimum": 0, "maximum": SAFE_INTEGER} for name in ("count", "limit")},
-    "flag": {"type": "boolean", "default": False},
+    "flag": {"type": "boolean"},
     "xray": {"anyOf": [{"type": "boolean"}, {"type": "integer", "minimum": 1, "maximum": 99_999}], "default": False},
 }
 

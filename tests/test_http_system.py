@@ -126,7 +126,9 @@ def test_the_document_tells_what_parameters_may_be(document: dict[str, Any]) -> 
     assert "multitask_strategy" in takes["select"]["items"]["enum"]
     cancel = parameters(document, "post", "/threads/{thread_id}/runs/{run_id}/cancel")
     assert cancel["action"] == {"enum": ["interrupt", "rollback"], "default": "interrupt"}
-    assert cancel["wait"] == {"type": "boolean", "default": False}
+    assert cancel["wait"] == {"type": "boolean"}
+    item = parameters(document, "get", "/store/items")
+    assert item["refresh_ttl"] == {"type": "boolean"}, "without it the store's own setting holds: none is to be sent"
     assert parameters(document, "get", "/threads/{thread_id}/state/{checkpoint_id}")["checkpoint_id"] == {
         "type": "string"
     }
