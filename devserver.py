@@ -4309,9 +4309,9 @@ class Graphs:
             if str(root) not in sys.path:
                 sys.path.insert(0, str(root))
         loaded = {spec.graph_id: self._load_one(spec) for spec in self.settings.graphs.values()}
-        self._store.index = _load_index(self.settings) if self._store.db.vectors else None
+        index = _load_index(self.settings) if self._store.db.vectors else None
         self.auth = AppAuth(self._auth_spec, self.settings.path) if self._auth_spec else None
-        self._loaded = loaded
+        self._store.index, self._loaded = index, loaded
 
     def reload(self) -> None:
         """Import the project's modules and graphs anew; if that fails, the old ones stay."""
