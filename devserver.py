@@ -8033,11 +8033,11 @@ async def run_result(server: Server, run: Run, run_log: RunLog) -> bytes:
     """What a run that was waited for comes to: its error, its last values, or its thread's."""
     if run_log.error is not None:
         return b'{"__error__":' + run_log.error + b"}"
-    values = run_log.last_values
-    if values is not MISSING:
-        return to_json(with_questions(values, run_log.interrupts))
-    thread = server.db.look(lambda conn: Threads(conn).get(run.thread_id))
-    return to_json(thread_result(thread, with_values=True))
+    if run_log.last_values is not MISSING:
+        values = with_questions(run_log.last_values, run_log.interrupts)
+    else:
+        values = thread_result(server.db.look(lambda conn: Threads(conn).get(run.thread_id)), with_values=True)
+    return await asyncio.to_thread(to_json, values)  # a long chat's would hold up the API
 
 
 def thread_result(thread: Thread | None, with_values: bool) -> Any:
