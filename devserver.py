@@ -8037,7 +8037,10 @@ async def run_result(server: Server, run: Run, run_log: RunLog) -> bytes:
         values = with_questions(run_log.last_values, run_log.interrupts)
     else:
         values = thread_result(server.db.look(lambda conn: Threads(conn).get(run.thread_id)), with_values=True)
-    return await asyncio.to_thread(to_json, values)  # a long chat's would hold up the API
+    parts = values.values() if isinstance(values, dict) else ()
+    if any(isinstance(part, list | dict) and len(part) > 1000 for part in parts):
+        return await asyncio.to_thread(to_json, values)  # that of a long chat would hold up the API
+    return to_json(values)
 
 
 def thread_result(thread: Thread | None, with_values: bool) -> Any:

@@ -16,7 +16,8 @@ SOURCE = PATH.read_text()
 LINES = SOURCE.splitlines()
 TREE = ast.parse(SOURCE)
 
-MAX_LINES = 11100  # until the module is made shorter
+MAX_LINES = 11100  # of the server, until it is made shorter; the test kit and the page have limits of their own
+MAX_TEST_KIT, MAX_PAGE = 750, 1200
 MAX_FUNCTION, MAX_CLASS, MAX_COMPLEXITY = 70, 250, 12
 SQL_SECTIONS = {"Database", "Tables", "Persistence"}
 WEB_SECTIONS = {"HTTP", "Protocols", "App"}
@@ -55,7 +56,15 @@ def test_contents_are_the_banners() -> None:
 
 
 def test_the_module_is_short() -> None:
-    assert len(LINES) < MAX_LINES
+    test_kit = sum(title(line) == "Test kit" for line in range(1, len(LINES) + 1))
+    page = sum(
+        (node.end_lineno or 0) - node.lineno + 1
+        for node in TREE.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PAGE"
+    )
+    assert test_kit <= MAX_TEST_KIT
+    assert page <= MAX_PAGE
+    assert len(LINES) - test_kit - page < MAX_LINES
 
 
 def test_classes_are_short() -> None:
