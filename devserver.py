@@ -49,6 +49,9 @@ if __name__ == "__main__":
 
     devserver.main()  # type: ignore[has-type]
 
+if IS_COMMAND := Path(sys.argv[0]).stem == "devserver":  # else a program of somebody else's imports this
+    gc.disable()  # nothing that is loaded is garbage, and to look takes a seventh of the time; `up` starts it again
+
 # Older versions than pyproject.toml asks for hang, or fail halfway: this is told before they are imported.
 if LACKING := {
     f"'{package}>={least}'": f"{package} {version}"
@@ -59,13 +62,10 @@ if LACKING := {
     for version in [next((each.version for each in importlib.metadata.distributions(name=package)), "(missing)")]
     if [int(number) for number in re.findall(r"\d+", version)] < [int(number) for number in least.split(".")]
 }:
-    raise (SystemExit if Path(sys.argv[0]).stem == "devserver" else ImportError)(
+    raise (SystemExit if IS_COMMAND else ImportError)(
         f"devserver cannot run with {', '.join(LACKING.values())}. "
         f"Where it is installed: python -m pip install {' '.join(LACKING)}"
     )
-
-if COLLECTS := gc.isenabled():  # nothing that is imported is garbage; to look takes a seventh of the time
-    gc.disable()
 
 import array
 import asyncio
@@ -186,14 +186,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
-from starlette.schemas import SchemaGenerator
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-if COLLECTS:
-    if not gc.get_freeze_count():
-        gc.freeze()
-        gc.unfreeze()  # all is in the oldest generation now: the next look at the young ones has little to walk
-    gc.enable()
 if typing.TYPE_CHECKING:
     import ssl
 
@@ -3737,7 +3731,7 @@ _COMMENT_MARKS = ("$", "_", "/", "#")  # "$schema", "_INTERNAL_docker_tag", "//"
 class SettingsPart(BaseModel):
     """An object in langgraph.json: types are strict, null is as good as absent, unknown keys are not refused."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, defer_build=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -10012,6 +10006,8 @@ async def get_openapi(call: Call) -> JsonObject:
 def app_openapi(app: Starlette, taken: JsonObject) -> JsonObject:
     """Paths and components of the user's app: by FastAPI if it can tell, else by routes and docstrings. A schema whose
     name is `taken` gets another."""
+    from starlette.schemas import SchemaGenerator
+
     document = app.openapi() if hasattr(app, "openapi") else {}
     text = json.dumps({key: document.get(key, {}) for key in ("paths", "components")})
     twice = document.get("components", {}).get("schemas", {}).keys() & taken.keys()
@@ -10676,7 +10672,6 @@ async def prepare(options: UpOptions, stack: contextlib.AsyncExitStack) -> tuple
     gets what closes it all."""
     import uvicorn
 
-    gc.disable()  # until all is loaded
     settings = read_settings(options.config)
     set_environment(settings, options.env_file)
     tls = tls_context(options)
@@ -10699,7 +10694,10 @@ async def prepare(options: UpOptions, stack: contextlib.AsyncExitStack) -> tuple
     config = uvicorn.Config(app, log_level=max(logging.WARNING, log.level), access_log=False, backlog=1, **own)
     config.load()
     config.ssl = tls
-    rest_collector()
+    # what is loaded by now stays, and is not walked again; every 700 objects it takes a sixth of the time of small runs
+    gc.freeze()
+    gc.set_threshold(20_000)
+    gc.enable()
     click.echo(banner(server, base, options.port, options.reload))
     if options.reload:
         watcher = asyncio.ensure_future(reload_on_change(server))
@@ -10755,14 +10753,6 @@ async def debugger(options: UpOptions) -> None:
     log.info("a debugger may attach to %s:%s", host, options.debug_port)
     while options.wait_for_client and not debugpy.is_client_connected():  # noqa: ASYNC110  it has no other way
         await asyncio.sleep(0.05)
-
-
-def rest_collector() -> None:
-    """Start the garbage collector, for a server: what is loaded by now stays, and is not walked again; and it
-    looks every 20,000 objects, since every 700 it takes a sixth of the time of small runs."""
-    gc.freeze()
-    gc.set_threshold(20_000)
-    gc.enable()
 
 
 def raise_file_limit() -> None:
