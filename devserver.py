@@ -4965,6 +4965,9 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.001, 0.01
 MAX_BEHIND_PAGES = 2**14  # of 4 KB, that a follower of a thread may be behind besides what is in memory
 
 
+NO_ID = (0, 0)  # of an event that nobody can come back to
+
+
 def event_id() -> tuple[int, int]:
     """Return the id of an event, `(ms, n)`: the millisecond, and a number within it. They only grow."""
     return divmod(CLOCK.steady(), 1000)
@@ -5042,24 +5045,20 @@ class RunLog:
         self.last_values: Any = MISSING
         self.interrupts: list[Any] = []
         self.error: bytes | None = None
-        self.farewell: Event | None = None  # to those who are let go before the end is stored
+        self.let_go = False  # those who follow, with the error, before the end is stored
         self._events: list[Event] = []  # the newest; events are numbered from 0 on
         self._first = 0  # the number of the first of them
         self._size = 0
         self._max_pages = max_pages
         self._overflow: Overflow | None = None  # the older ones
         self._lost = 0  # the number below which neither holds any
-        self._followers: dict[Follower, int] = {}  # the number of the event that each wants next
+        self.followers: dict[Follower, int] = {}  # the number of the event that each wants next
         self._waiters: set[Follower] = set()
         self._lock = threading.Lock()
 
-    @property
-    def is_followed(self) -> bool:
-        return bool(self._followers)
-
     def append(self, event: Event) -> None:
         with self._lock:
-            if followers := tuple(self._followers):
+            if followers := tuple(self.followers):
                 self._events.append(event)
                 self._size += len(event.data) + self.EVENT_BYTES
                 if self._size > self.MEMORY_BYTES:
@@ -5076,12 +5075,13 @@ class RunLog:
             log.warning("the events of a run are too many for memory and disk (%s): slow readers are cut off", error)
             self._drop_overflow()
             self._lost = self._first + len(oldest)
-        self._forget(len(oldest))
+        self._forget(self._first + len(oldest))
 
-    def _forget(self, count: int) -> None:
-        self._size -= sum(len(event.data) + self.EVENT_BYTES for event in self._events[:count])
-        del self._events[:count]
-        self._first += count
+    def _forget(self, end: int) -> None:
+        """Forget the events in memory before a number."""
+        self._size -= sum(len(event.data) + self.EVENT_BYTES for event in self._events[: end - self._first])
+        del self._events[: end - self._first]
+        self._first = end
 
     def _drop_overflow(self) -> None:
         if self._overflow is not None:
@@ -5091,19 +5091,19 @@ class RunLog:
     def close(self) -> None:
         """No event follows."""
         self.closed = True
-        for follower in [*self._followers, *self._waiters]:
+        for follower in [*self.followers, *self._waiters]:
             follower.wake()
 
     def join(self, follower: Follower) -> None:
         """Follow from now on."""
         with self._lock:
-            self._followers[follower] = self._first + len(self._events)
+            self.followers[follower] = self._first + len(self._events)
 
     def leave(self, follower: Follower) -> None:
         with self._lock:
-            self._followers.pop(follower, None)
-            if not self._followers:
-                self._forget(len(self._events))
+            self.followers.pop(follower, None)
+            if not self.followers:
+                self._forget(self._first + len(self._events))
                 self._drop_overflow()
 
     async def ended(self, seconds: float | None = None) -> bool:
@@ -5118,28 +5118,28 @@ class RunLog:
     def take(self, follower: Follower) -> list[Event]:
         """What the follower has not seen yet, or a part of it. Raises Overtaken."""
         with self._lock:
-            number = self._followers[follower]
+            number = self.followers[follower]
             if number < self._lost:
                 raise Overtaken
             if number < self._first and self._overflow is not None:
                 fresh = self._overflow.part(number)
             else:
                 fresh = first_part(self._events[number - self._first :])
-            self._followers[follower] = number + len(fresh)
-            if (seen := min(self._followers.values())) >= self._first:
-                self._forget(seen - self._first)
+            self.followers[follower] = number + len(fresh)
+            if (seen := min(self.followers.values())) >= self._first:
+                self._forget(seen)
                 self._drop_overflow()
             return fresh
 
     async def follow(self, follower: Follower, heartbeat: float = HEARTBEAT_SECONDS) -> AsyncIterator[list[Event]]:
         """Batches of events until the log closes; an empty one when the follower was sent nothing for `heartbeat`
-        seconds, whatever was kept from them meanwhile. Raises Overtaken.
+        seconds, whatever was kept from them meanwhile; the error, without an id, if they are let go. Raises Overtaken.
 
         An event after a pause goes at once; a burst goes in batches, the more apart the larger they are.
         """
 
         def ready() -> bool:
-            return self.closed or self._followers.get(follower, 0) < self._first + len(self._events)
+            return self.closed or self.followers.get(follower, 0) < self._first + len(self._events)
 
         next_at = 0.0
         try:
@@ -5154,6 +5154,8 @@ class RunLog:
                     next_at = time.monotonic() + pause
                     yield fresh
                 elif closed:
+                    if self.let_go:  # no event to come back to: those before it may be stored later
+                        yield [Event(NO_ID, "error", self.error or b"null")]
                     return
                 else:
                     left = follower.quiet_since + heartbeat - time.monotonic()
@@ -5169,7 +5171,7 @@ class Logs:
 
     def __init__(self) -> None:
         self._runs: dict[str, RunLog] = {}
-        self._threads: dict[str, RunLog] = {}
+        self.threads: dict[str, RunLog] = {}
         self._lock = threading.Lock()
 
     def of_run(self, run_id: str) -> RunLog:
@@ -5185,43 +5187,42 @@ class Logs:
         if ended:
             ended.close()
 
-    def fail_run(self, run: Run, value: JsonObject, event: Event | None = None) -> None:
-        """Let those who follow a run go with an error, whose event may have been made already."""
-        run_log = self.of_run(run.run_id)
-        run_log.error = to_json(value)
-        run_log.farewell = event or Event(event_id(), "error", run_log.error)
+    def fail_run(self, run_id: str, value: JsonObject) -> None:
+        """Let those who follow a run go with an error."""
+        run_log = self.of_run(run_id)
+        run_log.error, run_log.let_go = to_json(value), True
         run_log.close()  # it stays until `close_run`, for who comes now
 
     def close_all(self) -> None:
         with self._lock:
-            ended = [*self._runs.values(), *self._threads.values()]
-            self._runs, self._threads = {}, {}
+            ended = [*self._runs.values(), *self.threads.values()]
+            self._runs, self.threads = {}, {}
         for each in ended:
             each.close()
 
     def follow_thread(self, thread_id: str, follower: Follower) -> RunLog:
         with self._lock:
-            joined = self._threads.setdefault(thread_id, RunLog(MAX_BEHIND_PAGES))
+            joined = self.threads.setdefault(thread_id, RunLog(MAX_BEHIND_PAGES))
             joined.join(follower)
             return joined
 
     def leave_thread(self, thread_id: str, follower: Follower) -> None:
         with self._lock:
-            if (left := self._threads.get(thread_id)) is not None:
+            if (left := self.threads.get(thread_id)) is not None:
                 left.leave(follower)
-                if not left.is_followed:
-                    del self._threads[thread_id]
-
-    def is_thread_followed(self, thread_id: str) -> bool:
-        return thread_id in self._threads
+                if not left.followers:
+                    del self.threads[thread_id]
 
     def tell_thread(self, thread_id: str, event: Event) -> None:
-        if (told := self._threads.get(thread_id)) is not None:
+        if (told := self.threads.get(thread_id)) is not None:
             told.append(event)
 
 
 PROTOCOL = "protocol/"  # begins the names of events that are in the event streaming protocol's own form
 PROTOCOL_MODES = ["values", "updates", "messages", "tools", "lifecycle", "custom", "tasks", "checkpoints"]
+PROTOCOL_SHOWN = {
+    f"{PROTOCOL}{mode}" for mode in ("values", "updates", "custom", "tasks", "checkpoints")
+}  # in all streams
 NUMBERED = ("values", "updates", "custom", "tasks")  # ordinary events that the event streaming protocol shows, too
 
 
@@ -5229,18 +5230,6 @@ def need_event_streaming() -> None:
     """Raises NotServed where LangGraph is too old for the event streaming protocol."""
     if RunControl is None:
         raise NotServed("Event streaming needs langgraph 1.2 or later: python -m pip install -U langgraph")
-
-
-def classic(event: Event) -> Event | None:
-    """An event as it shows in a run's ordinary stream."""
-    if event.name == RUN_DONE:
-        return event._replace(name="metadata")
-    if not event.name.startswith(PROTOCOL):
-        return event
-    method, params = event.name.removeprefix(PROTOCOL), from_json(event.data)
-    if method not in ("values", "updates", "custom", "tasks", "checkpoints"):
-        return None
-    return Event(event.id, "|".join((method, *params["namespace"])), to_json(params["data"]))
 
 
 def envelope(event: Event) -> JsonObject:
@@ -5257,11 +5246,21 @@ def envelope(event: Event) -> JsonObject:
     return {"type": "event", "event_id": event_id, "seq": event.seq, "method": method, "params": params}
 
 
+def is_ordinary(name: str) -> bool:
+    """Return whether a run's ordinary stream shows the events of a name."""
+    return name in PROTOCOL_SHOWN or not name.startswith(PROTOCOL)
+
+
 def sse_frame(event: Event, with_id: bool) -> bytes:
-    """One server-sent event. JSON has no line ends of its own, and names lose theirs."""
-    name = event.name.replace("\r", " ").replace("\n", " ").encode("utf-8", "replace")
-    end = b"\r\nid: %d-%d\r\n\r\n" % event.id if with_id else b"\r\n\r\n"
-    return b"event: " + name + b"\r\ndata: " + event.data + end
+    """Return an event as a server-sent one of an ordinary stream, which has those of `is_ordinary` names. JSON has no
+    line ends of its own, and names lose theirs."""
+    name, data = "metadata" if event.name == RUN_DONE else event.name, event.data
+    if name in PROTOCOL_SHOWN:
+        params = from_json(data)
+        name, data = "|".join((name.removeprefix(PROTOCOL), *params["namespace"])), to_json(params["data"])
+    head = name.replace("\r", " ").replace("\n", " ").encode("utf-8", "replace")
+    end = b"\r\nid: %d-%d\r\n\r\n" % event.id if with_id and event.id > NO_ID else b"\r\n\r\n"
+    return b"event: " + head + b"\r\ndata: " + data + end
 
 
 SSE_HEARTBEAT = b": heartbeat\r\n\r\n"
@@ -5846,7 +5845,6 @@ class RunLoop:
         self._watchdog = threading.Thread(target=self._watch, name="devserver-watchdog", daemon=True)
         self._nodes = concurrent.futures.ThreadPoolExecutor(self.WORKERS, thread_name_prefix=NODE_THREADS)
         self._stopped = threading.Event()
-        self._beat = time.monotonic()
 
     def start(self) -> None:
         self.loop.set_default_executor(self._nodes)
@@ -5892,20 +5890,18 @@ class RunLoop:
                 log.warning("a graph tried to exit the process")
 
     def _watch(self) -> None:
-        warned = False
+        beat = threading.Event()
         while not self._stopped.wait(self.BLOCKED_SECONDS / 4):
-            blocked = time.monotonic() - self._beat > self.BLOCKED_SECONDS
-            if blocked and not warned:
+            beat.clear()
+            self.loop.call_soon_threadsafe(beat.set)
+            if not beat.wait(self.BLOCKED_SECONDS):
                 frame = sys._current_frames().get(self._thread.ident or 0)
                 stack = traceback.extract_stack(frame)
                 at = next((entry for entry in reversed(stack) if not _is_library(entry.filename)), stack[-1])
                 what = f"{at.filename}:{at.lineno} ({at.line})"
                 log.warning("%s blocks the run loop: other runs wait (await it, or make the node a def)", what)
-            warned = blocked
-            self.loop.call_soon_threadsafe(self._mark)
-
-    def _mark(self) -> None:
-        self._beat = time.monotonic()
+                while not (self._stopped.is_set() or beat.wait(self.BLOCKED_SECONDS)):  # told once
+                    pass
 
 
 ATTEMPTS = 5
@@ -6050,7 +6046,7 @@ class Execution:
                 return False
             if next(tries) == self.TRIES:  # it may last: nobody who follows need wait any more
                 log.error("run %s has ended, which is stored as soon as it can be: %s", self._run.run_id, error)
-                self._logs.fail_run(self._run, outcome.error or exception_value(error), failure)
+                self._logs.fail_run(self._run.run_id, outcome.error or exception_value(error))
             return True
 
         try:
@@ -6131,20 +6127,17 @@ class Execution:
                 params = {"namespace": [], "timestamp": CLOCK.micros() // 1000}
                 question = {**params, "data": asked_question(interrupt_value(asked))}
                 told.insert(-1, (f"{PROTOCOL}input.requested", question))
-        if not (self._resumable or self._run_log.is_followed or self._logs.is_thread_followed(self._run.thread_id)):
-            return  # nobody will read it
         for each in told:
-            event = self._event(*each)
-            if not self._resumable:
-                self._show([event])
-                continue
-            self._queue.append(event)
-            if self._writing is None or self._writing.done():
-                self._writing = asyncio.ensure_future(self._try())
+            if self._resumable:
+                self._queue.append(self._event(*each))
+                if self._writing is None or self._writing.done():
+                    self._writing = asyncio.ensure_future(self._try())
+            elif self._run.thread_id in self._logs.threads or (self._run_log.followers and is_ordinary(each[0])):
+                self._show([self._event(*each)])
 
     def _show(self, events: Iterable[Event]) -> None:
         for event in events:
-            if not self._run_log.closed:  # else those who followed were let go, with an error
+            if is_ordinary(event.name) and not self._run_log.closed:  # else those who followed were let go
                 self._run_log.append(event)
             self._logs.tell_thread(self._run.thread_id, event)
 
@@ -6437,7 +6430,7 @@ def log_end(run: Run, outcome: Outcome, seconds: float) -> None:
 
 
 class Loopback:
-    """The whole ASGI application of this process's server, also for callers within the process."""
+    """The way to this process's server for callers within the process."""
 
     newest: ClassVar[Loopback | None] = None
 
@@ -6446,16 +6439,10 @@ class Loopback:
         self.url, self.prefix = httpx.URL(address), prefix
         self.loop = asyncio.get_running_loop()
         self.loading = True  # graphs and http.app: meanwhile the HTTP loop stands still
-        self.app: asgi.ASGIApp
+        self.app: asgi.ASGIApp  # the whole of it
         self.nobody = Caller(self, None, None)
         self.state: JsonObject = {}  # of the lifespan of http.app
         Loopback.newest = self
-
-    async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
-        if scope["type"] == "lifespan":
-            self.state = scope.get("state", self.state)
-        CALLER.set(self.nobody)
-        await self.app(scope, receive, send)
 
 
 class Caller:
@@ -6576,7 +6563,7 @@ class LoopbackCall(httpx.AsyncByteStream):
 
     async def _answer(self) -> None:
         try:
-            await self._caller.loopback(self._scope(), self._receive, self._send)
+            await self._caller.loopback.app(self._scope(), self._receive, self._send)
         except Exception as error:
             log.error("%s %s failed", self._request.method, self._request.url.path, exc_info=error)
         await self._send(None)
@@ -6657,7 +6644,7 @@ class Runner:
         self.crons = Schedule(db, lambda conn: Crons(conn).next_due(), self._fire_crons)
         self.items = Schedule(db, lambda conn: Items(conn).next_expiry(), self._expire_items, pauses[0])
         self.threads = Schedule(db, lambda conn: Threads(conn).next_expiry(), self._expire_threads, pauses[1])
-        self._background: set[asyncio.Future[None]] = set()
+        self._background: set[asyncio.Future[Any]] = set()
         self.stopping = False
 
     # -- called from the HTTP loop --
@@ -6763,7 +6750,7 @@ class Runner:
             return await self.loop.run_or_elsewhere(opened)
         return await opened()
 
-    def begin_soon(self, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def begin_soon(self, make: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Do something on the run loop, for nobody who waits."""
         self.loop.loop.call_soon_threadsafe(lambda: self._keep(make()))
 
@@ -6785,7 +6772,7 @@ class Runner:
             worker.started.append(started)
         worker.noticed.set()
 
-    def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _keep(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.ensure_future(coroutine)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
@@ -7906,9 +7893,10 @@ async def stream_run(call: Call) -> Response:
     """Start a run, on a thread or on one of its own, and stream its events."""
     new, follower = await asked_run(call), Follower()
     run, run_log = await call.server.runner.create_followed(new, follower)
-    headers, cancel = run_headers(new.thread_id, run.run_id, "stream"), new.body.on_disconnect == "cancel"
-    frames = run_frames(run, run_log, follower, run_log.follow(follower))
-    return event_stream(call.server, run, frames, headers, cancel)
+    frame = functools.partial(sse_frame, with_id=run.kwargs["resumable"])
+    headers = STREAM_HEADERS | run_headers(new.thread_id, run.run_id, "stream")
+    leaver = run if new.body.on_disconnect == "cancel" else None
+    return CutResponse(with_heartbeats(run_log.follow(follower), follower, frame), headers, call.server.runner, leaver)
 
 
 async def run_tape(
@@ -7923,37 +7911,18 @@ async def run_tape(
             yield part
         if run_log:
             async for events in run_log.follow(follower):
-                yield [event for event in events if event.id > after]
+                yield [event for event in events if event.id > after or event.id == NO_ID]
     finally:
         if run_log:
             run_log.leave(follower)
 
 
-async def run_frames(
-    run: Run, run_log: RunLog | None, follower: Follower, batches: AsyncIterator[list[Event]], modes: Sequence[str] = ()
-) -> AsyncIterator[bytes]:
-    """A run's events as server-sent events, those of some stream modes only if any are named."""
-    resumable = run.kwargs["resumable"]
-    wanted = {"messages" if mode.startswith("messages") else mode for mode in modes}  # one of these matches all
-
-    def frame(event: Event) -> bytes | None:
-        shown = classic(event)
-        if shown is None or (wanted and shown.name.partition("|")[0].partition("/")[0] not in wanted):
-            return None
-        return sse_frame(shown, resumable)
-
-    async for part in with_heartbeats(batches, follower, frame):
-        yield part
-    if run_log and run_log.farewell:
-        yield sse_frame(run_log.farewell, False)  # no event to come back to: those before it may be stored later
-
-
 async def with_heartbeats(
-    batches: AsyncIterator[list[T]], follower: Follower, frame: Callable[[T], bytes | None]
+    batches: AsyncIterator[list[T]], follower: Follower, frame: Callable[[T], bytes]
 ) -> AsyncIterator[bytes]:
     """The frames of what has one, or a heartbeat if there were none for some seconds: the rest is silence, too."""
     async for batch in batches:
-        text = b"".join(filter(None, map(frame, batch)))
+        text = b"".join(map(frame, batch))
         if text or time.monotonic() - follower.quiet_since >= HEARTBEAT_SECONDS:
             yield text or SSE_HEARTBEAT
             follower.quiet_since = time.monotonic()
@@ -7964,30 +7933,6 @@ STREAM_HEADERS = {
     "x-accel-buffering": "no",
     "content-type": "text/event-stream; charset=utf-8",
 }
-
-
-def event_stream(
-    server: Server, run: Run | None, frames: AsyncIterator[bytes], headers: Mapping[str, str], cancel: bool
-) -> Response:
-    """A response that streams; if its client leaves early and `cancel` is set, the run is cancelled."""
-    return CutResponse(guarded(server, run, frames, cancel), headers={**STREAM_HEADERS, **headers})
-
-
-async def guarded(server: Server, run: Run | None, parts: AsyncIterator[bytes], cancel: bool) -> AsyncIterator[bytes]:
-    finished = False
-    try:
-        async for part in parts:
-            yield part
-        finished = True
-    finally:
-        if run and cancel and not finished:
-            reason = "client disconnected from the run stream (on_disconnect=cancel)"
-            task = asyncio.ensure_future(server.runner.cancel([(run.thread_id, run.run_id)], "interrupt", reason))
-            _LEAVING.add(task)
-            task.add_done_callback(_LEAVING.discard)
-
-
-_LEAVING: set[asyncio.Future[Any]] = set()
 
 
 async def wait_run(call: Call) -> Response:
@@ -8002,11 +7947,25 @@ class Unfinished(Exception):
 
 
 class CutResponse(StreamingResponse):
-    """A stream that may break off, so that its client can't take it for whole and asks again."""
+    """A stream that may break off, so that its client can't take it for whole and asks again. The run of a `leaver` is
+    cancelled if the client leaves early."""
+
+    def __init__(
+        self, parts: AsyncIterator[bytes], headers: Mapping[str, str], runner: Runner, leaver: Run | None = None
+    ) -> None:
+        super().__init__(parts, headers=headers)
+        self._runner, self._leaver = runner, leaver
 
     async def stream_response(self, send: asgi.Send) -> None:
-        with contextlib.suppress(Unfinished, Overtaken):
-            await super().stream_response(send)
+        is_whole = False
+        try:
+            with contextlib.suppress(Unfinished, Overtaken):
+                await super().stream_response(send)
+                is_whole = True
+        finally:
+            if (run := self._leaver) and not is_whole:
+                reason = "client disconnected from the run stream (on_disconnect=cancel)"
+                self._runner.begin_soon(lambda: self._runner.cancel([(run.thread_id, run.run_id)], "interrupt", reason))
 
 
 def wait_reply(server: Server, run: Run, run_log: RunLog, cancel: bool, result: bytes = b"") -> Response:
@@ -8020,7 +7979,7 @@ def wait_reply(server: Server, run: Run, run_log: RunLog, cancel: bool, result: 
         yield result or await run_result(server, run, run_log)
 
     headers = {"content-type": "application/json", **run_headers(run.thread_id, run.run_id, "join")}
-    return CutResponse(guarded(server, run, parts(), cancel), headers=headers)
+    return CutResponse(parts(), headers, server.runner, run if cancel else None)
 
 
 async def run_result(server: Server, run: Run, run_log: RunLog) -> bytes:
@@ -8142,15 +8101,23 @@ async def join_run_stream(call: Call) -> Response:
     """Follow a run that exists; with Last-Event-ID, a resumable one from after that event."""
     run, headers = find_run(call), run_headers(call.id("thread"), call.id("run"), "stream")
     if run is None:
-        missing = sse_frame(Event((0, 0), "error", to_json(RUN_NOT_FOUND)), False)
+        missing = sse_frame(Event(NO_ID, "error", to_json(RUN_NOT_FOUND)), False)
         return Response(missing, headers={**STREAM_HEADERS, **headers})
     last = call.request.headers.get("last-event-id")
     after = event_id() if last is None else parse_event_id(last) or (2**62, 0)  # nothing comes after nonsense
-    follower, cancel = Follower(), call.query["cancel_on_disconnect"]
+    follower = Follower()
     joined = await live_log(call.server, run, follower)
-    tape = run_tape(call.server, run, joined, follower, after)
-    frames = run_frames(run, joined, follower, tape, call.query["stream_mode"])
-    return event_stream(call.server, run if joined else None, frames, headers, cancel)
+    # of each mode the part that names of its events begin with; one mode matches all `messages/*`
+    wanted = {"messages" if mode.startswith("messages") else mode for mode in call.query["stream_mode"]}
+
+    def frame(event: Event) -> bytes:
+        mode = event.name.removeprefix(PROTOCOL).partition("|")[0].partition("/")[0]
+        is_wanted = is_ordinary(event.name) and (not wanted or mode in wanted or event.id == NO_ID)
+        return sse_frame(event, run.kwargs["resumable"]) if is_wanted else b""
+
+    frames = with_heartbeats(run_tape(call.server, run, joined, follower, after), follower, frame)
+    leaver = run if joined and call.query["cancel_on_disconnect"] else None
+    return CutResponse(frames, STREAM_HEADERS | headers, call.server.runner, leaver)
 
 
 async def join_thread_stream(call: Call) -> Response:
@@ -8167,16 +8134,15 @@ async def join_thread_stream(call: Call) -> Response:
     joined = call.server.runner.logs.follow_thread(thread_id, follower)
     after = parse_event_id(last) if last is not None else None
 
-    def frame(event: Event) -> bytes | None:
+    def frame(event: Event) -> bytes:
         if event.name == "state_update":
             wanted = "state_update" in modes
         else:
             wanted = "run_modes" in modes or ("lifecycle" in modes and event.name in ("metadata", RUN_DONE))
-        shown = classic(event) if wanted else None
-        return sse_frame(shown, True) if shown else None
+        return sse_frame(event, True) if wanted and is_ordinary(event.name) else b""
 
     tape = thread_tape(call.server, thread_id, joined, follower, after)
-    return event_stream(call.server, None, with_heartbeats(tape, follower, frame), {}, False)
+    return CutResponse(with_heartbeats(tape, follower, frame), STREAM_HEADERS, call.server.runner)
 
 
 async def thread_tape(
@@ -8581,7 +8547,7 @@ async def stream_events(call: Call) -> Response:
     """Stream a thread's events by the event streaming protocol, from its beginning."""
     wanted, follower = EventFilter(await protocol_body(call.request)), Follower()
     tape = protocol_tape(call.server, call.id("thread"), wanted.envelopes, follower)
-    return CutResponse(with_heartbeats(tape, follower, protocol_frame), headers=STREAM_HEADERS)
+    return CutResponse(with_heartbeats(tape, follower, protocol_frame), STREAM_HEADERS, call.server.runner)
 
 
 def protocol_frame(envelope: JsonObject) -> bytes:
@@ -9091,7 +9057,7 @@ def rpc_error(error: ProtocolError | ApiError) -> JsonObject:
 
 def rpc_frame(answer: JsonObject) -> bytes:
     """Return an answer as a server-sent event."""
-    return sse_frame(Event((0, 0), "message", to_json(answer)), False)
+    return sse_frame(Event(NO_ID, "message", to_json(answer)), False)
 
 
 async def call_agent(call: Call) -> Response:
@@ -9457,7 +9423,7 @@ async def resubscribe_task(call: AgentCall) -> Response:
 
 def task_stream(call: AgentCall, first: JsonObject, run: Run, run_log: RunLog, follower: Follower) -> Response:
     frames = with_heartbeats(task_answers(call, first, run, run_log, follower), follower, rpc_frame)
-    return event_stream(call.server, None, frames, {"content-type": "text/event-stream"}, cancel=False)
+    return CutResponse(frames, STREAM_HEADERS | {"content-type": "text/event-stream"}, call.server.runner)
 
 
 async def task_answers(
@@ -10159,45 +10125,58 @@ STUDIO_ORIGIN = "https://smith.langchain.com"
 
 
 class Guard:
-    """Keeps web pages from elsewhere out: no foreign Host (DNS rebinding), no writes of a foreign Origin."""
+    """The outermost part of the application. It keeps web pages from elsewhere out: no foreign Host (DNS rebinding), no
+    writes of a foreign Origin. It counts each request once it is answered, but those that only look after the server.
+    """
 
-    def __init__(self, app: asgi.ASGIApp, host: str, allowed_hosts: list[str], cors: JsonObject) -> None:
+    def __init__(self, app: asgi.ASGIApp, server: Server, host: str, cors: JsonObject) -> None:
         self.app = app
+        self._loopback, self._answered = server.runner.loopback, server.requests
         self._exposed = not is_loopback(host)
-        self._hosts = {host.lower(), *(name.lower() for name in allowed_hosts)}
+        self._hosts = {host.lower(), *(name.lower() for name in server.settings.http.allowed_hosts)}
         self._origins = {*cors["allow_origins"], "same-origin", "same-site", "none"}
         self._origin_pattern = re.compile(cors["allow_origin_regex"])
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
-        if scope["type"] not in ("http", "websocket"):
+        CALLER.set(self._loopback.nobody)
+        if scope["type"] == "lifespan":
+            self._loopback.state = scope.get("state", self._loopback.state)
             await self.app(scope, receive, send)
             return
-        scope["foreign"] = foreign = self._foreign(scope)  # for operations that change something, though they are GETs
-        reads = scope["type"] == "http" and scope["method"] in ("GET", "HEAD", "OPTIONS")
-        problem = None if reads else foreign
-        for host in Headers(scope=scope).getlist("host"):  # each has to be right, if there are several
+        headers, is_http, status = Headers(scope=scope), scope["type"] == "http", 500
+        scope["foreign"] = foreign = self._foreign(
+            headers
+        )  # for operations that change something, though they are GETs
+        problem = None if is_http and scope["method"] in ("GET", "HEAD", "OPTIONS") else foreign
+        for host in headers.getlist("host"):  # each has to be right, if there are several
             if not self._knows_host(host):
                 problem = f"Host '{host}' is not this server's. Allow it in langgraph.json with http.allowed_hosts."
-        if problem:
-            if scope["type"] == "websocket":  # closed before it is accepted: the client sees a 403
-                await send({"type": "websocket.close", "code": 4403, "reason": problem[:120]})
-            else:
-                await reply({"detail": problem}, 403)(scope, receive, send)
-            return
 
         async def send_varying(message: asgi.Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                present = {value.lower() for name, value in message["headers"] if name.lower() == b"vary"}
-                more = [] if any(b"origin" in value for value in present) else [(b"vary", b"Origin")]
+                status = message["status"]
+                varies = any(name.lower() == b"vary" and b"origin" in text.lower() for name, text in message["headers"])
+                more = [] if varies else [(b"vary", b"Origin")]
                 # what a client sent may be in an answer: no browser is to find a page in it
                 message["headers"] = [*message["headers"], *more, (b"x-content-type-options", b"nosniff")]
             await send(message)
 
-        await self.app(scope, receive, send_varying)
+        try:
+            if problem is None:
+                await self.app(scope, receive, send_varying)
+            elif is_http:
+                status = 403
+                await reply({"detail": problem}, status)(scope, receive, send)
+            else:  # closed before it is accepted: the client sees a 403
+                await send({"type": "websocket.close", "code": 4403, "reason": problem[:120]})
+        finally:
+            path = getattr(scope.get("route"), "path", "")  # as a template
+            if is_http and path not in (*META_PATHS, "/ok"):
+                self._answered[scope["method"], path, status] += 1
 
-    def _foreign(self, scope: asgi.Scope) -> str | None:
+    def _foreign(self, headers: Headers) -> str | None:
         """Why the page that sent a request may change nothing. Pictures and links of a page have no Origin."""
-        headers = Headers(scope=scope)
         for origin in headers.getlist("origin") or headers.getlist("sec-fetch-site"):
             if not ({"*", origin} & self._origins or self._origin_pattern.fullmatch(origin)):
                 return f"Origin '{origin}' may not change anything here. Allow it in langgraph.json with http.cors."
@@ -10214,33 +10193,6 @@ class Guard:
         except ValueError:
             return name == socket.gethostname().lower()
         return True
-
-
-class Metered:
-    """Counts every request once it is answered, but those that only look after the server."""
-
-    def __init__(self, app: asgi.ASGIApp, answered: Counter[tuple[str, str, int]]) -> None:
-        self.app = app
-        self._answered = answered
-
-    async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        status = 500
-
-        async def send_noticing(message: asgi.Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self.app(scope, receive, send_noticing)
-        finally:
-            path = getattr(scope.get("route"), "path", "")  # as a template
-            if path not in (*META_PATHS, "/ok"):
-                self._answered[scope["method"], path, status] += 1
 
 
 # -- the user's app --
@@ -10354,9 +10306,8 @@ def create_app(server: Server, host: str = "127.0.0.1", studio: bool = False) ->
         outside = [_route(each) for each in health if not http.disables(each.path)]
         routes = [Mount(http.mount_prefix, served), *outside]
         app = _starlette(server, routes, lifespan=lambda _: served.router.lifespan_context(served))
-    guarded_app = Guard(CORSMiddleware(app, **cors), host, http.allowed_hosts, cors)
-    server.runner.loopback.app = Metered(guarded_app, server.requests)
-    return server.runner.loopback
+    server.runner.loopback.app = guard = Guard(CORSMiddleware(app, **cors), server, host, cors)
+    return guard
 
 
 def system_configs() -> dict[str, JsonObject]:
@@ -10776,7 +10727,7 @@ def _http_protocol() -> type[asyncio.Protocol]:
     class HttpProtocol(HttpToolsProtocol):
         """uvicorn's, but the head of a request has an end, and connections have a limit."""
 
-        _head: int | None = 0  # bytes of it so far; None while a body comes
+        _head = 0  # bytes of one that is not complete yet
         _silent_until = 0.0
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -10790,19 +10741,11 @@ def _http_protocol() -> type[asyncio.Protocol]:
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            if self._head is not None:
-                self._head += len(data)
-                if self._head > MAX_HEAD_BYTES:
-                    self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\r\n")
-                    self.transport.close()
-
-        def on_message_begin(self) -> None:
-            self._head = 0
-            super().on_message_begin()
-
-        def on_headers_complete(self) -> None:
-            self._head = None
-            super().on_headers_complete()
+            is_complete = "method" in (self.scope or ())  # a body comes, or nothing
+            self._head = 0 if is_complete else self._head + len(data)
+            if self._head > MAX_HEAD_BYTES:
+                self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\r\n")
+                self.transport.close()
 
     return HttpProtocol
 

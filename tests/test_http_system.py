@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import socket
+import types
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -402,7 +404,11 @@ async def test_of_two_names_neither_counts(name: bytes, order: int) -> None:
         raise AssertionError("let in")
 
     values = [b"http://localhost", b"http://evil.com"] if name == b"origin" else [b"localhost", b"evil.com"]
-    guard = devserver.Guard(app, "127.0.0.1", [], {"allow_origins": [], "allow_origin_regex": "http://localhost"})
+    server: Any = types.SimpleNamespace(
+        settings=types.SimpleNamespace(http=devserver.HttpSettings()), requests=Counter()
+    )
+    server.runner = types.SimpleNamespace(loopback=types.SimpleNamespace(nobody=None))
+    guard = devserver.Guard(app, server, "127.0.0.1", {"allow_origins": [], "allow_origin_regex": "http://localhost"})
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
