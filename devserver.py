@@ -18,8 +18,9 @@ Contents
     12  Protocols       event streaming over HTTP and WebSocket, MCP, Agent2Agent
     13  App             routes, the door to them, OpenAPI, security, middleware
     14  CLI             devserver up, devserver cron
+     -  Page            one HTML document that App serves: an appendix
 
-A section uses only earlier ones.
+A section uses only earlier ones, but for the appendix.
 
 The life of a run: POST /threads/T/runs/stream
     endpoint        who asks is known, the body is read as the route's model, an Auth decides; a Call says all that
@@ -184,7 +185,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
-from starlette.responses import HTMLResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -2600,12 +2601,22 @@ class Runs(Table[Run]):
     def newest(self, thread_id: str) -> Run | None:
         return self._one("SELECT * FROM runs WHERE thread_id = ? ORDER BY due DESC, rowid DESC LIMIT 1", thread_id)
 
-    def list(self, thread_id: str, status: str | None, limit: int, offset: int) -> list[Run]:
-        where = Where()
-        where.add("thread_id = ?", thread_id)
+    def list(
+        self, thread_id: str | None, status: str | None, limit: int, offset: int, limits: Sequence[JsonObject]
+    ) -> list[Run]:
+        """Return runs of a thread, or of all threads that pass the filters, newest first."""
+        where, threads = Where(), Where()
+        if thread_id:
+            where.add("thread_id = ?", thread_id)
+        elif any(limits):
+            for each in limits:
+                threads.passes(each)
+            passed = f"SELECT 1 FROM threads WHERE thread_id = runs.thread_id AND {threads}"
+            where.add(f"EXISTS ({passed})", *threads.parameters)
         if status:
             where.add("status = ?", status)
-        query = f"SELECT * FROM runs WHERE {where} ORDER BY due DESC, rowid DESC LIMIT ? OFFSET ?"
+        order = "due DESC, rowid DESC" if thread_id else "rowid DESC"
+        query = f"SELECT * FROM runs WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?"
         return self._all(query, *where.parameters, limit, offset)
 
     def delete(self, run: Run) -> None:
@@ -3825,7 +3836,7 @@ class HttpSettings(SettingsPart):
         return bool(getattr(self, f"disable_{group}", False))
 
 
-META_PATHS = ("/", "/info", "/metrics", "/docs", "/openapi.json")
+META_PATHS = ("/", "/ui", "/info", "/metrics", "/docs", "/openapi.json")
 
 
 class WebhookUrls(SettingsPart):
@@ -6939,6 +6950,7 @@ class Server:
     graphs: Graphs
     runner: Runner
     app: Starlette | None = None  # of the user's: http.app
+    reloads: int = 0  # how often changed code was loaded
     studio: bool = False  # whether LangSmith's Studio may use it
     requests: Counter[tuple[str, str, int]] = field(default_factory=Counter)  # answered: method, route, status
     updates: weakref.WeakValueDictionary[str, asyncio.Lock] = field(default_factory=weakref.WeakValueDictionary)
@@ -7290,13 +7302,15 @@ async def ok(call: Call) -> JsonObject:
 
 
 async def info(call: Call) -> JsonObject:
-    """Version and features of the server."""
+    """Version and features of the server; its database, without an Auth; how often code was reloaded."""
     from importlib.metadata import version
 
     flags = {"assistants": True, "crons": True, "langsmith": False}
     flags |= {"langsmith_tracing_replicas": True, "langsmith_tracing_session_on_runs": True}
     host = {"kind": "self-hosted"} | dict.fromkeys(("project_id", "host_revision_id", "revision_id", "tenant_id"))
-    return {"version": __version__, "langgraph_py_version": version("langgraph"), "flags": flags, "host": host}
+    told = {"version": __version__, "langgraph_py_version": version("langgraph"), "flags": flags, "host": host}
+    server = call.server
+    return {**told, "database": None if server.graphs.auth else str(server.db.path), "reloads": server.reloads}
 
 
 async def metrics(call: Call) -> Response:
@@ -8016,14 +8030,16 @@ def with_questions(values: Any, questions: Sequence[Any]) -> Any:
 
 
 async def list_runs(call: Call) -> list[JsonObject]:
-    """A thread's runs, newest first."""
-    query, known, thread_id = call.query, typing.get_args(RunField), call.id("thread")
+    """Runs of a thread, or of all threads, newest first."""
+    query, known = call.query, typing.get_args(RunField)
+    thread_id = call.id("thread") if call.request.path_params else None
     if unknown := [name for name in query["select"] if name not in known]:
         raise Invalid(f"Invalid select columns: {unknown}. Expected: {set(known)}")
 
     def runs(conn: sqlite3.Connection) -> list[Run]:
-        Threads(conn).require(thread_id, *call.limits)
-        return Runs(conn).list(thread_id, query["status"], query["limit"], query["offset"])
+        if thread_id:
+            Threads(conn).require(thread_id, *call.limits)
+        return Runs(conn).list(thread_id, query["status"], query["limit"], query["offset"], call.limits)
 
     return [selected(run.to_dict(), query["select"]) for run in await call.server.db.read(runs)]
 
@@ -9708,6 +9724,8 @@ ROUTES = [
         also="400=object", parsed=False),
     Operation("POST", "/threads/{thread_id}/stream/events", stream_events, "threads.read", ProtocolEventStreamRequest,
         "stream", also="400", parsed=False),
+    Operation("GET", "/runs", list_runs, "threads.read threads.search", None, "[RunPart]",
+        query="limit:count=10 offset:count=0 status:RunStatus select:[RunField]", also="400 422", name="list_all_runs"),
     Operation("POST", "/runs", create_run, "inside", RunCreateStateless, "Run", also="400 404",
         name="create_stateless_run"),
     Operation("POST", "/runs/stream", stream_run, "inside", RunCreateStateless, "stream", also="400 404",
@@ -9761,7 +9779,8 @@ CHANGED_BY: dict[Handler, tuple[str, bool]] = {
 # fmt: off
 RESPONSES: dict[str, dict[str, str]] = {
     "Health": {"ok": "boolean", "services": "object"},
-    "Info": {"version": "string", "langgraph_py_version": "string", "flags": "{boolean}", "host": "object"},
+    "Info": {"version": "string", "langgraph_py_version": "string", "flags": "{boolean}", "host": "object",
+        "database": "string?", "reloads": "integer"},
     "Metrics": {"queue": "{number}", "api": "object", "workers": "{integer}"},
     "Assistant": {
         "assistant_id": "uuid", "graph_id": "string", "name": "string", "description": "string?",
@@ -9926,7 +9945,7 @@ def openapi() -> JsonObject:
     from pydantic.json_schema import models_json_schema
 
     paths: JsonObject = {}
-    for route in [*ROUTES, Operation("GET", "/docs", get_docs, "open", None, "html")]:
+    for route in [*ROUTES, *(each for each in UNLISTED if each.returns == "html")]:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
     bodies = {RunCreateStateless, *(r.body for r in ROUTES if isinstance(r.body, type) and issubclass(r.body, Body))}
     models = [(model, "validation") for model in sorted(bodies, key=operator.attrgetter("__name__"))]
@@ -10028,11 +10047,46 @@ async def get_docs(call: Call) -> Response:
     )
 
 
-# What is served without being in the document: other paths to the same.
+@functools.cache
+def page_headers() -> dict[str, str]:
+    """Return the headers of the page: it may run and show what is in it, by hash, and load nothing."""
+
+    def sha256(tag: str) -> str:
+        text = PAGE.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+    policy = (
+        f"default-src 'none'; script-src {sha256('script')}; style-src {sha256('style')}; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+    )
+    etag = f'"{hashlib.sha256(PAGE.encode()).hexdigest()[:32]}"'
+    return {"content-security-policy": policy, "etag": etag, "cache-control": "no-cache", "vary": "Accept"}
+
+
+async def get_page(call: Call) -> Response:
+    """The page for people: their graphs, threads, runs and memory."""
+    headers = page_headers()
+    if headers["etag"] in call.request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return HTMLResponse(PAGE, headers=headers)
+
+
+async def get_root(call: Call) -> Response:
+    """The page for a browser, health for others. Outside of a mount prefix the browser is sent to the page."""
+    if "text/html" not in call.request.headers.get("accept", ""):
+        return reply(await ok(call), headers={"vary": "Accept"})
+    prefix = call.server.settings.http.mount_prefix
+    if not call.request.scope.get("root_path", "").endswith(prefix):
+        return RedirectResponse(f"{prefix}/ui", headers={"vary": "Accept"})
+    return await get_page(call)
+
+
+# What is served without being in the document, but for pages: other paths to the same.
 UNLISTED = [
-    Operation("GET", "/", ok, "open", None, "Health", query="check_db:count=0"),
+    Operation("GET", "/", get_root, "open", None, "Health", query="check_db:count=0"),
     Operation("GET", "/openapi.json", get_openapi, "open", None, "object"),
     Operation("GET", "/docs", get_docs, "open", None, "html"),
+    Operation("GET", "/ui", get_page, "open", None, "html", also="304"),
     Operation("POST", "/ui/{assistant_id}", get_ui, "assistants.read"),
     Operation("POST", "/a2a/{assistant_id}/", call_agent, "inside"),
     Operation("GET", "/a2a/{assistant_id}/", get_agent_card, "inside"),
@@ -10208,10 +10262,11 @@ class Gate:
 
     def _is_open(self, scope: asgi.Scope) -> bool:
         """Whether a request may be anybody's: what only looks after the server, and maybe what is not of the API."""
+        is_covered = self._server.settings.http.enable_custom_route_auth
         if scope["path"].removeprefix(scope.get("root_path", "")) in (*META_PATHS, "/ok"):
-            return True
-        is_custom = self._api.matches(scope)[0] is not Match.FULL
-        return is_custom and not self._server.settings.http.enable_custom_route_auth
+            routes = self._server.app.routes if self._server.app else []  # it may have its own of the same name
+            return not is_covered or self._api is next((r for r in routes if r.matches(scope)[0] is Match.FULL), None)
+        return self._api.matches(scope)[0] is not Match.FULL and not is_covered
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         auth = self._server.graphs.auth
@@ -10476,6 +10531,7 @@ async def reload(server: Server, changed: list[str]) -> None:
     lasting = operator.attrgetter("env", "http", "ui", "webhooks", "store.ttl", "checkpointer", "auth")
     if lasting(new) != lasting(old) or (new.store.index is None) != (old.store.index is None):
         log.warning("changes of all but graphs, dependencies and store.index take effect at the next start")
+    server.reloads += 1
     log.info("%s changed: graphs reloaded%s", ", ".join(changed), ", http.app not" if server.app else "")
 
 
@@ -10536,9 +10592,15 @@ def _listener(address: str, port: int) -> socket.socket:
     return listener
 
 
+def page_address(server: Server, address: str) -> str:
+    return f"{address}/ui" if server.app else f"{address}/"  # an http.app may have a root of its own
+
+
 def banner(server: Server, address: str, port: int | None, reload: bool) -> str:
     """What a person wants to know at the start."""
-    lines = [f"devserver {__version__}", f"  API       {address}", f"  Docs      {address}/docs"]
+    lines = [f"devserver {__version__}", f"  API       {address}"]
+    if not server.settings.http.disable_meta:
+        lines += [f"  Page      {page_address(server, address)}", f"  Docs      {address}/docs"]
     if port is None and f":{DEFAULT_PORT}" not in address:
         lines.append(f"            PORT {DEFAULT_PORT} IS TAKEN: point your clients at {address}")
     line = '$env:LANGGRAPH_API_URL = "{}"' if sys.platform == "win32" else "export LANGGRAPH_API_URL={}"
@@ -10655,7 +10717,7 @@ async def prepare(options: UpOptions, stack: contextlib.AsyncExitStack) -> tuple
         stack.push_async_callback(asyncio.wait, [watcher])
         stack.callback(watcher.cancel)
     if options.open_browser:
-        click.launch(f"{base}/docs")
+        click.launch(page_address(server, base))
     return _http_server(config, server), listeners
 
 
@@ -10797,7 +10859,7 @@ LOG_LEVELS = click.Choice(["debug", "info", "warning", "error", "critical"], cas
 @click.option("--db", help="Database file, or :memory:  [default: devserver.db beside langgraph.json]")
 @click.option("--no-reload", is_flag=True, help="Do not reload graphs when their code changes.")
 @click.option("--env-file", type=click.Path(path_type=Path), help="Environment variables; those already set win.")
-@click.option("--open/--no-browser", "open_browser", help="Open the API's documentation in a browser, or don't.")
+@click.option("--open/--no-browser", "open_browser", help="Open the page in a browser, or don't.")
 @click.option("--max-concurrency", "--n-jobs-per-worker", type=click.IntRange(1), default=200, help="Runs at once.")
 @click.option("--full-sync", is_flag=True, help="Survive power cuts too: the disk confirms every commit.")
 @click.option("--studio", is_flag=True, help=f"Let {STUDIO_ORIGIN} use this server from your browser.")
@@ -10960,3 +11022,1207 @@ def compact(config: Path, db: str | None) -> None:
     path = db or str(config.parent / "devserver.db")
     use_database(path, Db.compact)
     click.echo(f"{path} is compact: {os.path.getsize(path):,} bytes")
+
+
+########################################################################################################
+# Page
+########################################################################################################
+
+PAGE = r"""<!doctype html>
+<html lang="en">
+<head><link rel="icon" href="data:,">
+<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>devserver</title>
+<style>
+:root { color-scheme: light dark;
+  --back: light-dark(#ffffff, #15171c); --pane: light-dark(#f6f7f9, #1b1e25); --line: light-dark(#d3d7df, #363c48);
+  --text: light-dark(#1b1d22, #e7e9ed); --dim: light-dark(#575d6b, #a3abba); --link: light-dark(#0b57b8, #86b6ff);
+  --done: light-dark(#176c30, #5ccb7a); --error: light-dark(#b3261e, #ff8a80); --wait: light-dark(#7d5200, #e8b84b);
+  --code: light-dark(#eef0f4, #23272f); }
+* { box-sizing: border-box; }
+body { margin: 0; height: 100vh; display: grid; grid-template: auto minmax(0, 1fr) / 18rem minmax(0, 1fr) 25rem;
+  font: 14px/1.45 system-ui, sans-serif; background: var(--back); color: var(--text); }
+body > header { grid-column: 1 / -1; display: flex; flex-wrap: wrap; align-items: center; gap: .4rem .9rem;
+  padding: .45rem .8rem; border-bottom: 1px solid var(--line); background: var(--pane); }
+h1, h2 { font-size: 1rem; margin: .4rem 0; }
+.end { margin-left: auto; display: flex; gap: .8rem; align-items: center; color: var(--dim); }
+nav, aside { overflow: auto; background: var(--pane); padding: .6rem; outline: 1px solid var(--line); }
+main { display: grid; grid-template-rows: auto minmax(0, 1fr) auto; min-height: 0; }
+#wide { grid-column: 2 / -1; overflow: auto; padding: .8rem 1rem; }
+button, select, input, textarea { font: inherit; color: inherit; background: var(--back);
+  border: 1px solid var(--line); border-radius: .3rem; padding: .2rem .45rem; max-width: 100%; }
+textarea { width: 100%; resize: vertical; } button { cursor: pointer; } button:hover { border-color: var(--link); }
+a { color: var(--link); } button.plain { border: 0; background: none; padding: .1rem .3rem; color: var(--link); }
+button.open { display: block; width: 100%; text-align: left; border: 0; background: none; padding: .1rem .2rem; }
+textarea.code, pre, code, .tree { font: 12px/1.5 ui-monospace, monospace; }
+pre { overflow: auto; max-height: 30rem; background: var(--code); padding: .4rem .6rem; border-radius: .3rem; }
+:focus-visible { outline: 2px solid var(--link); outline-offset: -1px; }
+.row { display: flex; flex-wrap: wrap; gap: .4rem; align-items: center; margin: .3rem 0; }
+.row > .dim { min-width: 5rem; } .grow { flex: 1; min-width: 6rem; } .small { font-size: 12px; }
+.dim { color: var(--dim); } .good { color: var(--done); } .bad { color: var(--error); } .live { color: var(--link); }
+.wait { color: var(--wait); } li[aria-current=true] { background: var(--code); }
+.only-read { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+.tabs { display: flex; flex-wrap: wrap; gap: .2rem; margin-bottom: .6rem; }
+.tabs [aria-current=true] { border-color: var(--link); color: var(--link); }
+.list { list-style: none; margin: 0; padding: 0; overflow-wrap: anywhere; }
+.list > li { border-bottom: 1px solid var(--line); padding: .3rem .2rem; }
+table { border-collapse: collapse; width: 100%; overflow-wrap: anywhere; }
+th { white-space: nowrap; } td { min-width: 5.5rem; }
+th, td { text-align: left; vertical-align: top; padding: .3rem .5rem .3rem 0; border-bottom: 1px solid var(--line); }
+#graph { overflow: auto; max-height: 40vh; padding: .4rem; border-bottom: 1px solid var(--line); resize: vertical; }
+#graph svg { display: block; margin: auto; } #graph > button { position: absolute; }
+#graph.natural { max-height: 75vh; } #graph.natural svg { width: auto !important; } .node { cursor: pointer; }
+.node rect { fill: var(--back); stroke: var(--dim); }
+.node text, .edge-text { fill: var(--text); font-size: 13px; text-anchor: middle; }
+.node .note, .edge-text, .box > text { fill: var(--dim); font-size: 10px; }
+.box > rect { fill: none; stroke: var(--line); } @keyframes pulse { to { stroke-opacity: .35; } }
+.running > rect { stroke: var(--link); stroke-width: 3; animation: pulse 1s infinite alternate; }
+.done > rect { stroke: var(--done); stroke-width: 2.5; } .error > rect { stroke: var(--error); stroke-width: 3; }
+.waiting > rect { stroke: var(--wait); stroke-width: 3; stroke-dasharray: 6 3; }
+.edge { fill: none; stroke: var(--dim); } .edge.if { stroke-dasharray: 5 4; } #tip path { fill: var(--dim); }
+.edge-text { paint-order: stroke; stroke: var(--back); stroke-width: 3px; }
+@media (prefers-reduced-motion: reduce) { .running > rect { animation: none; } }
+#chat { overflow: auto; padding: .6rem 1rem; display: flex; flex-direction: column-reverse; } /* stays at its end */
+#talk { margin-bottom: auto; overflow-wrap: anywhere; }
+.message { margin: .45rem 0; padding: .4rem .7rem; border: 1px solid var(--line); border-radius: .5rem;
+  content-visibility: auto; contain-intrinsic-size: auto 4rem; }
+.message.human { margin-left: 3rem; background: var(--pane); } .message p { margin: .2rem 0; white-space: pre-wrap; }
+.message header { display: flex; gap: .6rem; color: var(--dim); align-items: center; } img { max-width: 100%; }
+.card { border: 1px solid var(--wait); border-radius: .5rem; padding: .5rem .7rem; margin: .6rem 0; }
+.card.error { border-color: var(--error); }
+#ask { border-top: 1px solid var(--line); padding: .5rem 1rem; max-height: 45vh; overflow: auto; }
+.tree details, .tree .leaf { padding-left: 1rem; } .tree .leaf { overflow-wrap: anywhere; white-space: pre-wrap; }
+.tree summary { margin-left: -1rem; } .tree .plain { font: inherit; padding: 0; }
+.old { border-left: 3px solid var(--error); } .new { border-left: 3px solid var(--done); }
+dialog { width: min(44rem, 94vw); max-height: 88vh; color: var(--text); background: var(--back);
+  border: 1px solid var(--line); border-radius: .5rem; } dialog::backdrop { background: #0007; }
+#notice { position: fixed; bottom: 1rem; left: 50%; translate: -50%; background: var(--text); color: var(--back);
+  padding: .4rem .9rem; border-radius: .4rem; max-width: 90vw; }
+#notice:empty { display: none; } #notice button { background: none; color: inherit; } #panes { display: none; }
+@media (max-width: 900px) {
+  body { grid-template: auto minmax(0, 1fr) auto / minmax(0, 1fr); } #wide { grid-column: 1; }
+  #panes { display: flex; justify-content: space-around; border-top: 1px solid var(--line); padding: .3rem; margin: 0; }
+  body:not([data-pane=list]) nav, body:not([data-pane=talk]) main, body:not([data-pane=look]) aside,
+  body:not([data-pane=talk]) #wide, #database { display: none; } .message.human { margin-left: 1rem; }
+}
+[hidden] { display: none !important; }
+</style></head>
+<body>
+<header>
+  <h1>devserver</h1>
+  <label>Assistant <select id="assistant"></select></label> <label>User id <input id="user" size="10"></label>
+  <button id="settings">Configuration</button> <button id="headers">Headers</button>
+  <span class="end"><span id="database"></span> <span id="connection" role="status"></span>
+    <button id="help" aria-label="Help and keys">?</button></span>
+</header>
+<nav aria-label="Threads and other screens"><div id="screens" class="tabs"></div><div id="list"></div></nav>
+<main aria-label="Thread">
+  <noscript>This page needs JavaScript. The API under this address works without it: see docs.</noscript>
+  <section id="graph" aria-label="Graph" tabindex="0"></section>
+  <div id="chat" tabindex="0" role="log" aria-label="Conversation"><div id="talk"></div></div>
+  <section id="ask" aria-label="What to send"></section>
+</main>
+<aside aria-label="Inspector"><div id="inspectors" class="tabs"></div><div id="inspector"></div></aside>
+<section id="wide" role="main" aria-label="Screen" hidden></section><footer id="panes" class="tabs"></footer>
+<div id="spoken" class="only-read" role="status"></div>
+<dialog id="dialog" aria-label="Dialog"></dialog><div id="notice" role="alert"></div>
+<script>
+"use strict";
+
+// 1. Elements. All that is shown is made here, as text: nothing is ever read as HTML.
+const $ = id => document.getElementById(id);
+const isNothing = value => [null, undefined, false, 0].includes(value);
+const some = children => children.flat(9).filter(child => !isNothing(child));
+const DRAWING = ["svg", "defs", "marker", "g", "path", "rect", "text"], OWN = ["value", "checked", "open"];
+/** Make an element. A property that is a function listens; children that are null, false or 0 are left out. */
+function h(tag, properties, ...children) {
+  const space = `http://www.w3.org/${DRAWING.includes(tag) ? "2000/svg" : "1999/xhtml"}`;
+  const element = document.createElementNS(space, tag);
+  for (const [name, value] of Object.entries(properties ?? {})) {
+    if (typeof value === "function") element.addEventListener(name.slice(2), guarded(value));
+    else if (OWN.includes(name)) element[name] = value;
+    else if (value !== undefined) element.setAttribute(name, value);
+  }
+  element.append(...some(children));
+  return element;
+}
+/** Put other children into an element; the focus stays at its place. */
+function fill(element, ...children) {
+  const places = () => [...element.querySelectorAll("button, a, summary, select, input")];
+  const at = places().indexOf(document.activeElement);
+  element.replaceChildren(...some(children));
+  if (at >= 0) places()[at]?.focus({ preventScroll: true });
+}
+
+const tagged = (tag, cls) => (...children) => h(tag, { class: cls }, ...children);
+const row = tagged("div", "row"), hint = tagged("p", "dim"), dim = tagged("span", "dim small");
+const item = tagged("li", ""), heading = tagged("h2", "");
+const div = (cls, ...children) => h("div", { class: cls }, ...children);
+const pre = (text, cls = "") => h("pre", { class: cls, tabindex: 0 }, text);
+const button = (text, onclick, more) => h("button", { type: "button", onclick, ...more }, text);
+const plain = (text, onclick, more) => button(text, onclick, { class: "plain", ...more });
+const entryButton = (text, onclick, ...more) => h("button", { type: "button", class: "open", onclick }, text, ...more);
+const entry = (label, value = "", more = {}) => h("input", { "aria-label": label, placeholder: label, value, ...more });
+const cell = tag => child => h(tag, {}, child);
+const list = (items, empty, more) => items.length ? h("ul", { class: "list", ...more }, items) : hint(empty);
+const choice = (label, options, onchange) => h("select", { "aria-label": label, onchange },
+  options.map(option => h("option", { value: [option].flat()[0] }, [option].flat().at(-1))));
+const table = (titles, rows, empty) => rows.length ? h("table", {}, h("thead", {}, h("tr", {}, titles.map(cell("th")))),
+  h("tbody", {}, rows.map(cells => h("tr", {}, cells.map(cell("td")))))) : hint(empty);
+const tabs = (titles, current, choose) => titles.map(([name, title]) =>
+  button(title, () => choose(name), { "aria-current": name === current }));
+const say = text => { $("spoken").textContent = text; };
+const to = address => { location.hash = address; };
+/** A box for text or JSON, as high as what is in it. */
+function area(label, given, more) {
+  const value = show(given, 1), rows = Math.min(16, value.split("\n").length);
+  return h("textarea", { "aria-label": label, class: "code", rows, value, ...more });
+}
+/** What is unfolded is made then, and stays unfolded when it is drawn again. `make` gives the children. */
+function folded(id, summary, make, open = S.opened.has(id)) {
+  const add = () => { if (details.open && details.childElementCount === 1) details.append(...some([make()])); };
+  const ontoggle = () => { S.opened[details.open ? "add" : "delete"](id); add(); };
+  const details = h("details", { open, ontoggle }, h("summary", {}, summary));
+  add();
+  return details;
+}
+
+let noticeTimer;
+/** Show a line at the bottom for some seconds, with a button if there is something to undo. */
+function notice(text, seconds = 6, undo = null) {
+  const close = () => fill($("notice"));
+  fill($("notice"), text, undo && button("Undo", () => { undo(); close(); }));
+  ($("dialog").open ? $("dialog") : document.body).append($("notice")); // a dialog covers all that is outside of it
+  clearTimeout(noticeTimer);
+  noticeTimer = setTimeout(close, seconds * 1000);
+}
+/** Make a listener that shows an error instead of losing it. */
+const guarded = listener => async event => {
+  try { return await listener(event); } catch (error) { notice(error.message, 12); }
+};
+/** Open a dialog. Gives what closes it. */
+function dialog(title, ...children) {
+  const close = () => $("dialog").close();
+  document.body.append($("notice"));
+  fill($("dialog"), heading(title), children, row(button("Close", close)));
+  if (!$("dialog").open) $("dialog").showModal();
+  return close;
+}
+
+const show = (value, space) => typeof value === "string" ? value : JSON.stringify(value, null, space) ?? "";
+const short = (text, length = 80) => text.length > length ? `${text.slice(0, length - 1)}…` : text;
+const took = ms => ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
+const between = (before, after) => took(new Date(after) - new Date(before));
+function ago(date) {
+  const seconds = (Date.now() - new Date(date)) / 1000, long = Math.abs(seconds);
+  const [size, unit] = long > 86400 ? [86400, "d"] : long > 3600 ? [3600, "h"] : long > 60 ? [60, "min"] : [1, "s"];
+  return `${seconds < 0 ? "in " : ""}${Math.round(long / size)} ${unit}${seconds < 0 ? "" : " ago"}`;
+}
+const timeOf = date => h("time", { datetime: date, title: new Date(date).toLocaleString() }, ago(date));
+const SIGNS = { idle: "✓", success: "✓", done: "✓", error: "✕", timeout: "✕", busy: "●", running: "●", pending: "○",
+  interrupted: "?", waiting: "?" };
+const COLOURS = { "✓": "good", "✕": "bad", "●": "live", "?": "wait" };
+const signed = name => h("span", { class: COLOURS[SIGNS[name]] ?? "dim" }, `${SIGNS[name] ?? "·"} ${name}`);
+const copy = async text => { await navigator.clipboard.writeText(text); notice("Copied", 2); };
+const remembered = (name, otherwise) => JSON.parse(localStorage.getItem(`devserver.${name}`)) ?? otherwise;
+const remember = (name, value) => localStorage.setItem(`devserver.${name}`, JSON.stringify(value));
+/** An object without its empty values. */
+const full = object => Object.fromEntries(Object.entries(object).filter(([, value]) =>
+  !(isNothing(value) || value === "" || (typeof value === "object" && !Object.keys(value).length))));
+const parsedOrText = text => { try { return JSON.parse(text); } catch { return text; } };
+function parse(text) {
+  try { return JSON.parse(text); } catch (cause) { throw Error(`This is no JSON: ${cause.message}`, { cause }); }
+}
+
+// 2. The server, by its public API, relative to where this page is
+const BASE = location.pathname.replace(/ui\/?$/, "").replace(/\/?$/, "/");
+const ADDRESS = (location.origin + BASE).replace(/\/$/, "");
+const sleep = ms => new Promise(wake => setTimeout(wake, ms));
+const headers = () => JSON.parse(sessionStorage.getItem("devserver.headers")) ?? {};
+const connection = (text, cls) => $("connection").textContent === text
+  || fill($("connection"), h("span", { class: cls }, text));
+/** What a refusal says, in one line. */
+async function reason(response) {
+  const text = await response.text(), { detail, message } = Object(parsedOrText(text));
+  return show(detail ?? message ?? (text || response.statusText));
+}
+/** Ask the server. A busy one (503) is asked again for half a minute; 401 and 403 open the headers box. */
+async function api(path, body, method = body === undefined ? "GET" : "POST") {
+  const json = body === undefined ? {} : { "Content-Type": "application/json" };
+  const options = { method, body: JSON.stringify(body), headers: { ...headers(), ...json } };
+  for (let wait = 500; ; wait *= 2) {
+    const response = await fetch(BASE + path, options).catch(() => null);
+    connection(response ? "● connected" : "✕ no connection", response ? "good" : "bad");
+    if (!response) throw Error("The server does not answer. Is devserver running?");
+    if (response.ok) return JSON.parse(await response.text() || "null");
+    const text = await reason(response);
+    if ([401, 403].includes(response.status) && !$("dialog").open) askHeaders(text);
+    if (response.status !== 503 || wait > 16000) throw Error(text);
+    connection(`○ ${short(text)}: trying again`, "wait");
+    await sleep(wait);
+  }
+}
+/** The server-sent events of a response. Gives the browser time to draw when there are many. */
+async function* eventsOf(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = [], worked = performance.now();
+  for (let part; !(part = await reader.read()).done;) {
+    const seam = (rest.at(-1)?.slice(-3) ?? "") + part.value;
+    rest.push(part.value);
+    if (!seam.includes("\r\n\r\n")) continue; // a large event comes in many parts
+    const blocks = rest.join("").split("\r\n\r\n");
+    rest = [blocks.pop()];
+    for (const block of blocks) {
+      const event = {};
+      for (const line of block.split("\r\n")) event[/^\w*/.exec(line)[0]] = line.slice(line.indexOf(":") + 1).trim();
+      if (event.event) yield { name: event.event, id: event.id, data: event.data ? JSON.parse(event.data) : null };
+      if (performance.now() - worked > 12) { await sleep(0); worked = performance.now(); }
+    }
+  }
+}
+
+let following = new AbortController();
+/** Follow all runs of a thread, whoever starts them, until another is followed. Resolves once that was tried. */
+function follow(threadId) {
+  const { signal } = following = new AbortController(), url = `${BASE}threads/${threadId}/stream`;
+  return new Promise(began => guarded(async () => {
+    for (let last, wait = 250; !signal.aborted; wait = Math.min(wait * 2, 10000)) {
+      try {
+        const options = { signal, headers: { ...headers(), ...(last && { "Last-Event-ID": last }) } };
+        const response = await fetch(`${url}?stream_modes=run_modes,state_update`, options);
+        if (!response.ok) throw Error(await reason(response));
+        if (wait > 250) await refresh(); // what happened meanwhile
+        wait = 250;
+        began();
+        for await (const event of eventsOf(response)) {
+          if (signal.aborted) return;
+          last = event.id ?? last;
+          take(event);
+        }
+      } catch { if (!signal.aborted) connection("✕ no connection: trying again", "bad"); }
+      began();
+      do await sleep(wait); while (document.hidden && !signal.aborted);
+    }
+  })());
+}
+
+// 3. What this page knows, and what a run's events change in it
+// A run's values, parts of messages that the state does not have yet, nodes' marks, custom events
+const emptyRun = () => ({ run: null, values: null, parts: new Map(), marks: new Map(), custom: [], error: null });
+const emptyThread = () => ({ thread: null, state: null, history: [], chosen: null, runs: [], ...emptyRun() });
+const S = {
+  assistants: [], assistant: null, schemas: {}, nodes: [], // the assistant in use, the nodes of its drawing
+  threadId: null, ...emptyThread(), // the thread that is open, the checkpoint chosen in it, and its live run
+  stops: new Map(), said: [], opened: new Set(), // where to stop: node → "before" or "after"; what is unfolded
+  inspector: "History", threads: [], moreThreads: false, filter: { text: "", status: "" },
+  gone: new Map(), // the list of threads, those that are being deleted
+};
+const valuesNow = () => S.chosen?.values ?? S.values ?? S.state?.values ?? {};
+const here = () => (S.chosen ?? S.state)?.checkpoint_id;
+const stale = new Set();
+const DRAW = { graph: drawMarks, chat: drawChat, ask: drawAsk, inspector: drawInspector, list: drawThreads };
+/** Draw parts of the page anew, once for all changes of a frame. */
+function redraw(...names) {
+  if (!stale.size) requestAnimationFrame(() => {
+    const now = [...stale];
+    stale.clear();
+    now.forEach(name => DRAW[name]());
+  });
+  names.forEach(name => stale.add(name));
+}
+/** Take one event of the thread's stream. Only changes what is known: drawing is done a frame at a time. */
+function take({ name, data }) {
+  const [kind, ...path] = name.split("|"), inside = path.map(part => part.split(":")[0]);
+  if (kind === "metadata" && data.status === "run_done") guarded(endRun)();
+  else if (kind === "metadata" && data.run_id && data.run_id !== S.run) {
+    Object.assign(S, emptyRun(), { run: data.run_id });
+    say("The run has started.");
+    redraw("graph", "ask", "inspector");
+  }
+  else if (kind === "state_update") guarded(refresh)();
+  else if (kind === "tasks") takeTask(data, inside);
+  else if (kind === "messages") takeMessage(...data);
+  else if (kind === "custom") S.custom.push(...S.custom.splice(0).slice(-99), data);
+  else if (kind === "error") { S.error = data; say(`The run failed: ${data.message}`); }
+  else if (kind === "values" && !inside.length) {
+    S.values = data;
+    for (const message of [data.messages].flat()) S.parts.delete(message?.id);
+  }
+  redraw("chat", ...({ tasks: ["graph", "inspector"], values: ["inspector"] })[kind] ?? []);
+}
+
+const blocksOf = content => [content ?? ""].flat()
+  .map(one => typeof one === "string" ? { type: "text", text: one } : { ...one });
+const textOf = content => blocksOf(content).map(block => block?.text ?? "").join("");
+/** Put a streamed message's next part to those that came before; it is shown until the state has the message. */
+function takeMessage(chunk, about) {
+  const part = S.parts.get(chunk.id), content = blocksOf(chunk.content);
+  if (!part || !/Chunk$/.test(chunk.type)) {
+    if ([S.values?.messages].flat().some(message => message?.id === chunk.id)) return;
+    const type = chunk.type.replace("MessageChunk", "").toLowerCase();
+    S.parts.set(chunk.id, { ...chunk, content, type, node: about?.langgraph_node, version: 0 });
+    return;
+  }
+  part.version++;
+  part.usage_metadata = chunk.usage_metadata ?? part.usage_metadata;
+  for (const next of content)
+    if (part.content.at(-1)?.type === "text" && next.type === "text") part.content.at(-1).text += next.text;
+    else part.content.push(next);
+  for (const call of chunk.tool_call_chunks ?? []) {
+    const calls = part.tool_call_chunks ??= [], known = calls.find(other => other.index === call.index);
+    if (known) for (const key of ["name", "args"]) known[key] = (known[key] ?? "") + (call[key] ?? "");
+    else calls.push(call);
+  }
+}
+
+function takeTask(task, inside) {
+  const node = [...inside, task.name].join(":"), now = performance.now();
+  const mark = S.marks.get(node) ?? { count: 0, since: now };
+  if (!("result" in task || "error" in task)) {
+    S.marks.set(node, { state: "running", count: mark.count + 1, input: task.input, since: now });
+    say(`${task.name} is running.`);
+    return;
+  }
+  const state = task.error ? "error" : task.interrupts?.length ? "waiting" : "done";
+  S.marks.set(node, { ...mark, state, ms: now - mark.since, output: task.error ?? task.result });
+}
+
+async function endRun() {
+  const { error, run } = S;
+  await refresh();
+  if (S.run && S.run !== run) return; // the next one has begun
+  S.parts.clear();
+  if (!error) say(S.state?.next?.length ? "The run waits for you." : "The run has ended.");
+  await readThreads();
+}
+/** Read the open thread anew. */
+async function refresh() {
+  const id = S.threadId, path = `threads/${id}`;
+  if (!id) return;
+  const [thread, state, history, runs] = await Promise.all([api(path), api(`${path}/state?subgraphs=true`),
+    api(`${path}/history`, { limit: 25 }), api(`${path}/runs?limit=50`)]);
+  if (id !== S.threadId) return;
+  const live = runs.find(run => run.status === "running") ?? runs.find(run => run.status === "pending");
+  Object.assign(S, { thread, state, history, runs, error: live ? S.error : thread.error, run: live?.run_id ?? null });
+  if (!live) S.values = null;
+  if (!S.marks.size) for (const { name, error, interrupts } of state.tasks) // after a reload, only the state tells
+    if (error || interrupts?.length) S.marks.set(name, { state: error ? "error" : "waiting", count: 1 });
+  redraw("chat", "ask", "inspector", "graph");
+}
+/** Start a run of the open thread, which is made if need be, from the chosen checkpoint. Events come by `follow`. */
+async function startRun(request) {
+  const { assistant_id, graph_id } = S.assistant;
+  if (!S.threadId) {
+    const { thread_id: id } = await api("threads", { metadata: { graph_id, assistant_id } });
+    await openThread(id);
+    to(`#/t/${id}`);
+  }
+  const stops = place => [...S.stops].filter(([, at]) => at === place).map(([node]) => node);
+  const from = S.chosen && { checkpoint_id: S.chosen.checkpoint_id };
+  await api(`threads/${S.threadId}/runs`, { assistant_id, ...configured(), ...from, ...request, stream_resumable: true,
+    stream_mode: ["values", "messages-tuple", "tasks", "custom"], stream_subgraphs: true,
+    interrupt_before: stops("before"), interrupt_after: stops("after") });
+  if (S.chosen) to(`#/t/${S.threadId}`);
+  await readThreads();
+}
+const goOn = () => startRun({ input: null });
+/** The configuration of every run: the form's and the user id, as context where the graph declares one. */
+function configured() {
+  const given = full({ ...remembered(`configuration.${S.assistant.graph_id}`), user_id: $("user").value.trim() });
+  return full(S.schemas.context_schema?.properties ? { context: given } : { config: full({ configurable: given }) });
+}
+
+// 4. Laying out a graph: layers from top to bottom. Back edges are turned round, long edges pass through points of
+// their own, each node is pulled under its neighbours, which orders the layers too. Subgraphs are boxes.
+const GAP_X = 30, GAP_Y = 36;
+/** Nest what is named "outer:inner" into boxes. An edge into a box ends at the box. */
+function boxes(nodes, edges, prefix = "") {
+  const mine = new Map(), lines = new Map(), top = id => prefix + id.slice(prefix.length).split(":")[0];
+  for (const { id } of nodes) if (id.startsWith(prefix)) mine.set(top(id), { id: top(id), box: top(id) !== id });
+  for (const edge of edges) {
+    const source = top(edge.source), target = top(edge.target), isInside = source === target && mine.get(source)?.box;
+    if (!mine.has(source) || !mine.has(target) || isInside) continue;
+    lines.set([source, target, edge.data].join(), { ...edge, source, target });
+  }
+  for (const node of mine.values()) {
+    if (node.box) node.inner = boxes(nodes, edges, `${node.id}:`);
+    node.w = Math.max(84, named(node.id).length * 7.6 + 26, node.inner ? node.inner.width + 24 : 0);
+    node.h = node.inner ? node.inner.height + 40 : 38;
+  }
+  return layout([...mine.values()], [...lines.values()]);
+}
+
+function layout(nodes, edges) {
+  const by = new Map(nodes.map(node => [node.id, Object.assign(node, { in: [], out: [] })]));
+  turnBackEdges([...by.keys()], edges);
+  const layers = layered(by, edges.filter(edge => !edge.loop));
+  place(layers);
+  let height = 0;
+  for (const layer of layers) {
+    const tallest = Math.max(...layer.map(node => node.h));
+    for (const node of layer) node.y = height + tallest / 2;
+    height += tallest + GAP_Y;
+  }
+  const paths = edges.map(edge => drawn(edge, by)), all = layers.flat();
+  const left = Math.min(...all.map(node => node.x - node.w / 2));
+  const right = Math.max(...all.map(node => node.x + node.w / 2), ...paths.map(path => path.x));
+  return { nodes, paths, left, width: right - left, height: height - GAP_Y };
+}
+/** Depth first from the start: an edge to a node that is still being visited goes back. */
+function turnBackEdges(ids, edges) {
+  const seen = new Map();
+  const visit = id => {
+    if (seen.has(id)) return;
+    seen.set(id, "open");
+    for (const edge of edges.filter(other => other.source === id)) {
+      edge.loop = edge.target === id;
+      edge.back = seen.get(edge.target) === "open";
+      visit(edge.target);
+    }
+    seen.set(id, "closed");
+  };
+  [...ids.filter(id => id.endsWith("__start__")), ...ids].forEach(visit);
+}
+/** The layer of a node is the length of the longest path to it; edges over several layers get a point in each. */
+function layered(by, edges) {
+  const rank = new Map(), layers = [], ends = ({ back, source, target }) => back ? [target, source] : [source, target];
+  const rankOf = id => {
+    const above = edges.map(ends).filter(([, below]) => below === id);
+    if (!rank.has(id)) rank.set(id, 1 + Math.max(-1, ...above.map(([from]) => rankOf(from))));
+    return rank.get(id);
+  };
+  const last = Math.max(...[...by.keys()].map(rankOf)), put = (node, layer) => (layers[layer] ??= []).push(node);
+  for (const [id, node] of by) {
+    if (id.endsWith("__end__")) rank.set(id, last);
+    put(node, rank.get(id));
+  }
+  for (const edge of edges) {
+    const [from, below] = ends(edge);
+    edge.chain = [by.get(from)];
+    for (let layer = rank.get(from) + 1; layer <= rank.get(below); layer++) {
+      const node = layer === rank.get(below) ? by.get(below) : { w: edge.back ? 40 : 8, h: 0, in: [], out: [] };
+      if (!node.id) put(node, layer);
+      node.in.push(edge.chain.at(-1));
+      edge.chain.at(-1).out.push(node);
+      edge.chain.push(node);
+    }
+  }
+  return layers.filter(Boolean);
+}
+/** Pull each node to the mean of its neighbours, alternately from above and below; at first that orders the layers. */
+function place(layers) {
+  const mean = numbers => numbers.reduce((sum, x) => sum + x, 0) / numbers.length;
+  for (const layer of layers) layer.reduce((x, node) => { node.x = x + node.w / 2; return x + node.w + GAP_X; }, 0);
+  for (let sweep = 0; sweep < 30; sweep++) {
+    const side = sweep % 2 ? "out" : "in";
+    for (const layer of sweep % 2 ? layers.toReversed() : layers) {
+      for (const node of layer) node.wanted = node[side].length ? mean(node[side].map(other => other.x)) : node.x;
+      if (sweep < 14) layer.sort((a, b) => a.wanted - b.wanted);
+      layer.forEach((node, i) => {
+        const left = layer[i - 1];
+        node.x = left ? Math.max(node.wanted, left.x + (left.w + node.w) / 2 + GAP_X) : node.wanted;
+      });
+      const shift = mean(layer.map(node => node.wanted - node.x));
+      for (const node of layer) node.x += shift;
+    }
+  }
+}
+/** An edge's path and where its label goes. A back edge runs beside the nodes, so that no forward edge hides it. */
+function drawn(edge, by) {
+  const { chain, loop, back } = edge, ends = [by.get(edge.source), by.get(edge.target)];
+  if (loop || (back && chain.length === 2)) { // round the right side
+    const [x1, x2] = ends.map(node => node.x + node.w / 2), x = Math.max(x1, x2) + 24, turn = loop ? 8 : 0;
+    const y1 = ends[0].y + turn, y2 = ends[1].y - turn;
+    return { edge, x, y: (y1 + y2) / 2, d: `M${x1},${y1} C${x},${y1} ${x},${y2} ${x2},${y2}` };
+  }
+  const end = i => i === 0 ? 1 : i === chain.length - 1 ? -1 : 0; // out of the lower side, into the upper one
+  const points = chain.map((node, i) => [node.x + (back ? 14 : 0), node.y + end(i) * node.h / 2]);
+  const [[x1, y1], [x2, y2]] = points.slice((points.length - 1) >> 1);
+  if (back) points.reverse();
+  const curves = points.slice(1).map(([x, y], i) => {
+    const [before, above] = points[i], middle = (above + y) / 2;
+    return `C${before},${middle} ${x},${middle} ${x},${y}`;
+  });
+  return { edge, x: (x1 + x2) / 2, y: (y1 + y2) / 2, d: `M${points[0]} ${curves.join(" ")}` };
+}
+
+// 5. The graph: drawn once for an assistant, marked as a run goes on
+const named = id => id.split(":").at(-1).replace(/^__(start|end)__$/, "$1");
+const namesOf = ids => [...new Set(ids)].map(named).join(", ");
+
+async function drawGraph() {
+  const { nodes, edges } = await api(`assistants/${S.assistant.assistant_id}/graph?xray=true`);
+  const laid = boxes(nodes, edges), width = laid.width + 16, height = laid.height + 16;
+  const tip = h("marker", { id: "tip", viewBox: "0 0 8 8", refX: 8, refY: 4, markerWidth: 8, markerHeight: 8,
+    orient: "auto" }, h("path", { d: "M0,0L8,4L0,8z" }));
+  const image = h("svg", { width, height, viewBox: `${laid.left - 8} -8 ${width} ${height}`, role: "group",
+    "aria-label": "Drawing" }, h("defs", {}, tip), drawLevel(laid));
+  image.style.width = `min(${width}px, max(${width * .45}px, min(100%, ${38 * width / height}vh)))`; // fits its pane
+  image.style.height = "auto";
+  S.nodes = laid.nodes.map(node => node.id);
+  const size = button("⤢", () => $("graph").classList.toggle("natural"), { "aria-label": "Natural size, or fit" });
+  const names = nodes.map(({ id }) => h("li", { "data-node": id }));
+  fill($("graph"), size, image, h("ul", { class: "only-read", "aria-label": "Nodes" }, names));
+  drawMarks();
+}
+
+function drawLevel({ nodes, paths }) {
+  const lines = paths.map(({ d, edge, x, y }) => [
+    h("path", { d, class: edge.conditional ? "edge if" : "edge", "marker-end": "url(#tip)" }),
+    edge.data && h("text", { class: "edge-text", x, y }, short(String(edge.data), 24))]);
+  return h("g", {}, lines, nodes.map(({ id, x, y, w: width, h: height, inner }) => {
+    const left = x - width / 2, top = y - height / 2, frame = h("rect", { x: left, y: top, width, height, rx: 8 });
+    const title = h("text", inner ? { x: left + 8, y: top + 15 } : { x, y: y + 1 }, named(id));
+    if (inner) return h("g", { class: "box", "data-node": id }, frame, title,
+      h("g", { transform: `translate(${x - inner.width / 2 - inner.left},${top + 26})` }, drawLevel(inner)));
+    const act = event => { if ([undefined, "Enter", " "].includes(event.key)) nodeMenu(id); };
+    return h("g", { class: "node", "data-node": id, tabindex: 0, role: "button", onclick: act, onkeydown: act }, frame,
+      title, h("text", { class: "note", x, y: y + 14 }));
+  }));
+}
+
+function drawMarks() {
+  for (const node of document.querySelectorAll("#graph [data-node]")) {
+    const id = node.dataset.node, { state, count, ms } = S.marks.get(id) ?? {}, stop = S.stops.get(id);
+    const more = some([count > 1 && `× ${count}`, ms !== undefined && took(ms), stop && `■ ${stop}`]).join(" ");
+    const note = `${SIGNS[state] ?? ""} ${more}`, words = `${named(id)} ${note} ${state ?? ""}`;
+    node.classList.remove("running", "done", "error", "waiting");
+    if (state) node.classList.add(state);
+    if (node.tagName === "LI") node.textContent = words;
+    else node.setAttribute("aria-label", words);
+    node.querySelector(":scope > .note")?.replaceChildren(note);
+  }
+}
+
+function nodeMenu(id) {
+  const { input, output, state } = S.marks.get(id) ?? {}, name = named(id);
+  const stop = place => button(`${S.stops.get(id) === place ? "✓ " : ""}Stop ${place}`, () => {
+    S.stops.set(id, S.stops.get(id) === place ? null : place);
+    redraw("graph");
+    nodeMenu(id);
+  });
+  const seen = value => value === undefined ? hint("Not seen by this page.") : tree(value, "", null, true);
+  dialog(`Node ${name}`, S.nodes.includes(id) && !["start", "end"].includes(name) && row(stop("before"), stop("after")),
+    heading("Last input"), seen(input), heading(state === "error" ? "Error" : "Last output"), seen(output));
+}
+
+// 6. The conversation
+const ROLES = { human: "You", ai: "Assistant", tool: "Tool", system: "System" };
+const role = ({ type, role: name }) => ({ user: "human", assistant: "ai" })[type ?? name] ?? type ?? name ?? "message";
+/** Text with code blocks and links as elements. */
+const rich = text => text.split("```").map((part, i) => i % 2 ? pre(part.replace(/^\w*\n/, ""))
+  : part.trim() && h("p", {}, part.split(/(https?:\/\/[^\s<>"')\]]+)/).map((piece, j) =>
+    j % 2 ? h("a", { href: piece, rel: "noopener noreferrer", target: "_blank" }, piece) : piece)));
+/** A long text is cut, with a button that shows all of it. */
+function cut(text, make, limit = 20000) {
+  if (text.length <= limit) return make(text);
+  const all = plain(`Show all ${Math.round(text.length / 1000)} KB`, () => fill(around, make(text)));
+  const around = div("", make(text.slice(0, limit)), all);
+  return around;
+}
+/** The parts of a message: texts, pictures that are in the message itself, or JSON. */
+const content = message => blocksOf(message.content).map(part => {
+  if (typeof part?.text === "string") return cut(part.text, rich);
+  const address = part?.image_url?.url ?? part?.image_url ?? `data:${part?.mime_type};base64,${part?.base64}`;
+  if (/^data:image\/(png|jpeg|gif|webp);/.test(address)) return h("img", { src: address, alt: "Image of the message" });
+  return !/^(tool_use|tool_call|input_json_delta)/.test(part?.type) && pre(short(show(part, 1), 2000)); // those: below
+});
+let drawnMessages = new Map(), shownMessages = 100;
+
+function drawChat() {
+  const values = valuesNow(), known = [values.messages].flat().filter(message => message?.constructor === Object);
+  const messages = S.chosen ? known : [...known, ...S.parts.values()], next = new Map();
+  const results = new Map(messages.map(message => [message.tool_call_id, message]));
+  const called = new Set(messages.flatMap(message => (message.tool_calls ?? []).map(call => call.id)));
+  const rows = messages.filter(message => !called.has(message.tool_call_id));
+  const elements = rows.slice(-shownMessages).map((message, i) => { // only what is new or changed is made
+    const answers = (message.tool_calls ?? []).map(call => results.get(call.id)), id = message.id ?? `#${i}`;
+    const sign = [message.version ?? JSON.stringify(message), answers.map(answer => answer?.id), !S.chosen].join();
+    const old = drawnMessages.get(id);
+    next.set(id, old?.sign === sign ? old : { sign, element: drawMessage(message, answers) });
+    return next.get(id).element;
+  });
+  drawnMessages = next;
+  const more = rows.length - elements.length, isState = !isChat() && Object.keys(values).length;
+  const nothing = S.threadId ? "Nothing was said in this thread yet." : "A new thread: it begins with what you send.";
+  fill($("talk"), more && button(`Show ${more} earlier messages`, () => { shownMessages += 200; redraw("chat"); }),
+    !elements.length && !isState && hint(nothing), elements, isState && tree(values, "", "State", true),
+    S.custom.length && folded("custom", `${S.custom.length} custom events`,
+      () => S.custom.slice(-20).map(data => pre(short(show(data), 500)))), errorCard());
+}
+
+function drawMessage(message, answers) {
+  const kind = role(message), usage = message.usage_metadata, name = ROLES[kind] ?? kind;
+  const calls = message.tool_calls?.length ? message.tool_calls : message.tool_call_chunks ?? [];
+  return h("article", { class: `message ${kind}`, "aria-label": name }, h("header", {}, message.name ?? name,
+    dim(message.node), usage && dim(`${usage.input_tokens ?? 0} → ${usage.output_tokens ?? 0} tokens`),
+    kind === "human" && message.id && !S.chosen && plain("Edit", () => editMessage(message))),
+  content(message), calls.map(({ id, name: tool, args }, i) =>
+    folded(`call ${id}`, `→ ${tool}(${short(show(args), 70)}) ${answers[i] ? "✓" : "…"}`,
+      () => [pre(show(args, 1)), answers[i] && [hint("Result"), content(answers[i])]])));
+}
+
+function errorCard() {
+  const { error, run, chosen, marks, state, runs } = S;
+  if (!error || run || chosen) return null;
+  const marked = [...marks].findLast(([, mark]) => mark.state === "error")?.[0];
+  const node = marked ?? state?.tasks.find(task => task.error)?.name;
+  return div("card error", h("strong", { class: "bad" }, `✕ ${error.error ?? "Error"}`), node && ` in node ${node}`,
+    cut(error.message ?? "", text => h("p", {}, text)), button("Retry from the last checkpoint", goOn),
+    hint(`Its traceback is in devserver's log, where run ${runs[0]?.run_id} ended.`));
+}
+/** Ask again with another text: the thread goes on from before the message, the old way stays in its history. */
+function editMessage(message) {
+  const text = area("Message", textOf(message.content));
+  const close = dialog("Edit the message", text, hint("The thread forks before it."), button("Send", async () => {
+    const by = byId(await api(`threads/${S.threadId}/history`, { limit: 1000 }));
+    let state = by.get(here());
+    while (state?.values.messages?.some(other => other.id === message.id)) state = by.get(state.parent_checkpoint_id);
+    if (!state) throw Error("The checkpoint before this message is gone.");
+    close();
+    const messages = [{ type: "human", content: text.value }];
+    await startRun({ input: { messages }, checkpoint_id: state.checkpoint_id });
+  }));
+}
+
+// 7. What can be sent: an answer to a question, a message, or a form
+const isChat = () => Boolean(S.schemas.input_schema?.properties?.messages ?? valuesNow().messages);
+const questions = () => S.run || S.chosen ? [] : (S.state?.tasks ?? []).flatMap(({ name, interrupts }) =>
+  (interrupts ?? []).map(question => ({ ...question, node: name })));
+let asked = "";
+function drawAsk() {
+  const open = questions(), stopped = !S.run && !S.chosen && !open.length && !S.error && S.state?.next?.length;
+  const now = JSON.stringify([S.threadId, S.assistant, S.run, open, stopped, isChat(), here(), S.chosen && 1]);
+  if (now === asked) return; // so that what somebody is typing stays
+  asked = now;
+  const cancel = () => api(`threads/${S.threadId}/runs/${S.run}/cancel?action=interrupt`, {});
+  const change = button("Change the state", () => forkDialog(S.chosen ?? S.state));
+  fill($("ask"), open.length && questionCards(open),
+    S.chosen && div("card", `Step ${S.chosen.metadata?.step}, of `, timeOf(S.chosen.created_at), ". Go on from it:",
+      row(button("Run again from here", goOn), change, button("Back to now", () => to(`#/t/${S.threadId}`)))),
+    stopped && div("card", `Stopped before ${namesOf(S.state.next)}.`, row(button("Continue", goOn), change)),
+    S.run && row(h("span", { class: "live" }, "● running"), button("Cancel", cancel)),
+    isChat() ? chatForm() : !open.length && !S.run && inputForm());
+}
+
+function chatForm() {
+  let back = 0;
+  const send = async () => {
+    const said = text.value.trim(), messages = [{ type: "human", content: said }];
+    if (!said) return;
+    text.value = "";
+    try { await startRun({ input: { messages } }); } catch (error) { $("message").value = said; throw error; }
+    S.said.push(said);
+    remember("draft", "");
+  };
+  const onkeydown = async event => {
+    const { key } = event, isSent = key === "Enter" && !event.shiftKey && !event.isComposing;
+    const step = key === "ArrowUp" && !text.selectionStart ? 1 : key === "ArrowDown" && back ? -1 : 0;
+    if (!isSent && (!step || back + step > S.said.length)) return;
+    event.preventDefault();
+    back += step;
+    if (isSent) await send();
+    else text.value = back ? S.said.at(-back) : "";
+  };
+  const text = h("textarea", { id: "message", rows: 2, "aria-label": "Message", onkeydown,
+    value: $("message")?.value ?? remembered("draft", ""), oninput: () => remember("draft", text.value),
+    placeholder: "Message: Enter sends, Shift+Enter makes a new line" });
+  return row(div("grow", text), button("Send", send));
+}
+
+function inputForm() {
+  const name = `input.${S.assistant?.graph_id}`, run = input => { remember(name, input); return startRun({ input }); };
+  return editor("Input", S.schemas.input_schema, remembered(name, {}), "Run", run);
+}
+/** All open questions; a single answer is sent at once, several together, each under its interrupt's id. */
+function questionCards(open) {
+  const answers = new Map();
+  say(`${open.length === 1 ? "A question waits" : `${open.length} questions wait`} for an answer.`);
+  return open.map(({ id, node, ...question }) => {
+    const note = tagged("p", "good")(), title = h("strong", { class: "wait" }, `? ${node} asks`);
+    return div("card", title, questionForm(question, async answer => {
+      answers.set(id, answer);
+      note.textContent = `✓ answered, ${open.length - answers.size} more to answer`;
+      if (answers.size === open.length) await startRun({ command: { resume: Object.fromEntries(answers) } });
+    }), note);
+  });
+}
+
+// How tool calls are decided on: as LangGraph's prebuilt agents ask, and as langchain's middleware does
+const OLD_ANSWERS = {
+  accept: () => ({ type: "accept", args: null }), ignore: () => ({ type: "ignore", args: null }),
+  edit: (args, words, action) => ({ type: "edit", args: { action, args } }),
+  respond: (args, words) => ({ type: "response", args: words }),
+};
+const ANSWERS = {
+  approve: () => ({ type: "approve" }), respond: (args, message) => ({ type: "respond", message }),
+  edit: (args, words, name) => ({ type: "edit", edited_action: { name, args } }),
+  reject: (args, message) => ({ type: "reject", ...full({ message }) }),
+};
+/** The known shapes of questions get buttons, a response_schema a form, all else a text or JSON. */
+function questionForm({ value, response_schema: schema }, give) {
+  const old = [value].flat();
+  if (old[0]?.action_request) return toolForms(old.map(({ action_request: { action, args }, config, description }) => {
+    const allowed = Object.keys(OLD_ANSWERS).filter(key => config?.[`allow_${key}`]);
+    return [action, args, description, OLD_ANSWERS, allowed];
+  }), give);
+  if (value?.action_requests) return toolForms(value.action_requests.map(({ name, args, description }) => {
+    const allowed = value.review_configs?.find(one => one.action_name === name)?.allowed_decisions;
+    return [name, args, description, ANSWERS, allowed ?? Object.keys(ANSWERS)];
+  }), decisions => give({ decisions }));
+  const text = area("Answer", "", { placeholder: "Text, or JSON" });
+  return [typeof value === "string" ? rich(value) : tree(value, "", null, true),
+    schema ? editor("Answer", schema, {}, "Answer", give)
+      : row(text, button("Answer", () => give(parsedOrText(text.value))))];
+}
+/** Tool calls with their arguments, each to be decided on; the answers are given once there is one for each. */
+function toolForms(requests, give) {
+  const decided = [];
+  return requests.map(([name, args, description, answers, allowed], i) => {
+    const edited = area("Arguments", args ?? {}), words = entry("Response, or reason"), note = tagged("p", "good")();
+    const decide = key => async () => {
+      decided[i] = answers[key](key === "edit" ? parse(edited.value) : null, words.value, name);
+      note.textContent = `✓ ${key}`;
+      if (requests.every((_, j) => decided[j])) await give(decided);
+    };
+    return div("", h("p", {}, description), h("code", {}, name), edited, row(
+      allowed.map(key => button(key[0].toUpperCase() + key.slice(1), decide(key))),
+      allowed.some(key => /respond|reject/.test(key)) && words, note));
+  });
+}
+
+// 8. Editors: a form from a JSON schema, which can be turned into raw JSON and back
+function editor(label, schema, value, action, act) {
+  const place = div(""), properties = Object.entries(resolved(schema, schema)?.properties ?? {});
+  let read, raw = Boolean(properties.length);
+  const turn = now => {
+    raw = !raw || !properties.length;
+    const text = area(label, now), fields = raw ? [] : properties.map(([name, part]) =>
+      [name, ...field(name, resolved(part, schema), now?.[name] ?? part.default)]);
+    const readFields = () => Object.fromEntries(fields.map(([name, , get]) => [name, get()]));
+    read = raw ? () => parse(text.value) : () => JSON.parse(JSON.stringify(readFields())); // without what is undefined
+    fill(place, raw ? text : fields.map(([name, input]) => row(dim(name), div("grow", input))));
+  };
+  turn(value);
+  const toggle = properties.length && plain("Form or JSON", () => turn(read()));
+  return div("", place, row(button(action, () => act(read())), toggle));
+}
+/** A part of a schema with its reference, or the one type that is not null, put in its place. */
+function resolved(part, whole) {
+  const name = part?.$ref?.split("/").at(-1), types = (part?.anyOf ?? part?.allOf)?.filter(one => one.type !== "null");
+  if (name) return resolved(whole.$defs?.[name], whole);
+  return types?.length === 1 ? { ...part, ...resolved(types[0], whole) } : part;
+}
+/** An input for a value of a schema's type, and what reads it: undefined where nothing was given. */
+function field(name, schema, value) {
+  const { type, enum: options, description: title } = schema ?? {}, isNumber = ["integer", "number"].includes(type);
+  const input = options ? choice(name, ["", ...options.map(option => show(option))])
+    : type === "boolean" ? h("input", { "aria-label": name, title, type: "checkbox", checked: Boolean(value) })
+      : isNumber ? entry(name, value, { title, type: "number", step: "any" }) : area(name, value, { title });
+  if (options) input.value = show(value);
+  const read = options ? text => options.find(option => show(option) === text) : isNumber ? Number
+    : type === "string" ? String : type ? parse : parsedOrText;
+  return [input, () => type === "boolean" ? input.checked : input.value === "" ? undefined : read(input.value)];
+}
+
+// 9. JSON as a tree that is made as it is opened
+const pathTo = (path, key, isList) => isList ? `${path}[${key}]` : path ? `${path}.${key}` : key;
+/** A leaf's key is a button that copies its path; what is unfolded begins with one. */
+function tree(value, path = "", key = null, open = undefined) {
+  const copier = text => path ? plain(text, () => copy(path), { title: `Copy ${path}` }) : key;
+  const isList = Array.isArray(value), entries = value && typeof value === "object" ? Object.entries(value) : [];
+  const keys = isList ? `[${entries.length}]` : `{${short(Object.keys(value ?? {}).join(", "), 50)}}`;
+  const line = ([part, inner]) => tree(inner, pathTo(path, part, isList), part);
+  const more = from => entries.length > from && plain(`${entries.length - from} more`,
+    event => event.target.replaceWith(...some(page(from))));
+  const page = from => [entries.slice(from, from + 100).map(line), more(from + 100)];
+  const element = entries.length ? folded(`tree ${path}`, h("span", {}, key !== null && `${key}: `, dim(keys)),
+    () => [path && copier("Copy path"), page(0)], open)
+    : div("leaf", key !== null && [copier(key), ": "], cut(JSON.stringify(value) ?? "", text => text));
+  return path ? element : div("tree", element);
+}
+/** The paths and leaves of a value that have a text in them. */
+function* matches(value, text, path = "") {
+  if (value !== null && typeof value === "object")
+    for (const key of Object.keys(value)) yield* matches(value[key], text, pathTo(path, key, Array.isArray(value)));
+  else if (`${path} ${value}`.toLowerCase().includes(text)) yield [path, value];
+}
+
+// 10. The inspector
+const INSPECTORS = { History: drawHistory, State: drawState, Runs: drawRuns };
+
+function drawInspector() {
+  fill($("inspectors"), tabs(Object.keys(INSPECTORS).map(name => [name, name]), S.inspector,
+    name => { S.inspector = name; redraw("inspector"); }));
+  if (document.activeElement !== search) fill($("inspector"), INSPECTORS[S.inspector]());
+}
+/** The top-level keys that differ, each with what was and what is. */
+function changes(before, after) {
+  const keys = [...new Set([...Object.keys(before ?? {}), ...Object.keys(after ?? {})])];
+  const pairs = keys.map(key => [key, before?.[key], after?.[key]]);
+  return pairs.filter(([, one, other]) => JSON.stringify(one) !== JSON.stringify(other));
+}
+
+function changed([key, before, after]) {
+  const isGrown = Array.isArray(before) && Array.isArray(after) && after.length > before.length;
+  const now = after === undefined ? "(gone)" : show(isGrown ? after.slice(before.length) : after, 1);
+  return [h("code", {}, key), !isGrown && before !== undefined && pre(short(show(before, 1), 700), "old"),
+    pre(short(now, 1500), "new")];
+}
+
+const byId = states => new Map(states.map(state => [state.checkpoint_id, state]));
+/** The checkpoints as a tree: the way to the latest one is not indented, each fork is once more than its parent. */
+function drawHistory() {
+  const by = byId(S.history), lanes = new Map(), parentOf = state => by.get(state.parent_checkpoint_id);
+  for (let leaf of [by.get(S.state?.checkpoint_id), ...S.history]) {
+    const way = [];
+    for (; leaf && !lanes.has(leaf.checkpoint_id); leaf = parentOf(leaf)) way.push(leaf.checkpoint_id);
+    for (const id of way) lanes.set(id, leaf ? lanes.get(leaf.checkpoint_id) + 1 : 0);
+  }
+  const rows = S.history.map(state => {
+    const { checkpoint_id: id, metadata, next } = state, parent = parentOf(state), lane = lanes.get(id);
+    const differ = changes(parent?.values, state.values);
+    const nodes = metadata?.source === "loop" ? namesOf(parent?.next) : metadata?.source;
+    const after = ` → ${namesOf(next) || "end"} ${parent ? `· ${between(parent.created_at, state.created_at)}` : ""}`;
+    const line = h("li", { "aria-current": id === here() }, entryButton(`${lane ? "⤷ " : ""}${metadata?.step} ${nodes}`,
+      () => to(`#/t/${S.threadId}/c/${id}`), dim(after)),
+    folded(id, dim(`changed ${differ.map(([key]) => key).join(", ") || "nothing"}`), () => differ.map(changed)));
+    line.style.marginLeft = `${lane}rem`;
+    return line;
+  });
+  return [list(rows, "No checkpoint yet."), rows.length && rows.length % 25 === 0 && button("Earlier", async () => {
+    const before = { configurable: { checkpoint_id: S.history.at(-1).checkpoint_id } };
+    S.history.push(...await api(`threads/${S.threadId}/history`, { limit: 25, before }));
+    redraw("inspector");
+  })];
+}
+/** Change a checkpoint's state and go on from the change; the checkpoint itself stays as it is. */
+function forkDialog({ values, checkpoint_id }) {
+  const text = area("Values", values), nodes = S.nodes.filter(id => !id.endsWith("__end__"));
+  const as = choice("As node", [["", "the node that wrote last"], ...nodes.map(id => [id, named(id)])]);
+  const change = runs => async () => {
+    const update = changes(values, parse(text.value)).map(([key, , after]) => [key, after ?? null]);
+    const made = await api(`threads/${S.threadId}/state`, { checkpoint_id, as_node: as.value || undefined,
+      values: update.length ? Object.fromEntries(update) : null });
+    close();
+    to(`#/t/${S.threadId}`);
+    await (runs ? startRun({ input: null, checkpoint_id: made.checkpoint_id }) : refresh());
+  };
+  const close = dialog("Change the state", hint("The keys that you change are written, through their reducers."),
+    text, row("As", as, button("Change", change(false)), button("Change and run", change(true))));
+}
+
+const search = entry("Search keys and values", "", { oninput: () => fill($("inspector"), drawState()) });
+function drawState() {
+  const values = valuesNow(), text = search.value.toLowerCase(), found = [];
+  const { next, metadata, tasks } = S.chosen ?? S.state ?? {}, about = { next, metadata, tasks };
+  if (!text) return [row(search), tree(values, "", null, true), tree(about, "", "checkpoint", false)];
+  for (const match of matches(values, text)) if (found.push(match) > 200) break;
+  return [row(search), list(found.map(([path, value]) =>
+    item(plain(path, () => copy(path), { title: `Copy ${path}` }), " ", short(show(value), 300))), "Nothing found.")];
+}
+
+function drawRuns() {
+  const codes = run => Object.keys(CODE).map(name => plain(name, () => copy(CODE[name](run, askedOf(run)))));
+  return list(S.runs.map((run, i) => item(signed(run.status), " ", timeOf(run.created_at),
+    dim(` ${between(run.created_at, run.updated_at)}`), i === 0 && S.error && div("bad", short(show(S.error), 200)),
+    folded(run.run_id, dim("asked"), () => tree(askedOf(run), "", null, true)),
+    row("Copy as", codes(run)))), "No run yet.");
+}
+/** A run's request, without what the server added. */
+function askedOf({ kwargs: { input, command, config, context, stream_mode, interrupt_before, interrupt_after } }) {
+  const own = /^(__|run_id|thread_id|graph_id|assistant_id|langgraph_)/;
+  const given = Object.entries(config?.configurable ?? {}).filter(([key]) => !own.test(key));
+  const settings = { config: full({ configurable: full(Object.fromEntries(given)) }), context };
+  return { input, ...full({ command, ...settings, stream_mode, interrupt_before, interrupt_after }) };
+}
+
+// A run as a program's text. Of the headers only the names are copied.
+const secrets = form => Object.keys(headers()).map(form).join("");
+const pair = name => `"${name}": "<yours>", `;
+const CODE = {
+  curl(run, asked) {
+    const body = JSON.stringify({ assistant_id: run.assistant_id, ...asked }).replaceAll("'", "'\\''");
+    return `curl -N ${ADDRESS}/threads/${run.thread_id}/runs/stream${secrets(name => ` -H '${name}: <yours>'`)} \\
+  -H 'Content-Type: application/json' -d '${body}'`;
+  },
+  Python(run, asked) {
+    const words = { true: "True", false: "False", null: "None" }; // but for those within texts
+    const literal = JSON.stringify(asked, null, 4)
+      .replace(/("(?:[^"\\]|\\.)*")|\b(?:true|false|null)\b/g, (all, text) => text ?? words[all]);
+    return `from langgraph_sdk import get_sync_client\n
+client = get_sync_client(url="${ADDRESS}", headers={${secrets(pair)}})
+for part in client.runs.stream("${run.thread_id}", "${run.assistant_id}", **${literal}):
+    print(part.event, part.data)\n`;
+  },
+  JavaScript(run, asked) {
+    const camel = ([key, value]) => [key.replace(/_(.)/g, (_, letter) => letter.toUpperCase()), value];
+    const options = JSON.stringify(Object.fromEntries(Object.entries(asked).map(camel)), null, 2);
+    return `import { Client } from "@langchain/langgraph-sdk";\n
+const client = new Client({ apiUrl: "${ADDRESS}", defaultHeaders: { ${secrets(pair)}} });
+const stream = client.runs.stream("${run.thread_id}", "${run.assistant_id}", ${options});
+for await (const part of stream) console.log(part);\n`;
+  },
+};
+
+// 11. The list of threads
+async function readThreads(more = false) {
+  const pairs = S.filter.text.split(/\s+/).filter(word => word.includes("=")).map(word => word.split(/=(.*)/));
+  const metadata = Object.fromEntries(pairs.map(([key, value]) => [key, parsedOrText(value)]));
+  const found = await api("threads/search", { ...full({ metadata, status: S.filter.status }), limit: 50,
+    offset: more ? S.threads.length : 0, extract: { first: "values.messages[0].content" },
+    select: ["thread_id", "updated_at", "status", "metadata"] });
+  S.moreThreads = found.length === 50;
+  S.threads = more ? [...S.threads, ...found] : found;
+  redraw("list");
+}
+
+const titleOf = ({ thread_id: id, metadata, extracted }) =>
+  short(metadata?.title || textOf(extracted?.first).trim() || `${metadata?.graph_id ?? "Thread"} ${id.slice(-6)}`, 70);
+
+function drawThreads() {
+  if (!$("threads")) {
+    const filter = async () => {
+      S.filter = { text: look.value, status: only.value };
+      redraw("list");
+      await sleep(300);
+      if (S.filter.text === look.value) await readThreads();
+    };
+    const look = entry("Search, or key=value", "", { type: "search", class: "grow", oninput: filter });
+    const only = choice("Status", [["", "any status"], "idle", "busy", "interrupted", "error"], filter);
+    $("list").append(button("New thread", () => to("#/t")), row(look, only), div(""));
+    $("list").lastChild.id = "threads";
+  }
+  const words = S.filter.text.toLowerCase().split(/\s+/).filter(word => !word.includes("="));
+  const isFound = thread => words.every(word => titleOf(thread).toLowerCase().includes(word));
+  const rows = S.threads.filter(thread => !S.gone.has(thread.thread_id) && isFound(thread)).map(thread => {
+    const id = thread.thread_id, copied = async () => to(`#/t/${(await api(`threads/${id}/copy`, {})).thread_id}`);
+    return h("li", { "aria-current": id === S.threadId }, entryButton(titleOf(thread), () => to(`#/t/${id}`),
+      div("small", signed(thread.status), dim(` ${ago(thread.updated_at)}`))),
+    div("small", plain("Rename", () => rename(thread)), plain("Copy", copied), plain("Delete", () => remove(id))));
+  });
+  const example = JSON.stringify({ on_completion: "keep", assistant_id: S.assistant?.graph_id,
+    input: { messages: [{ role: "user", content: "hi" }] } });
+  const curl = `curl ${ADDRESS}/runs/wait -H 'Content-Type: application/json' -d '${example}'`;
+  fill($("threads"), list(rows, "No thread here. Write a message, or start one outside:"), !rows.length && pre(curl),
+    S.moreThreads && button("More", () => readThreads(true)));
+}
+
+async function rename(thread) {
+  const title = prompt("Title of the thread", titleOf(thread));
+  if (title !== null) await api(`threads/${thread.thread_id}`, { metadata: { title } }, "PATCH");
+  await readThreads();
+}
+/** Deleted after six seconds, or when the page is left; until then it can be undone. */
+function remove(id) {
+  const send = () => fetch(`${BASE}threads/${id}`, { method: "DELETE", headers: headers(), keepalive: true });
+  const timer = setTimeout(guarded(async () => { await send(); S.gone.delete(id); await readThreads(); }), 6000);
+  S.gone.set(id, send);
+  if (S.threadId === id) to("#/t");
+  notice("The thread is deleted.", 6, () => { clearTimeout(timer); S.gone.delete(id); redraw("list"); });
+  redraw("list");
+}
+
+// 12. The other screens: memory (shared values first, then the store), the runs of all threads, crons
+const items = async (namespace_prefix, more) =>
+  (await api("store/items/search", { namespace_prefix, limit: 500, ...more })).items;
+
+async function drawMemory() {
+  const { namespaces } = await api("store/namespaces", { limit: 1000 }), user = $("user").value.trim();
+  const isShared = space => space[0] === "scoped" && space.length === 4;
+  const whose = ({ namespace }) => decodeURIComponent(namespace[3]);
+  const kinds = new Set(namespaces.filter(isShared).map(space => `${space[1]}\n${space[2]}`));
+  const tables = await Promise.all([...kinds].map(async kind => {
+    const [scope, key] = kind.split("\n"), known = await items(["scoped", scope, key]);
+    known.sort((a, b) => (whose(b) === user) - (whose(a) === user) || whose(a).localeCompare(whose(b)));
+    return [heading(`${key}, shared on ${scope}`), itemTable(known, [scope, "Key"], one => [whose(one), one.key])];
+  }));
+  const found = div(""), query = entry("Meaning, where there is an index", "", { class: "grow" });
+  const cells = one => [one.namespace.join(" / "), one.key], titles = ["Namespace", "Key"];
+  const look = async space => fill(found, itemTable(await items(space, full({ query: query.value })), titles, cells));
+  fill($("wide"), heading("Memory"), hint(tables.length ? "What the agent knows. Each value is edited in place."
+    : "No shared value yet: a state key annotated with SharedValue shows here."), tables, heading("Store"),
+  row(query, button("Search all", () => look([]))),
+  row(namespaces.filter(space => !isShared(space)).map(space => button(space.join(" / "), () => look(space)))), found);
+}
+
+function itemTable(known, titles, cells) {
+  return table([...titles, "Value", "Changed", "Act"], known.map(one => {
+    const { namespace, key, score, updated_at: date } = one;
+    const put = () => api("store/items", { namespace, key, value: parse(value.value) }, "PUT");
+    const onchange = async () => { await put(); notice("Saved", 2); };
+    const value = area(`Value of ${key}`, one.value, { onchange });
+    const drop = async () => { await api("store/items", { namespace, key }, "DELETE"); await drawMemory(); };
+    return [...cells(one), [value, score && hint(`score ${score.toFixed(3)}`)], timeOf(date), plain("Delete", drop)];
+  }), "Nothing here.");
+}
+
+const threadLink = id => id ? h("a", { href: `#/t/${id}` }, `Thread ${id.slice(-6)}`) : "a new thread each";
+
+async function drawAllRuns() {
+  const found = div(""), open = ["pending", "running"], closed = ["success", "error", "interrupted", "timeout"];
+  const cancel = async run => { await api(`threads/${run.thread_id}/runs/${run.run_id}/cancel`, {}); await look(); };
+  let limit = 50;
+  const look = async () => {
+    const runs = await api(`runs?limit=${limit}${only.value && `&status=${only.value}`}`);
+    fill(found, table(["Status", "When", "Graph", "Thread", "Input", "Act"], runs.map(run => [signed(run.status),
+      timeOf(run.created_at), run.metadata?.graph_id, threadLink(run.thread_id),
+      short(show(askedOf(run).input ?? askedOf(run).command ?? ""), 120),
+      open.includes(run.status) && button("Cancel", () => cancel(run))]), "No run."),
+    runs.length === limit && button("More", () => { limit *= 2; return look(); }));
+  };
+  const only = choice("Status", [["", "any status"], ...open, ...closed], look);
+  fill($("wide"), heading("All runs"), row(only, button("Refresh", look)), found);
+  await look();
+}
+
+async function drawCrons() {
+  const crons = await api("runs/crons/search", { limit: 100 });
+  const titles = ["Schedule", "Assistant", "Thread", "Next", "Enabled", "Act"];
+  fill($("wide"), heading("Crons"), table(titles, crons.map(cron => {
+    const path = `runs/crons/${cron.cron_id}`;
+    const onchange = ({ target }) => api(path, { enabled: target.checked }, "PATCH");
+    const name = S.assistants.find(one => one.assistant_id === cron.assistant_id)?.name ?? cron.assistant_id;
+    return [h("code", {}, `${cron.schedule} ${cron.timezone ?? ""}`), name, threadLink(cron.thread_id),
+      cron.next_run_date ? timeOf(cron.next_run_date) : "never",
+      h("input", { type: "checkbox", checked: cron.enabled !== false, "aria-label": "Enabled", onchange }),
+      button("Fire now", async () => to(`#/t/${(await api(`${path}/fire`, {})).thread_id}`))];
+  }), "No cron yet: client.crons.create makes one."));
+}
+
+// 13. The head, keys, addresses within the page, and the start
+const SCREENS =
+  [["t", "Threads"], ["runs", "Runs", drawAllRuns], ["memory", "Memory", drawMemory], ["crons", "Crons", drawCrons]];
+const PANES = [["list", "Threads"], ["talk", "Thread"], ["look", "Inspector"]];
+
+async function chooseAssistant(id, again = false) {
+  const assistant = S.assistants.find(one => one.assistant_id === id) ?? S.assistants[0];
+  if (!assistant || (assistant.assistant_id === S.assistant?.assistant_id && !again)) return;
+  const schemas = await api(`assistants/${assistant.assistant_id}/schemas`).catch(() => ({}));
+  Object.assign(S, { assistant, schemas, nodes: [], stops: new Map() });
+  $("assistant").value = assistant.assistant_id;
+  remember("assistant", assistant.assistant_id);
+  await drawGraph().catch(error => fill($("graph"), h("p", { class: "bad" }, error.message)));
+  redraw("ask", "chat");
+}
+
+async function openThread(id) {
+  if (id === S.threadId) return;
+  following.abort();
+  Object.assign(S, emptyThread(), { threadId: id });
+  shownMessages = 100;
+  if (!id) return;
+  await refresh();
+  await chooseAssistant(S.thread?.metadata?.assistant_id ?? S.assistant?.assistant_id);
+  await follow(id);
+}
+
+function pane(name) {
+  document.body.dataset.pane = name;
+  fill($("panes"), tabs(PANES, name, pane));
+}
+/** Show what the address names: a screen, a thread, or a checkpoint of it. */
+async function go() {
+  const [, screen = "t", id, , checkpoint] = location.hash.split("/");
+  const [, , draw] = SCREENS.find(([name]) => name === screen) ?? [];
+  fill($("screens"), tabs(SCREENS, screen, name => { to(`#/${name}`); if (name !== "t") pane("talk"); }));
+  $("wide").hidden = !draw;
+  document.querySelector("main").hidden = document.querySelector("aside").hidden = Boolean(draw);
+  if (draw) { pane("talk"); await draw(); return; }
+  if (S.threadId !== (id || null)) pane("talk"); // in a narrow page, from the list to what was chosen in it
+  await openThread(id || null);
+  const known = S.history.find(state => state.checkpoint_id === checkpoint);
+  S.chosen = checkpoint ? known ?? await api(`threads/${id}/state/${checkpoint}`) : null;
+  redraw("graph", "chat", "ask", "inspector", "list");
+}
+
+function configurationDialog() {
+  const name = `configuration.${S.assistant.graph_id}`, save = given => { remember(name, given); close(); };
+  const { context_schema: context, config_schema: config } = S.schemas;
+  const close = dialog(`Configuration of ${S.assistant.name}`, hint("Every run that this page starts gets it."),
+    editor("Configuration", context?.properties ? context : config, remembered(name, {}), "Save", save));
+}
+/** Headers are kept for this tab alone, and go into no address and no copied code. */
+function askHeaders(why) {
+  const text = area("Headers", { Authorization: "Bearer abc", ...headers() });
+  dialog("Headers", why && h("p", { class: "bad" }, why), hint("Sent with every request of this tab."), text,
+    button("Use them", () => {
+      new Headers(parse(text.value)); // which says what is wrong
+      sessionStorage.setItem("devserver.headers", text.value);
+      location.reload();
+    }));
+}
+
+function step(rows, key, now, by, open) {
+  const next = rows[Math.max(0, rows.findIndex(one => one[key] === now) + by)]?.[key];
+  if (next) to(open(next));
+}
+const stepThread = by => step(S.threads, "thread_id", S.threadId, by, id => `#/t/${id}`);
+const stepBack = by => step(S.history, "checkpoint_id", here(), by, id => `#/t/${S.threadId}/c/${id}`);
+const KEYS = {
+  "/": ["write a message", () => $("message")?.focus()], n: ["new thread", () => to("#/t")],
+  j: ["next thread", () => stepThread(1)], k: ["previous thread", () => stepThread(-1)],
+  g: ["to the graph", () => document.querySelector("#graph .node")?.focus()],
+  "[": ["older checkpoint", () => stepBack(1)], "]": ["newer checkpoint", () => stepBack(-1)],
+  f: ["change the state and run", () => here() && forkDialog(S.chosen ?? S.state)],
+  r: ["run again from here", () => here() && goOn()], "?": ["this help", helpDialog],
+};
+
+function helpDialog() {
+  const onchange = () => remember("letters", letters.checked);
+  const letters = h("input", { type: "checkbox", checked: remembered("letters", true), onchange });
+  const rows = [...Object.entries(KEYS).map(([key, [words]]) => [key, words]), ["Esc", "close, leave a field"]];
+  dialog("Keys", table(["Key", "Does"], rows.map(([key, words]) => [h("kbd", {}, key), words])),
+    h("label", {}, letters, " single letters act"), hint(h("a", { href: `${BASE}docs` }, "The API's documentation")));
+}
+
+function pressed(event) {
+  const isTyping = event.target.matches("input, textarea, select"), [, act] = KEYS[event.key] ?? [];
+  if (event.key === "Escape" && isTyping) event.target.blur();
+  const isOff = event.ctrlKey || event.metaKey || event.altKey || $("dialog").open || !remembered("letters", true);
+  if (!act || isTyping || isOff) return;
+  event.preventDefault();
+  guarded(act)();
+}
+
+async function readAssistants() {
+  S.assistants = await api("assistants/search", { limit: 1000 });
+  fill($("assistant"), S.assistants.map(({ assistant_id: value, name, graph_id: graph }) =>
+    h("option", { value }, name === graph ? name : `${name} (${graph})`)));
+}
+
+let loaded, looks = 0;
+/** Every five seconds while the page is seen, one question: was the code reloaded, or which threads changed? */
+async function look() {
+  if (document.hidden) return;
+  if (looks++ % 2) { await readThreads(); return; }
+  const { database, reloads } = await api("info");
+  $("database").textContent = database ?? "";
+  if ((loaded ??= reloads) === reloads) return;
+  loaded = reloads;
+  notice("The code was reloaded.", 4);
+  await readAssistants();
+  await chooseAssistant(S.assistant?.assistant_id, true);
+}
+
+async function start() {
+  const on = (id, kind, listener) => $(id).addEventListener(kind, guarded(listener));
+  $("user").value = remembered("user", "");
+  on("user", "change", () => remember("user", $("user").value));
+  on("assistant", "change", async () => { to("#/t"); await chooseAssistant($("assistant").value); });
+  on("settings", "click", configurationDialog);
+  on("headers", "click", () => askHeaders());
+  on("help", "click", helpDialog);
+  addEventListener("hashchange", guarded(go));
+  addEventListener("keydown", pressed);
+  addEventListener("pagehide", () => { for (const send of S.gone.values()) send(); });
+  pane("talk");
+  await readAssistants();
+  await chooseAssistant(remembered("assistant"));
+  await readThreads();
+  setInterval(() => look().catch(() => {}), 5000);
+  await go();
+  await look();
+}
+guarded(start)();
+</script></body></html>
+"""  # noqa: RUF001  × is meant

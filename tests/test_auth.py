@@ -204,6 +204,7 @@ MATRIX: dict[str, list[Case]] = {
     f"GET {T}/history": [Case(params={"limit": 5})],
     f"POST {T}/history": [Case({"limit": 5})],
     f"GET {T}/runs": [Case()],
+    "GET /runs": [Case(stranger=200, sees=[]), Case(params={"status": "success"}, stranger=200, sees=[])],
     f"POST {T}/runs": [
         Case(RUN),
         Case({**RUN, "if_not_exists": "create"}),
@@ -397,7 +398,9 @@ def test_every_operation_is_in_the_matrix() -> None:
     assert [route.path for route in devserver.ROUTES if not route.rule] == []
     assert {f"{route.method} {route.path}" for route in devserver.ROUTES if route.rule == "open"} == OPEN
     unlisted = {f"{route.method} {route.path}": route.rule for route in devserver.UNLISTED}
-    assert {name for name, rule in unlisted.items() if rule == "open"} == {"GET /", "GET /openapi.json", "GET /docs"}
+    assert {name for name, rule in unlisted.items() if rule == "open"} == {
+        *("GET /", "GET /ui", "GET /openapi.json", "GET /docs")
+    }
     assert "" not in unlisted.values()
 
 

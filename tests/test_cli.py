@@ -153,7 +153,8 @@ def test_the_banner_says_where_what_and_how(project: Path) -> None:
     with started(project, "-m", "devserver", "up", "--port", "0") as up:
         assert up.url.startswith("http://localhost:")
         assert not up.url.endswith((":0", ":2024"))
-        assert f"{up.url}/docs" in up.output
+        assert f"Docs      {up.url}/docs" in up.output
+        assert f"Page      {up.url}/\n" in up.output
         assert re.search(r"Database +devserver\.db \(kept between starts\)", up.output)
         assert re.search(r"gates +\./crash_gates\.py:gates", up.output)
         assert re.search(r"fails +\./crash_gates\.py:fails", up.output)
@@ -239,14 +240,14 @@ def test_devserver_py_is_a_script_with_one_shared_value_class(project: Path) -> 
 
 
 @posix_only
-def test_open_shows_the_documentation(project: Path) -> None:
+def test_open_shows_the_page(project: Path) -> None:
     for name in ("xdg-open", "open"):
         (project / name).write_text(f'#!/bin/sh\necho "$1" > {project}/opened\n')
         (project / name).chmod(0o755)
     path = f"{project}:{os.environ['PATH']}"
     with started(project, "-m", "devserver", "up", "--port", "0", "--no-reload", "--open", PATH=path) as up:
         until((project / "opened").exists)
-        assert until((project / "opened").read_text).strip() == f"{up.url}/docs"
+        assert until((project / "opened").read_text).strip() == f"{up.url}/"
 
 
 def test_each_run_has_one_line_in_the_log(make_server: Callable[..., LiveServer]) -> None:

@@ -416,6 +416,7 @@ def test_every_part_of_the_api_can_be_taken_away() -> None:
         "/mcp",
         "/ui/{assistant_id}",
         "/",
+        "/ui",
         "/docs",
         "/openapi.json",
     }
@@ -459,6 +460,7 @@ def test_what_is_taken_away_is_not_there(make_server: Callable[..., LiveServer])
             ("GET", f"/a2a/{ID}"),
             ("POST", "/ui/steps"),
             ("GET", "/"),
+            ("GET", "/ui"),
             ("GET", "/info"),
             ("GET", "/metrics"),
             ("GET", "/docs"),

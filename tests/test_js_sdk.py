@@ -26,9 +26,8 @@ def node(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["node", *arguments], cwd=JS, capture_output=True, text=True, timeout=120)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def installed() -> None:
-    """The SDKs, unless they are there since package.json was last changed. One process installs them for all."""
+def install() -> None:
+    """Put the SDKs there, unless they are since package.json was last changed. One process installs them for all."""
     done = JS / "node_modules" / ".package-lock.json"
     lock = sqlite3.connect(Path(tempfile.gettempdir(), "devserver-npm.lock"), timeout=600)  # on any system
     with contextlib.closing(lock):
@@ -42,6 +41,11 @@ def installed() -> None:
         result = subprocess.run([npm, "install", *options], cwd=JS, capture_output=True, text=True, timeout=600)
         assert result.returncode == 0, result.stderr
         os.utime(done)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def installed() -> None:
+    install()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,611 @@
+"""The page, in a real headless browser: what a person sees and does with it, by mouse and by keyboard."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import GRAPHS, LiveServer, write_project
+from test_browser import BROWSER, Browser, browser  # noqa: F401  the fixture that runs Chromium
+from test_js_sdk import JS, install
+
+from devserver import PAGE
+
+FILES = {file.name: file.read_text() for file in GRAPHS.glob("*.py")}
+HOSTILE = """<img src=x onerror="hacked=1"><script>hacked=1</script> [a](javascript:hacked=1) https://example.org/a"b"""
+FILES["paged.py"] = f"""
+import asyncio
+import operator
+import time
+from typing import Annotated, TypedDict
+
+from langchain_core.messages import AIMessage
+from langgraph.config import get_stream_writer
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.types import interrupt
+
+from devserver import SharedValue
+
+def say(state):
+    return {{"messages": [AIMessage("x" * 10_000_000 if state["messages"][-1].content == "big" else {HOSTILE!r})]}}
+
+class Numbers(TypedDict, total=False):
+    n: int
+    out: int
+
+async def flood(state):
+    write, began = get_stream_writer(), time.monotonic()
+    for i in range(state["n"]):
+        write({{"i": i}})
+        if i % 100 == 99:
+            await asyncio.sleep(max(0, (i + 1) / 10_000 - (time.monotonic() - began)))
+    return {{"out": state["n"]}}
+
+def count(state):
+    return {{"out": state.get("out", 0) + 1}}
+
+class Trail(TypedDict, total=False):
+    trail: Annotated[list, operator.add]
+
+def old_shape(state):
+    allowed = {{f"allow_{{name}}": True for name in ("accept", "edit", "respond", "ignore")}}
+    request = {{"action": "mail", "args": {{"to": "bob"}}}}
+    return {{"trail": interrupt([{{"action_request": request, "config": allowed}}])}}
+
+def new_shape(state):
+    asked = [{{"name": name, "args": {{"to": "bob"}}}} for name in ("mail", "pay")]
+    return {{"trail": interrupt({{"action_requests": asked, "review_configs": []}})["decisions"]}}
+
+def one(node):
+    kind = MessagesState if node is say else Numbers if node is flood else Trail
+    return StateGraph(kind).add_node("node", node).add_edge(START, "node").compile()
+
+hostile, flooding, asks_old, asks_new = map(one, (say, flood, old_shape, new_shape))
+long = StateGraph(Numbers).add_node(count).add_edge(START, "count").add_conditional_edges(
+    "count", lambda state: "count" if state["out"] < state["n"] else END, ["count", END]).compile()
+two = StateGraph(Trail)
+for name in ("left", "right"):
+    two.add_node(name, lambda state, name=name: {{"trail": [interrupt(f"{{name}}?")]}}).add_edge(START, name)
+both = two.compile()
+
+class Known(TypedDict, total=False):
+    note: str
+    info: Annotated[dict, SharedValue.on("user_id")]
+
+learn = lambda state: {{"info": {{"fact": {{"said": state["note"]}}}}}}
+learns = StateGraph(Known).add_node("learn", learn).add_edge(START, "learn").compile()
+"""
+SERVED = {
+    **{name: f"./basic.py:{name}" for name in ("steps", "failing", "question", "nested")},
+    **{
+        name: f"./paged.py:{name}" for name in ("hostile", "flooding", "long", "both", "asks_old", "asks_new", "learns")
+    },
+    "hesitant": "./talk.py:hesitant",
+}
+
+
+@pytest.fixture(scope="session")
+def modules() -> Path:
+    """What npm installs to check the page."""
+    if not (shutil.which("npm") and shutil.which("node")):
+        pytest.skip("npm is absent")
+    install()
+    return JS / "node_modules"
+
+
+def free_port() -> int:
+    with socket.socket() as made:
+        made.bind(("127.0.0.1", 0))
+        return int(made.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("page")
+    write_project(folder, SERVED, FILES)
+    live = LiveServer(folder, ["--no-reload"]).start()
+    yield live
+    assert live.stop() == 0, live.log
+
+
+class Page:
+    """The page in a tab of its own, used as a person does: by what is written on buttons and fields."""
+
+    def __init__(self, chromium: Browser, url: str, width: int = 1280) -> None:
+        context = chromium.do("Target.createBrowserContext")["browserContextId"]  # with a storage of its own
+        target = chromium.do("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
+        session = chromium.do("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.do = functools.partial(chromium.do, session=session)
+        self.close = functools.partial(chromium.do, "Target.disposeBrowserContext", browserContextId=context)
+        self.do("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False)
+        self.do("Page.navigate", url=url)
+        self.url = url
+
+    def run(self, script: str) -> Any:
+        result = self.do("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def until(self, script: str, seconds: float = 15) -> Any:
+        """The first true value of an expression."""
+        deadline = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(AssertionError):  # what is not there yet
+                if found := self.run(f"(found => found instanceof Node || found)({script})"):
+                    return found
+            assert time.monotonic() < deadline, f"{script}\n{self.run('document.body.innerText')}"
+            time.sleep(0.02)
+
+    def sees(self, text: str, within: str = "body", seconds: float = 15) -> None:
+        self.until(f"document.querySelector({within!r}).innerText.includes({json.dumps(text)})", seconds)
+
+    def click(self, text: str, within: str = "body", nth: int = 0) -> None:
+        """Click the button or link that has this text, once it is seen."""
+        found = (
+            f"[...document.querySelectorAll({json.dumps(within + ' :is(button, a, summary)')})].filter(one =>"
+            f" one.innerText.trim().startsWith({json.dumps(text)}) && one.checkVisibility())[{nth}]"
+        )
+        self.until(f"{found} && ({found}.click(), true)")
+
+    def write(self, label: str, text: str) -> None:
+        """Put a text into the field of this label, as if it was typed."""
+        field = f"document.querySelector(':is(input, textarea)[aria-label={json.dumps(label)}]')"
+        self.until(f"{field} && ({field}.focus(), {field}.select(), true)")
+        self.do("Input.insertText", text=text)
+        self.run(f"{field}.dispatchEvent(new Event('change'))")
+
+    def press(self, key: str) -> None:
+        text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
+        code = {"Enter": 13, "Escape": 27, "Tab": 9}.get(key, 0)
+        for kind in ("keyDown", "keyUp"):
+            more = {"text": text} if text and kind == "keyDown" else {}
+            self.do("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **more)
+
+    def choose(self, graph: str) -> None:
+        self.until("document.querySelectorAll('#assistant option').length && S.assistant && $('threads')")
+        name = f"[...$('assistant').options].find(one => one.text === {json.dumps(graph)}).value"
+        self.run(f"$('assistant').value = {name}; $('assistant').dispatchEvent(new Event('change'))")
+        self.until(f"S.assistant.graph_id === {json.dumps(graph)} && S.nodes.length && stale.size === 0")
+
+    def idle(self) -> Any:
+        return self.until("!S.run && S.runs.length && !['pending', 'running'].includes(S.runs[0].status)")
+
+
+@pytest.fixture
+def open_page(request: pytest.FixtureRequest, server: LiveServer) -> Iterator[Callable[..., Page]]:
+    if not BROWSER:
+        pytest.skip("neither chromium nor google-chrome is on the PATH")
+    chromium: Browser = request.getfixturevalue("browser")
+    with contextlib.ExitStack() as stack:
+
+        def opened(graph: str = "", url: str = "", **options: Any) -> Page:
+            page = Page(chromium, url or f"{server.url}/", **options)
+            stack.callback(page.close)
+            if graph:
+                page.choose(graph)
+            return page
+
+        yield opened
+
+
+def run_form(page: Page, **values: Any) -> None:
+    page.click("Form or JSON", "#ask")
+    page.write("Input", json.dumps(values))
+    page.click("Run", "#ask")
+
+
+def test_the_script_is_without_faults(modules: Path) -> None:
+    script = PAGE.partition("<script>\n")[2].partition("</script>")[0]
+    command = [str(modules / ".bin" / "eslint"), "--stdin", "--stdin-filename", "page.js", "--max-warnings", "0"]
+    done = subprocess.run(command, cwd=JS, input=script, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# The conversation
+
+
+def test_a_message_is_answered_as_it_is_spoken(open_page: Callable[..., Page], server: LiveServer) -> None:
+    page = open_page("hesitant")
+    gate = server.folder / "gate of the page"
+    page.click("New thread")
+    page.run(
+        f"startRun({{ input: {{ messages: [{{ type: 'human', content: 'hi' }}], gate: {json.dumps(str(gate))} }} }})"
+    )
+    page.sees("you", "#talk article.ai")
+    assert page.run("$('talk').querySelector('article.ai').innerText.includes('said')") is False
+    page.sees("● running", "#ask")
+    gate.touch()
+    page.sees("you said hi", "#talk")
+    page.idle()
+    page.until("document.querySelector('#graph .node.done')")
+    assert page.run("document.querySelectorAll('#talk article').length") == 2
+
+
+def test_hostile_output_is_shown_as_text(open_page: Callable[..., Page]) -> None:
+    page = open_page("hostile")
+    page.write("Message", HOSTILE)
+    page.press("Enter")
+    page.until("document.querySelectorAll('#talk article').length === 2")
+    page.idle()
+    assert HOSTILE in page.run("document.querySelector('#talk article.ai p').textContent")
+    assert page.run("[typeof hacked, document.images.length, document.scripts.length]") == ["undefined", 0, 1]
+    assert page.run("[...document.links].map(link => link.href)") == ["https://example.org/a"] * 2
+    page.sees(HOSTILE[:20], "#threads .open")
+
+
+def test_ten_megabytes_are_cut(open_page: Callable[..., Page]) -> None:
+    page = open_page("hostile")
+    page.write("Message", "big")
+    page.click("Send")
+    page.sees("Show all 10000 KB", "#talk", 40)
+    assert page.run("$('talk').textContent.length") < 30_000
+
+
+def test_an_edited_message_forks_the_thread(open_page: Callable[..., Page]) -> None:
+    page = open_page("hostile")
+    page.write("Message", "one")
+    page.press("Enter")
+    page.until("document.querySelectorAll('#talk article').length === 2")
+    page.idle()
+    page.click("Edit", "#talk")
+    page.write("Message", "other")  # the dialog's, which comes later in the document, is not the first
+    page.run("document.querySelector('#dialog textarea').value = 'other'")
+    page.click("Send", "#dialog")
+    page.sees("other", "#talk article.human")
+    page.idle()
+    assert page.run("document.querySelectorAll('#talk article').length") == 2
+    page.sees("⤷", "#inspector")
+
+
+# Forms, errors, questions
+
+
+def test_a_failed_run_tells_class_message_and_node(open_page: Callable[..., Page]) -> None:
+    page = open_page("failing")
+    run_form(page, kind="own")
+    page.sees("✕ UnheardError in node fail", "#talk")
+    page.sees("nobody knows this class", "#talk")
+    page.sees("Retry from the last checkpoint", "#talk")
+    assert page.run("document.querySelector('#graph .node.error').dataset.node") == "fail"
+    page.click("Runs", "#screens")
+    page.sees("✕ error", "#wide")
+    page.click("Thread", "#wide tr:has(.bad)")  # one click from its cause
+    page.sees("✕ UnheardError", "#talk")
+
+
+def test_a_question_hides_the_form_and_is_answered(open_page: Callable[..., Page]) -> None:
+    page = open_page("question")
+    run_form(page, topic="x")
+    page.sees("? review asks", "#ask")
+    assert page.run("[...document.querySelectorAll('#ask button')].some(one => one.innerText === 'Run')") is False
+    page.write("Answer", "no")
+    page.click("Answer", "#ask")
+    page.until("S.state?.values.decision === 'no' && !S.run")
+    page.sees("Run", "#ask")
+
+
+def test_questions_are_answered_together_each_by_its_id(open_page: Callable[..., Page]) -> None:
+    page = open_page("both")
+    run_form(page)
+    page.sees("? left asks", "#ask")
+    page.run("document.querySelectorAll('#ask textarea').forEach((box, i) => { box.value = `answer ${i}` })")
+    page.click("Answer", "#ask .card:nth-child(1)")
+    page.sees("✓ answered, 1 more to answer", "#ask")
+    page.click("Answer", "#ask .card:nth-child(2)")
+    assert page.until("!S.run && S.state?.values.trail?.length === 2 && S.state.values.trail") == [
+        "answer 0",
+        "answer 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("graph", "clicks", "answers"),
+    [
+        ("asks_old", ["Accept"], [{"type": "accept", "args": None}]),
+        ("asks_old", ["Edit"], [{"type": "edit", "args": {"action": "mail", "args": {"to": "bob"}}}]),
+        ("asks_old", ["Respond"], [{"type": "response", "args": "why"}]),
+        ("asks_old", ["Ignore"], [{"type": "ignore", "args": None}]),
+        ("asks_new", ["Approve", "Reject"], [{"type": "approve"}, {"type": "reject", "message": "why"}]),
+        (
+            "asks_new",
+            ["Edit", "Respond"],
+            [
+                {"type": "edit", "edited_action": {"name": "mail", "args": {"to": "bob"}}},
+                {"type": "respond", "message": "why"},
+            ],
+        ),
+    ],
+)
+def test_tool_calls_are_decided_on(
+    open_page: Callable[..., Page], graph: str, clicks: list[str], answers: list[Any]
+) -> None:
+    page = open_page(graph)
+    run_form(page)
+    page.sees("? node asks", "#ask")
+    page.run("document.querySelectorAll('#ask input').forEach(box => { box.value = 'why' })")
+    for i, text in enumerate(clicks):
+        page.click(text, "#ask", i)
+    assert page.until("!S.run && S.state?.values.trail?.length && S.state.values.trail") == answers
+
+
+def test_a_breakpoint_stops_and_goes_on(open_page: Callable[..., Page]) -> None:
+    page = open_page("steps")
+    page.run("document.querySelector('#graph g[data-node=second]').dispatchEvent(new MouseEvent('click'))")
+    page.click("Stop before", "#dialog")
+    page.click("Close", "#dialog")
+    run_form(page, text="x")
+    page.sees("Stopped before second", "#ask")
+    page.run("S.stops.clear()")
+    page.click("Continue", "#ask")
+    assert page.until("!S.run && S.state?.values.total === 111")
+
+
+# The inspector
+
+
+def test_a_step_is_changed_and_run_again(open_page: Callable[..., Page]) -> None:
+    page = open_page("steps")
+    run_form(page, text="x")
+    page.until("S.state?.values.text === 'x!' && !S.run")
+    page.click("2 second", "#inspector")
+    page.sees("Go on from it", "#ask")
+    assert "/c/" in page.run("location.hash")
+    page.click("Change the state", "#ask")
+    page.run(
+        "{ const box = document.querySelector('#dialog textarea');"
+        " box.value = box.value.replace('\"x\"', '\"other\"') }"
+    )
+    page.click("Change and run", "#dialog")
+    page.until("S.state?.values.text === 'other!' && !S.run")
+    page.sees("⤷ 3 third", "#inspector")
+    page.click("State", "#inspectors")
+    page.write("Search keys and values", "OTHER")
+    page.sees("text other!", "#inspector")
+
+
+def test_a_run_is_copied_as_code_without_the_headers_values(open_page: Callable[..., Page]) -> None:
+    page = open_page("steps")
+    run_form(page, text="it is 'null'")
+    page.until("S.state?.values.total === 111 && !S.run")
+    page.run("sessionStorage.setItem('devserver.headers', JSON.stringify({ Authorization: 'Bearer secret' }))")
+    codes = page.run("Object.values(CODE).map(write => write(S.runs[0], askedOf(S.runs[0])))")
+    assert all("Authorization" in code and "<yours>" in code and "secret" not in code for code in codes)
+    curl, python, script = codes
+    address = page.url.removesuffix("/")
+    real = [code.replace("<yours>", "x").replace("-N ", "-sN ") for code in (curl, python)]
+    assert address in script
+    for command in (["bash", "-c", real[0]], [sys.executable, "-c", real[1]]):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert "it is 'null'" in done.stdout
+
+
+def test_the_list_of_threads(open_page: Callable[..., Page], server: LiveServer) -> None:
+    page = open_page("hostile")
+    page.write("Message", "a thread to lose")
+    page.press("Enter")
+    page.sees("a thread to lose", "#threads")
+    page.idle()
+    page.click("Delete", "#threads")
+    page.until("!$('threads').innerText.includes('a thread to lose')")
+    page.click("Undo", "#notice")
+    page.sees("a thread to lose", "#threads")
+    page.write("Search, or key=value", "nothing has=this")
+    page.sees("No thread here", "#threads")
+
+
+# The other screens
+
+
+def test_what_the_agent_knows_is_seen_and_corrected(open_page: Callable[..., Page], server: LiveServer) -> None:
+    with server.http() as http:
+        run = {"assistant_id": "learns", "input": {"note": "likes ham"}, "config": {"configurable": {"user_id": "123"}}}
+        assert http.post("/runs/wait", json=run).status_code == 200
+        spaces = http.post("/store/namespaces", json={}).json()["namespaces"]
+    shared = next((space for space in spaces if space[0] == "scoped"), None)
+    assert shared, spaces
+    page = open_page()
+    page.click("Memory", "#screens")
+    page.sees(shared[2], "#wide")
+    page.until("document.querySelector('#wide textarea')")
+    page.run(
+        "{ const box = document.querySelector('#wide textarea'); box.value = '{\"corrected\": 1}';"
+        " box.dispatchEvent(new Event('change')) }"
+    )
+    page.sees("Saved", "#notice")
+    with server.http() as http:
+        items = http.post("/store/items/search", json={"namespace_prefix": shared}).json()["items"]
+    assert {"corrected": 1} in [item["value"] for item in items]
+
+
+def test_a_cron_is_fired(open_page: Callable[..., Page], server: LiveServer) -> None:
+    with server.http() as http:
+        cron = {
+            "assistant_id": "steps",
+            "schedule": "0 9 1 1 *",
+            "input": {"text": "by cron"},
+            "on_run_completed": "keep",
+        }
+        made = http.post("/runs/crons", json=cron)
+        assert made.status_code == 200, made.text
+        page = open_page()
+        page.click("Crons", "#screens")
+        page.sees("0 9 1 1 *", "#wide")
+        page.click("Fire now", "#wide")
+        page.until("S.state?.values.text === 'by cron!'")
+        http.delete(f"/runs/crons/{made.json()['cron_id']}")
+
+
+# Around it
+
+
+def test_a_lost_server_keeps_the_draft_and_is_found_again(
+    open_page: Callable[..., Page], make_server: Callable[..., LiveServer], tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    live = make_server(SERVED, FILES, "--no-reload", "--port", str(free_port()))
+    url = f"{live.url}/"
+    page = open_page("hesitant", url)
+    ask = f"{{ messages: [{{ type: 'human', content: 'hi' }}], gate: {json.dumps(str(gate))} }}"
+    page.run(f"startRun({{ input: {ask} }})")
+    page.sees("you", "#talk article.ai")
+    page.write("Message", "a draft")
+    live.kill()
+    page.sees("no connection", "#connection")
+    assert page.run("$('message').value") == "a draft"
+    gate.touch()
+    live.start()
+    page.sees("● connected", "#connection", 30)
+    page.sees("you said hi", "#talk", 30)
+    assert page.run("$('message').value") == "a draft"
+
+
+AUTH = """
+from langgraph_sdk import Auth
+
+auth = Auth()
+
+@auth.authenticate
+async def who(authorization: str | None):
+    assert authorization == "Bearer right", "who are you?"
+    return {"identity": "me"}
+"""
+
+
+def test_a_refusal_opens_the_headers_box(
+    open_page: Callable[..., Page], make_server: Callable[..., LiveServer]
+) -> None:
+    files = {**FILES, "auth.py": AUTH}
+    live = make_server({"steps": SERVED["steps"]}, files, "--no-reload", auth={"path": "./auth.py:auth"})
+    url = f"{live.url}/"
+    page = open_page(url=url)
+    page.sees("Sent with every request of this tab", "#dialog")
+    page.run("document.querySelector('#dialog textarea').value = JSON.stringify({ Authorization: 'Bearer right' })")
+    page.click("Use them", "#dialog")
+    page.choose("steps")
+    run_form(page, text="x")
+    page.until("S.state?.values.total === 111 && !S.run")
+    assert "right" not in page.run("location.href + JSON.stringify(localStorage)")
+
+
+def test_the_page_is_under_the_mount_prefix(
+    open_page: Callable[..., Page], make_server: Callable[..., LiveServer]
+) -> None:
+    live = make_server({"steps": SERVED["steps"]}, FILES, "--no-reload", http={"mount_prefix": "/my/api"})
+    url = f"{live.url}/"
+    for address in (url, f"{url}ui"):
+        page = open_page("steps", address)
+        run_form(page, text="x")
+        page.until("S.state?.values.total === 111 && !S.run")
+
+
+def test_all_is_reached_by_the_keyboard(open_page: Callable[..., Page]) -> None:
+    page = open_page("hostile")
+    page.press("/")
+    assert page.run("document.activeElement.id") == "message"
+    page.do("Input.insertText", text="by keys")
+    page.press("Enter")
+    page.until("document.querySelectorAll('#talk article').length === 2")
+    page.idle()
+    page.press("Escape")
+    page.press("[")
+    page.until("location.hash.includes('/c/')")
+    page.press("]")
+    page.press("f")
+    page.sees("Change the state", "#dialog")
+    page.press("Escape")
+    page.press("g")
+    assert page.run("document.activeElement.classList.contains('node')")
+    page.press("Enter")
+    page.sees("Node", "#dialog")
+    page.press("Escape")
+    page.press("n")
+    page.until("location.hash === '#/t'")
+    page.press("j")
+    page.until("location.hash.startsWith('#/t/')")
+    page.press("?")
+    page.sees("single letters act", "#dialog")
+    page.run("document.querySelector('#dialog input').click()")
+    page.press("Escape")
+    page.press("n")
+    assert page.run("location.hash") != "#/t"
+
+
+def test_a_narrow_page_shows_one_pane_at_a_time(open_page: Callable[..., Page]) -> None:
+    page = open_page("steps", width=600)
+    seen = "['nav', 'main', 'aside'].map(one => document.querySelector(one).checkVisibility())"
+    assert page.run(seen) == [False, True, False]
+    page.click("Threads", "#panes")
+    assert page.run(seen) == [True, False, False]
+    page.click("Inspector", "#panes")
+    assert page.run(seen) == [False, False, True]
+    assert page.run("document.documentElement.scrollWidth") <= 600
+    page.run("pane('talk')")
+    run_form(page, text="x")
+    page.until("S.state?.values.total === 111 && !S.run")
+    page.click("Threads", "#panes")
+    page.click("New thread", "nav")
+    page.until(f"String({seen}) === 'false,true,false'")
+
+
+def test_many_events_do_not_freeze_it(open_page: Callable[..., Page]) -> None:
+    page = open_page("flooding")
+    page.run(
+        "window.longest = 0; new PerformanceObserver(seen => seen.getEntries().forEach(one =>"
+        " { longest = Math.max(longest, one.duration) })).observe({ type: 'longtask' })"
+    )
+    run_form(page, n=20_000)
+    page.until("S.state?.values.out === 20000 && !S.run", 60)
+    assert page.run("longest") < 300  # on a machine that does other things, too
+
+
+def test_a_long_thread_opens_and_shows_its_steps_in_pages(open_page: Callable[..., Page], server: LiveServer) -> None:
+    with server.http() as http:
+        thread = http.post("/threads", json={}).json()["thread_id"]
+        run = {"assistant_id": "long", "input": {"n": 500}, "config": {"recursion_limit": 600}}
+        assert http.post(f"/threads/{thread}/runs/wait", json=run).json()["out"] == 500
+    page = open_page("long")
+    page.run(f"location.hash = '#/t/{thread}'")
+    page.until("document.querySelectorAll('#inspector li').length === 25")
+    page.click("Earlier", "#inspector")
+    page.until("document.querySelectorAll('#inspector li').length === 50")
+
+
+@pytest.mark.long
+def test_a_page_at_rest_asks_once_in_five_seconds(open_page: Callable[..., Page]) -> None:
+    page = open_page("steps")
+    page.sees("● connected", "#connection")
+    page.run("{ const real = fetch; window.count = 0; fetch = (...all) => { count++; return real(...all) } }")
+    time.sleep(11)
+    assert 1 <= page.run("count") <= 3
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_is_for_those_who_cannot_see_it_too(open_page: Callable[..., Page], modules: Path, scheme: str) -> None:
+    """axe-core finds nothing, of whatever grade."""
+    page = open_page("question")
+    page.do("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    run_form(page, topic="x")
+    page.sees("? review asks", "#ask")
+    page.run((modules / "axe-core" / "axe.min.js").read_text() + ";0")
+    look = "axe.run(document).then(found => found.violations.map(one => [one.impact, one.id, one.nodes[0].html]))"
+    for pane in ("History", "State", "Runs"):
+        page.click(pane, "#inspectors")
+        page.sees("", "#inspector")
+        assert page.run(look) == [], pane
+    for screen, title in (("Runs", "All runs"), ("Memory", "Memory"), ("Crons", "Crons")):
+        page.click(screen, "#screens")
+        page.sees(title, "#wide h2")
+        assert page.run(look) == [], screen
+    page.click("?", "header")
+    assert page.run(look) == []
