@@ -12225,4 +12225,4 @@ async function start() {
 }
 guarded(start)();
 </script></body></html>
-"""  # noqa: RUF001  × is meant
+"""  # noqa: RUF001  it has a sign of multiplication
