@@ -2602,7 +2602,7 @@ class Runs(Table[Run]):
         return self._one("SELECT * FROM runs WHERE thread_id = ? ORDER BY due DESC, rowid DESC LIMIT 1", thread_id)
 
     def list(
-        self, thread_id: str | None, status: str | None, limit: int, offset: int, limits: Sequence[JsonObject]
+        self, thread_id: str | None, status: str | None, limit: int, offset: int, limits: Sequence[JsonObject] = ()
     ) -> list[Run]:
         """Return runs of a thread, or of all threads that pass the filters, newest first."""
         where, threads = Where(), Where()

@@ -130,6 +130,8 @@ CALLS: dict[str, list[Call]] = {
     "Runs.release": [lambda c: Runs(c).release()],
     "Runs.newest": [lambda c: Runs(c).newest("t")],
     "Runs.list": [lambda c: Runs(c).list("t", None, 10, 0), lambda c: Runs(c).list("t", "success", 10, 5)],
+    "Runs.list, of all threads": [lambda c: Runs(c).list(None, None, 10, 0, [{}, LIMITS])],
+    "Runs.list, of all threads by status": [lambda c: Runs(c).list(None, "error", 10, 0)],
     "Runs.delete": [lambda c: Runs(c).delete(RUN)],
     "Runs.take_back": [lambda c: Runs(c).take_back("r", "t", None), lambda c: Runs(c).take_back("r", "t", "x", 1)],
     "Runs.has_checkpoint": [lambda c: Runs(c).has_checkpoint(RUN)],
@@ -194,6 +196,8 @@ MAY_SCAN = {
     "Crons.has_assistant": "crons",
     "Crons.search": "crons",
     "Items.namespaces": "each",  # namespace
+    "Runs.list, of all threads": "runs",  # in the order of its rows, until the page is full
+    "Runs.list, of all threads by status": "runs",
     "Threads.count": "threads",
     "Threads.of_assistant": "threads",
     "Threads.search": "threads",
@@ -307,7 +311,8 @@ def test_an_index_finds_the_rows(conn: Explained, name: str) -> None:
 
 # What has more to do where there is more
 MAY_GROW = {
-    *MAY_SCAN.keys() - {"Items.namespaces", "Assistants.search", "Crons.search", "Threads.search"},
+    *MAY_SCAN.keys()
+    - {"Items.namespaces", "Assistants.search", "Crons.search", "Threads.search", "Runs.list, of all threads"},
     "Threads.copy",
     *("Crons.due", "Items.load", "Threads.delete"),  # it gives that much, or deletes it
     *("Tasks.search", "Tasks.search, a thread's"),  # an assistant's tasks have to be counted
