@@ -147,7 +147,6 @@ from langgraph.checkpoint.base import (
     get_checkpoint_metadata,
 )
 from langgraph.checkpoint.base import id as checkpoint_ids
-from langgraph.checkpoint.serde._msgpack import STRICT_MSGPACK_ENABLED
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer, _create_msgpack_ext_hook
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
@@ -1208,9 +1207,9 @@ class SharedScope:
 
     def _forget_failed_attempts(self, path: tuple[str, ...]) -> None:
         """A node that is tried again starts from what it saw the first time, and from what is stored."""
-        config = var_child_runnable_config.get() or {}
-        info = getattr(config.get("configurable", {}).get("__pregel_runtime"), "execution_info", None)
-        attempt = info.node_attempt if info else 1
+        attempt = 1
+        with contextlib.suppress(RuntimeError, KeyError, AttributeError):  # not in a node
+            attempt = cast(Any, langgraph_runtime.get_runtime()).execution_info.node_attempt
         if self._attempts.setdefault(path, attempt) < attempt:
             self._attempts[path] = attempt
             self._supersteps = [s for s in self._supersteps if s.keeper is not None or not _within(s.holder.path, path)]
@@ -1539,11 +1538,11 @@ class _Writer(aiosqlite.Connection):
 
     def __init__(self, conn: sqlite3.Connection, db: Db) -> None:
         super().__init__(lambda: conn, iter_chunk_size=64)
-        self._db = db
+        self._db, self._sqlite = db, conn
         self._waiting: deque[_Job] = deque()
 
     def submit(self, job: _Job) -> None:
-        """Of aiosqlite's own parts only the queue of its thread is used, which it has no public way to."""
+        """Let the connection's thread run a function; aiosqlite has no public way to that thread's queue."""
         if not self._running:
             raise StartError("the database is closed")
         self._waiting.append(job)
@@ -1580,7 +1579,7 @@ class _Writer(aiosqlite.Connection):
                 job.future.set_result(result)
 
     def _transaction(self, functions: list[Callable[[sqlite3.Connection], Any]]) -> list[Any]:
-        conn = self._conn
+        conn = self._sqlite
         if self._db.log_lost:
             self._db.keep_log(conn)
         conn.execute("BEGIN IMMEDIATE")
@@ -3928,8 +3927,11 @@ class CheckpointerSerde(SettingsPart):
         allowed: JsonObject = {key: getattr(self, key) for key in self.model_fields_set}
         for key, modules in allowed.items():
             allowed[key] = [tuple(names) for names in modules] if isinstance(modules, list) else modules
-        if "allowed_msgpack_modules" not in allowed and not STRICT_MSGPACK_ENABLED:
-            allowed["__unpack_ext_hook__"] = _create_msgpack_ext_hook(cast(Any, DataTypes()))
+        if "allowed_msgpack_modules" not in allowed:
+            if os.environ.get("LANGGRAPH_STRICT_MSGPACK", "").lower() in ("1", "true", "yes"):
+                allowed["allowed_msgpack_modules"] = None
+            else:
+                allowed["__unpack_ext_hook__"] = _create_msgpack_ext_hook(cast(Any, DataTypes()))
         return Serializer(**allowed)
 
 
@@ -4118,24 +4120,25 @@ class AppAuth:
         from langgraph_sdk import Auth
 
         place = f"auth ({spec.path})"
-        auth: Any = import_object(place, spec.path, path)
+        auth = import_object(place, spec.path, path)
         if not isinstance(auth, Auth):
             raise StartError(f"{place} is a {type(auth).__name__}, not a langgraph_sdk.Auth")
-        if auth._authenticate_handler is None:
+        self._authenticate: Any = auth._authenticate_handler
+        self._on, self._every = auth._handlers, auth._global_handlers
+        if self._authenticate is None:
             name = spec.path.rpartition(":")[2]
             raise StartError(f"{place} has no @{name}.authenticate handler: nobody could be told from anybody")
-        asked = parameters_of(auth._authenticate_handler)
+        asked = parameters_of(self._authenticate)
         for each in asked:
             known = each.name in ASKABLE and each.kind is not each.POSITIONAL_ONLY
             if not known and each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
                 raise StartError(f"the authenticate handler asks for '{each.name}'; there is {', '.join(ASKABLE)}")
         self.spec = spec
         self.parameters = {each.name for each in asked} & set(ASKABLE)  # of the authenticate handler
-        self._auth: Any = auth
 
     async def authenticate(self, given: JsonObject) -> User:
         """Return the user of a request, told by the parameters that the handler asks for. Raises Refused."""
-        function = self._auth._authenticate_handler
+        function = self._authenticate
         try:
             is_async = inspect.iscoroutinefunction(function)
             made = await (function(**given) if is_async else asyncio.to_thread(function, **given))
@@ -4149,9 +4152,8 @@ class AppAuth:
         from langgraph_sdk.auth.types import AuthContext, StudioUser
 
         resource, _, verb = action.partition(".")
-        on, every = self._auth._handlers, self._auth._global_handlers
         most_specific_first = ((resource, verb), (resource, "*"), ("*", verb))
-        handlers = next((on[place] for place in most_specific_first if place in on), every)
+        handlers = next((self._on[place] for place in most_specific_first if place in self._on), self._every)
         if not handlers:
             return {}
         known_as: Any = user.original if isinstance(user.original, StudioUser) else user
@@ -10832,7 +10834,11 @@ def _http_server(config: uvicorn.Config, server: Server) -> uvicorn.Server:
             while not stopping.done() and not self.force_exit:
                 await asyncio.wait([stopping], timeout=0.05)
             await super().shutdown(sockets)
-            self._captured_signals.clear()  # this was a good end, not one by a signal
+
+        def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
+            """Stop; at once if asked again by Ctrl+C. Other than uvicorn's, the process does not end by the signal."""
+            self.force_exit = self.force_exit or (self.should_exit and sig == signal.SIGINT)
+            self.should_exit = True
 
     http = HttpServer(config)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it

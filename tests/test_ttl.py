@@ -512,6 +512,15 @@ def test_the_classes_that_checkpoints_may_hold_can_be_named(
     assert (value == Point(x=1)) == revives
 
 
+def test_checkpoints_hold_only_langgraph_s_own_classes_where_the_environment_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it says so after LangGraph was imported, as the env file of langgraph.json does."""
+    monkeypatch.setenv("LANGGRAPH_STRICT_MSGPACK", "true")
+    serializer = settings(tmp_path).checkpointer.serde.serializer()
+    assert serializer.loads_typed(serializer.dumps_typed(Point(x=1))) != Point(x=1)
+
+
 # The database
 
 
