@@ -32,8 +32,11 @@ PROBE = ROOT.parent / "shared" / "probe"
 # word for it. Versions are compared, not features: where a newer version loses one, tests have to fail.
 LACKS = {
     "streaming": ("langgraph", (1, 2), "event streaming"),
+    "delta": ("langgraph", (1, 2), "DeltaChannel"),
     "schema": ("langgraph", (1, 2, 12), "a question's response_schema"),
     "strict": ("langgraph", (1, 2, 20), "strict_resume"),
+    "recorded": ("langgraph", (1, 2, 12), "the graph of the recorded answers"),
+    "preflight": ("starlette", (0, 51), "a preflight of a private network"),
     "client": ("langgraph-sdk", (0, 4), "threads.stream()"),
     "agent": ("langchain", (1, 3), "an agent that tells of its tools"),
 }

@@ -736,6 +736,8 @@ async def test_who_is_too_far_behind_loses_the_place(monkeypatch: pytest.MonkeyP
     with pytest.raises(devserver.Overtaken):
         log.take(slow)
     assert log.take(quick) == []
+    log.leave(slow)
+    log.leave(quick)  # the last who leaves closes the file
 
 
 # WebSocket
