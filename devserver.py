@@ -10,14 +10,15 @@ Contents
      4  Database        the SQLite file: connections, transactions, schema
      5  Tables          a class per table, short methods that each hold their SQL
      6  Persistence     LangGraph's checkpointer and store, on the same file
-     7  Graphs          langgraph.json, loading, factories, the application's Auth, schemas, drawings
-     8  State           reading and changing what a thread's checkpoints hold
-     9  Events          a run's event log, those who follow it, server-sent events
-    10  Runner          create, claim, execute, finish; cancel, recover, expire, webhooks
-    11  HTTP            a handler per operation, and who may use it
-    12  Protocols       event streaming over HTTP and WebSocket, MCP, Agent2Agent
-    13  App             routes, the door to them, OpenAPI, security, middleware
-    14  CLI             devserver up, devserver cron
+     7  Graphs          langgraph.json, loading, factories, schemas, drawings
+     8  Access          who sends a request, what they may touch; which hosts and web pages may use the server
+     9  State           reading and changing what a thread's checkpoints hold
+    10  Events          a run's event log, those who follow it, server-sent events
+    11  Runner          create, claim, execute, finish; cancel, recover, expire, webhooks
+    12  HTTP            a handler per operation
+    13  Protocols       event streaming over HTTP and WebSocket, MCP, Agent2Agent
+    14  App             routes, the door to them, OpenAPI, middleware
+    15  CLI             devserver up, devserver cron
      -  Page            one HTML document that App serves: an appendix
 
 A section uses only earlier ones, but for the appendix.
@@ -4098,9 +4099,7 @@ class LoadedGraph:
         return self.graph.name if self.graph else self.spec.graph_id
 
 
-# -- who may do what --
-
-ASKABLE = ("request", "body", "path", "method", "path_params", "query_params", "headers", "authorization")
+# -- loading --
 
 
 def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -4109,163 +4108,6 @@ def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
     with contextlib.suppress(ImportError):  # before 3.14
         options["annotation_format"] = importlib.import_module("annotationlib").Format.FORWARDREF
     return list(inspect.signature(function, **options).parameters.values())
-
-
-class AppAuth:
-    """The application's Auth: who sends a request, and what its handlers say of an action. Whatever goes wrong in
-    there, or makes no sense, refuses."""
-
-    def __init__(self, spec: AuthSpec, path: Path) -> None:
-        """Import the Auth that langgraph.json, at `path`, names. Raises StartError."""
-        from langgraph_sdk import Auth
-
-        place = f"auth ({spec.path})"
-        auth = import_object(place, spec.path, path)
-        if not isinstance(auth, Auth):
-            raise StartError(f"{place} is a {type(auth).__name__}, not a langgraph_sdk.Auth")
-        self._authenticate: Any = auth._authenticate_handler
-        self._on, self._every = auth._handlers, auth._global_handlers
-        if self._authenticate is None:
-            name = spec.path.rpartition(":")[2]
-            raise StartError(f"{place} has no @{name}.authenticate handler: nobody could be told from anybody")
-        asked = parameters_of(self._authenticate)
-        for each in asked:
-            known = each.name in ASKABLE and each.kind is not each.POSITIONAL_ONLY
-            if not known and each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
-                raise StartError(f"the authenticate handler asks for '{each.name}'; there is {', '.join(ASKABLE)}")
-        self.spec = spec
-        self.parameters = {each.name for each in asked} & set(ASKABLE)  # of the authenticate handler
-
-    async def authenticate(self, given: JsonObject) -> User:
-        """Return the user of a request, told by the parameters that the handler asks for. Raises Refused."""
-        function = self._authenticate
-        try:
-            is_async = inspect.iscoroutinefunction(function)
-            made = await (function(**given) if is_async else asyncio.to_thread(function, **given))
-            return to_user(await made if inspect.isawaitable(made) else made)
-        except Exception as error:
-            raise _refusal(error, 401, "the authenticate handler") from None
-
-    async def decide(self, user: User, action: str, value: JsonObject) -> JsonObject:
-        """Return the filter that rows have to pass for an action such as `threads.read`; the handler may change the
-        value. Raises Refused."""
-        from langgraph_sdk.auth.types import AuthContext, StudioUser
-
-        resource, _, verb = action.partition(".")
-        most_specific_first = ((resource, verb), (resource, "*"), ("*", verb))
-        handlers = next((self._on[place] for place in most_specific_first if place in self._on), self._every)
-        if not handlers:
-            return {}
-        known_as: Any = user.original if isinstance(user.original, StudioUser) else user
-        context = AuthContext(user["permissions"], known_as, cast(Any, resource), cast(Any, verb))
-        try:
-            limits = _limits(await handlers[-1](ctx=context, value=value))
-            if resource == "store" and limits:
-                raise ValueError("items have no metadata to filter by: scope value['namespace'] by @auth.on.store")
-            if verb == "create" and not passes(value["metadata"], limits):
-                raise ValueError("what is made would not pass the filter: set value['metadata']")
-        except Exception as error:
-            raise _refusal(error, 403, f"the handler of {action}") from None
-        return limits
-
-
-def to_user(made: Any) -> User:
-    """Return what an authenticate handler gave, a user or (permissions, user), as a user. Raises TypeError for what
-    can't be one."""
-    apart: JsonObject = {}
-    if isinstance(made, tuple) and len(made) == 2 and not hasattr(made, "identity"):
-        permissions, made = made
-        if not isinstance(permissions, list | tuple | set | frozenset) or isinstance(made, tuple):
-            raise TypeError("a pair must be (permissions, user), with a list of texts first")
-        apart = {"permissions": permissions}
-    if isinstance(made, str):
-        fields: JsonObject = {"identity": made}
-    elif isinstance(made, Mapping):
-        fields = dict(made)
-    else:
-        dumped = made.model_dump() if isinstance(made, BaseModel) else getattr(made, "__dict__", {})
-        standard = {name: getattr(made, name) for name in User.SHOWN if hasattr(made, name)}
-        fields = {**{name: value for name, value in dumped.items() if not name.startswith("_")}, **standard}
-    fields |= apart
-    identity, permissions = fields.get("identity"), fields.get("permissions") or []
-    if not isinstance(identity, str) or not identity:
-        raise TypeError(f"a user needs an identity, a text, not {identity!r}")
-    if isinstance(permissions, str) or not all(isinstance(each, str) for each in permissions):
-        raise TypeError(f"permissions must be a list of texts, not {permissions!r}")
-    if not fields.get("is_authenticated", True):
-        raise TypeError("the user is not authenticated")
-    fields |= {"permissions": list(permissions), "is_authenticated": True}
-    user = User(from_json(to_json({"display_name": identity, **fields})))
-    user.original = made
-    return user
-
-
-def studio_user() -> User:
-    """Return the developer who looks at the application with LangSmith's Studio."""
-    from langgraph_sdk.auth.types import StudioUser
-
-    made = StudioUser("langgraph-studio-user", is_authenticated=True)
-    user = to_user(made)
-    user["kind"] = "StudioUser"
-    return user
-
-
-def _limits(said: Any) -> JsonObject:
-    """Return as a filter what an authorization handler said. Raises Refused, or an error for what makes no sense."""
-    if said is None or said is True:
-        return {}
-    if said is False:
-        raise Refused(403)
-    if not isinstance(said, Mapping):
-        raise TypeError(f"expected None, a bool or a filter, got {said!r}")
-    limits: JsonObject = orjson.loads(orjson.dumps(dict(said)))
-    operators = {key for wanted in limits.values() if isinstance(wanted, dict) for key in wanted}
-    if unknown := {key for key in operators | limits.keys() if key.startswith("$")} - AUTH_OPERATORS.keys():
-        raise ValueError(f"unknown operators in a filter: {sorted(unknown)}")
-    return limits
-
-
-def _refusal(error: Exception, status: int, what: str) -> Refused:
-    """Return the answer to a request that the application's code refused, or failed on. It shows only what is meant to
-    be said: the text of an assertion about a known user, and the `detail` of an exception."""
-    from langgraph_sdk.auth import exceptions
-
-    if isinstance(error, Refused):
-        return error
-    if isinstance(error, exceptions.HTTPException | HTTPException) and 400 <= error.status_code < 600:
-        return Refused(error.status_code, error.detail, error.headers)
-    if isinstance(error, AssertionError):  # a documented way to refuse
-        log.debug("%s refused: %s", what, error)
-        return Refused(status, str(error) if status == 403 else None)
-    log.error("%s failed, so the request is refused", what, exc_info=error)
-    detail = getattr(error, "detail", None)
-    return Refused(status, detail if status == 403 and isinstance(detail, str) else None)
-
-
-@dataclass
-class Access:
-    """A request under the application's Auth: its user, and the filters of the actions decided on so far."""
-
-    auth: AppAuth
-    user: User
-    limits: dict[str, JsonObject] = field(default_factory=dict)
-
-    async def decide(self, action: str, value: JsonObject) -> JsonObject:
-        self.limits[action] = limits = await self.auth.decide(self.user, action, value)
-        return limits
-
-
-# Set for every request that is admitted; never set without an Auth.
-ACCESS: contextvars.ContextVar[Access] = contextvars.ContextVar("devserver_access")
-
-
-def identity() -> JsonObject:
-    """Return the keys of a config that tell a graph, or a graph factory, who sends the present request."""
-    access = ACCESS.get(None)
-    return user_values(access.user) if access else {}
-
-
-# -- loading --
 
 
 class CopiedBarrier(NamedBarrierValue[Any]):
@@ -4280,9 +4122,12 @@ class CopiedBarrier(NamedBarrierValue[Any]):
 class Graphs:
     """The graphs of langgraph.json. A failed reload leaves the last good ones in place."""
 
-    def __init__(self, settings: Settings, saver: Saver, store: Store) -> None:
+    def __init__(
+        self, settings: Settings, saver: Saver, store: Store, load_auth: Callable[[AuthSpec, Path], Any]
+    ) -> None:
         self.settings = settings
-        self.auth: AppAuth | None = None
+        self.auth: Any = None  # the application's Auth, if it has one
+        self._load_auth = load_auth
         self._auth_spec = settings.auth  # a reload takes its code anew, but never leaves the server without it
         self._saver = saver
         self._store = store
@@ -4317,7 +4162,7 @@ class Graphs:
                 sys.path.insert(0, str(root))
         loaded = {spec.graph_id: self._load_one(spec) for spec in self.settings.graphs.values()}
         index = _load_index(self.settings) if self._store.db.vectors else None
-        self.auth = AppAuth(self._auth_spec, self.settings.path) if self._auth_spec else None
+        self.auth = self._load_auth(self._auth_spec, self.settings.path) if self._auth_spec else None
         self._store.index, self._loaded = index, loaded
 
     def reload(self) -> None:
@@ -4831,7 +4676,415 @@ CACHE = Cache()
 
 
 ########################################################################################################
-# 8  State
+# 8  Access
+########################################################################################################
+
+
+@dataclass
+class Application:
+    """What langgraph.json describes, loaded: its graphs and its Auth, and the database that they use."""
+
+    settings: Settings
+    db: Db
+    saver: Saver
+    store: Store
+    graphs: Graphs
+    studio: bool = field(default=False, kw_only=True)  # whether LangSmith's Studio may use it
+
+    @property
+    def auth(self) -> AppAuth | None:
+        return cast("AppAuth | None", self.graphs.auth)
+
+
+# -- the application's Auth --
+
+ASKABLE = ("request", "body", "path", "method", "path_params", "query_params", "headers", "authorization")
+
+
+class AppAuth:
+    """The application's Auth: who sends a request, and what its handlers say of an action. Whatever goes wrong in
+    there, or makes no sense, refuses."""
+
+    def __init__(self, spec: AuthSpec, path: Path) -> None:
+        """Import the Auth that langgraph.json, at `path`, names. Raises StartError."""
+        from langgraph_sdk import Auth
+
+        place = f"auth ({spec.path})"
+        auth = import_object(place, spec.path, path)
+        if not isinstance(auth, Auth):
+            raise StartError(f"{place} is a {type(auth).__name__}, not a langgraph_sdk.Auth")
+        self._authenticate: Any = auth._authenticate_handler
+        self._on, self._every = auth._handlers, auth._global_handlers
+        if self._authenticate is None:
+            name = spec.path.rpartition(":")[2]
+            raise StartError(f"{place} has no @{name}.authenticate handler: nobody could be told from anybody")
+        asked = parameters_of(self._authenticate)
+        for each in asked:
+            known = each.name in ASKABLE and each.kind is not each.POSITIONAL_ONLY
+            if not known and each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
+                raise StartError(f"the authenticate handler asks for '{each.name}'; there is {', '.join(ASKABLE)}")
+        self.spec = spec
+        self.parameters = {each.name for each in asked} & set(ASKABLE)  # of the authenticate handler
+
+    async def authenticate(self, given: JsonObject) -> User:
+        """Return the user of a request, told by the parameters that the handler asks for. Raises Refused."""
+        function = self._authenticate
+        try:
+            is_async = inspect.iscoroutinefunction(function)
+            made = await (function(**given) if is_async else asyncio.to_thread(function, **given))
+            return to_user(await made if inspect.isawaitable(made) else made)
+        except Exception as error:
+            raise _refusal(error, 401, "the authenticate handler") from None
+
+    async def decide(self, user: User, action: str, value: JsonObject) -> JsonObject:
+        """Return the filter that rows have to pass for an action such as `threads.read`; the handler may change the
+        value. Raises Refused."""
+        from langgraph_sdk.auth.types import AuthContext, StudioUser
+
+        resource, _, verb = action.partition(".")
+        most_specific_first = ((resource, verb), (resource, "*"), ("*", verb))
+        handlers = next((self._on[place] for place in most_specific_first if place in self._on), self._every)
+        if not handlers:
+            return {}
+        known_as: Any = user.original if isinstance(user.original, StudioUser) else user
+        context = AuthContext(user["permissions"], known_as, cast(Any, resource), cast(Any, verb))
+        try:
+            limits = _limits(await handlers[-1](ctx=context, value=value))
+            if resource == "store" and limits:
+                raise ValueError("items have no metadata to filter by: scope value['namespace'] by @auth.on.store")
+            if verb == "create" and not passes(value["metadata"], limits):
+                raise ValueError("what is made would not pass the filter: set value['metadata']")
+        except Exception as error:
+            raise _refusal(error, 403, f"the handler of {action}") from None
+        return limits
+
+
+def to_user(made: Any) -> User:
+    """Return what an authenticate handler gave, a user or (permissions, user), as a user. Raises TypeError for what
+    can't be one."""
+    apart: JsonObject = {}
+    if isinstance(made, tuple) and len(made) == 2 and not hasattr(made, "identity"):
+        permissions, made = made
+        if not isinstance(permissions, list | tuple | set | frozenset) or isinstance(made, tuple):
+            raise TypeError("a pair must be (permissions, user), with a list of texts first")
+        apart = {"permissions": permissions}
+    if isinstance(made, str):
+        fields: JsonObject = {"identity": made}
+    elif isinstance(made, Mapping):
+        fields = dict(made)
+    else:
+        dumped = made.model_dump() if isinstance(made, BaseModel) else getattr(made, "__dict__", {})
+        standard = {name: getattr(made, name) for name in User.SHOWN if hasattr(made, name)}
+        fields = {**{name: value for name, value in dumped.items() if not name.startswith("_")}, **standard}
+    fields |= apart
+    identity, permissions = fields.get("identity"), fields.get("permissions") or []
+    if not isinstance(identity, str) or not identity:
+        raise TypeError(f"a user needs an identity, a text, not {identity!r}")
+    if isinstance(permissions, str) or not all(isinstance(each, str) for each in permissions):
+        raise TypeError(f"permissions must be a list of texts, not {permissions!r}")
+    if not fields.get("is_authenticated", True):
+        raise TypeError("the user is not authenticated")
+    fields |= {"permissions": list(permissions), "is_authenticated": True}
+    user = User(from_json(to_json({"display_name": identity, **fields})))
+    user.original = made
+    return user
+
+
+def studio_user() -> User:
+    """Return the developer who looks at the application with LangSmith's Studio."""
+    from langgraph_sdk.auth.types import StudioUser
+
+    made = StudioUser("langgraph-studio-user", is_authenticated=True)
+    user = to_user(made)
+    user["kind"] = "StudioUser"
+    return user
+
+
+def _limits(said: Any) -> JsonObject:
+    """Return as a filter what an authorization handler said. Raises Refused, or an error for what makes no sense."""
+    if said is None or said is True:
+        return {}
+    if said is False:
+        raise Refused(403)
+    if not isinstance(said, Mapping):
+        raise TypeError(f"expected None, a bool or a filter, got {said!r}")
+    limits: JsonObject = orjson.loads(orjson.dumps(dict(said)))
+    operators = {key for wanted in limits.values() if isinstance(wanted, dict) for key in wanted}
+    if unknown := {key for key in operators | limits.keys() if key.startswith("$")} - AUTH_OPERATORS.keys():
+        raise ValueError(f"unknown operators in a filter: {sorted(unknown)}")
+    return limits
+
+
+def _refusal(error: Exception, status: int, what: str) -> Refused:
+    """Return the answer to a request that the application's code refused, or failed on. It shows only what is meant to
+    be said: the text of an assertion about a known user, and the `detail` of an exception."""
+    from langgraph_sdk.auth import exceptions
+
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, exceptions.HTTPException | HTTPException) and 400 <= error.status_code < 600:
+        return Refused(error.status_code, error.detail, error.headers)
+    if isinstance(error, AssertionError):  # a documented way to refuse
+        log.debug("%s refused: %s", what, error)
+        return Refused(status, str(error) if status == 403 else None)
+    log.error("%s failed, so the request is refused", what, exc_info=error)
+    detail = getattr(error, "detail", None)
+    return Refused(status, detail if status == 403 and isinstance(detail, str) else None)
+
+
+@dataclass
+class Access:
+    """A request under the application's Auth: its user, and the filters of the actions decided on so far."""
+
+    auth: AppAuth
+    user: User
+    limits: dict[str, JsonObject] = field(default_factory=dict)
+
+    async def decide(self, action: str, value: JsonObject) -> JsonObject:
+        self.limits[action] = limits = await self.auth.decide(self.user, action, value)
+        return limits
+
+
+# Set for every request that is admitted; never set without an Auth.
+ACCESS: contextvars.ContextVar[Access] = contextvars.ContextVar("devserver_access")
+
+
+def identity() -> JsonObject:
+    """Return the keys of a config that tell a graph, or a graph factory, who sends the present request."""
+    access = ACCESS.get(None)
+    return user_values(access.user) if access else {}
+
+
+# -- who sends a request, and what they may touch --
+
+CONFIGURABLE_HEADERS: contextvars.ContextVar[Mapping[str, str]] = contextvars.ContextVar(
+    "configurable_headers", default=types.MappingProxyType({})
+)
+
+
+class HeaderBytes(dict[bytes, bytes]):
+    """Headers as an authenticate handler takes them: bytes by bytes, or texts by texts."""
+
+    def __getitem__(self, name: Any) -> Any:
+        if isinstance(name, bytes):
+            return super().__getitem__(name.lower())
+        return super().__getitem__(name.lower().encode("latin-1")).decode("latin-1")
+
+    def __contains__(self, name: Any) -> bool:
+        return self.get(name) is not None
+
+    def get(self, name: Any, default: Any = None) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
+
+def note_headers(server: Application, connection: HTTPConnection) -> None:
+    """Note a request's id, and the headers that langgraph.json wants in the configurable of its runs."""
+    selected = server.settings.http.configurable_headers.select(connection.scope["headers"])
+    request_id = connection.headers.get("x-request-id") or new_id()
+    CONFIGURABLE_HEADERS.set({**selected, "langgraph_request_id": request_id})
+
+
+async def enter(server: Application, auth: AppAuth, connection: HTTPConnection) -> Access:
+    """Authenticate a request or a WebSocket; from here on it acts for its user. Raises Refused."""
+    scope, headers = connection.scope, connection.headers
+    if scope.get("run_user") is not None:  # a run's own call: nothing that comes from a socket can set it
+        user = User(scope["run_user"])
+    elif headers.get("x-auth-scheme") == "langsmith" and not auth.spec.disable_studio_auth and server.studio:
+        user = studio_user()
+    else:
+        parsed = None
+        if "body" in auth.parameters and isinstance(connection, Request):
+            with contextlib.suppress(ValueError):
+                parsed = from_json(await connection.body())
+        given = {
+            "request": connection,
+            "body": parsed,
+            "path": scope["path"],
+            "method": scope.get("method", "GET"),
+            "path_params": dict(connection.path_params),
+            "query_params": dict(connection.query_params),
+            "headers": HeaderBytes(reversed(scope["headers"])),
+            "authorization": headers.get("authorization"),
+        }
+        user = await auth.authenticate({name: given[name] for name in auth.parameters})
+    access = Access(auth, user)
+    ACCESS.set(access)
+    scope["user"], scope["access"] = user, access  # request.user: for routes of the application's own
+    return access
+
+
+GRAPH_NAMESPACE = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
+
+
+def system_assistant_id(graph_id: str) -> str:
+    return str(uuid.uuid5(GRAPH_NAMESPACE, graph_id))
+
+
+def to_assistant_id(server: Application, name: str) -> str:
+    """The id of an assistant that is named by it, or by its graph if it is that graph's own. Raises InvalidId."""
+    return system_assistant_id(name) if name in server.graphs.ids() else to_uuid(name, "assistant")
+
+
+def named_ids(server: Application, values: Mapping[str, Any]) -> JsonObject:
+    """Return the ids in a path or a body as authorization handlers take them; that of an assistant may be a graph's.
+    Raises Invalid."""
+    ids = {}
+    for kind in ("assistant", "thread", "run", "cron"):
+        text = values.get(f"{kind}_id")
+        if text and isinstance(text, str):
+            known = to_assistant_id(server, text) if kind == "assistant" else to_uuid(text, kind)
+            ids[f"{kind}_id"] = uuid.UUID(known)
+    return ids
+
+
+async def allow(server: Application, action: str, value: JsonObject) -> JsonObject:
+    """Have the application decide on an action within a request. Gives the filter that rows have to pass; without
+    an Auth an empty one, which all do. Raises Refused."""
+    return await ACCESS.get().decide(action, value) if server.auth else {}
+
+
+async def allow_thread(
+    server: Application, thread_id: str, action: str = "threads.read", /, **asked: str
+) -> JsonObject:
+    """Have the application decide on an action on a thread, which may be made later. Gives the filter that the thread
+    has to pass. Raises Refused."""
+    if server.auth is None:
+        return {}
+    return await allow(server, action, {"thread_id": uuid.UUID(to_uuid(thread_id, "thread")), "metadata": {}, **asked})
+
+
+def still_shown(server: Application, thread_id: str) -> Callable[[], bool]:
+    """Tells, each time something of a thread is to be sent, if its reader may see it: the thread may be made, or
+    change hands, while somebody follows it."""
+    limits, seen = ACCESS.get().limits["threads.read"] if server.auth else {}, False
+
+    def shown() -> bool:
+        nonlocal seen
+        if not limits:
+            return True
+        thread = server.db.look(lambda conn: Threads(conn).get(thread_id))
+        seen = passes(thread.metadata, limits) if thread else seen  # the last words of one that was deleted
+        return seen
+
+    return shown
+
+
+async def allow_run(
+    server: Application, thread_id: str | None, body: RunCreate, run_id: str
+) -> tuple[JsonObject, RunAccess]:
+    """Have the application decide on a run, on the thread that it makes to stay, and on its assistant, unless that
+    is a graph's own. Gives the fields of the body that this changes, and the run's access. Raises Refused."""
+    if server.auth is None:
+        return {}, RunAccess()
+    access, value = ACCESS.get(), _run_value(thread_id, body, run_id)
+    fields = RunCreate.model_fields.keys() - {"assistant_id", "metadata"}
+    before = {name: to_json(each) for name, each in {**value["kwargs"], **value}.items() if name in fields}
+    threads = await access.decide("threads.create_run", value)
+    left = {**value["kwargs"], **value}
+    changes = {name: left[name] for name in left if name in fields and to_json(left[name]) != before.get(name)}
+    metadata = dict(value["metadata"])
+    thread = server.db.look(lambda conn: Threads(conn).get(thread_id)) if thread_id else None
+    if thread is None and (left["if_not_exists"] == "create" if thread_id else left.get("on_completion") == "keep"):
+        made = {"thread_id": value["thread_id"], "metadata": dict(metadata), "if_exists": "raise"}
+        await access.decide("threads.create", made)
+        metadata |= made["metadata"]
+    elif left["if_not_exists"] == "create":
+        changes["if_not_exists"] = "reject"  # should it go now, the application has not decided on making it
+    assistants = {}
+    if body.assistant_id not in map(system_assistant_id, server.graphs.ids()):
+        asked = {"assistant_id": value["assistant_id"], "metadata": {}}
+        assistants = await access.decide("assistants.read", asked)
+    given = body.metadata or {}
+    added = {key: metadata[key] for key in metadata if key not in given or metadata[key] != given[key]}
+    return changes, RunAccess(dict(access.user), threads, assistants, added)
+
+
+def _run_value(thread_id: str | None, body: RunCreate, run_id: str) -> JsonObject:
+    """A run as authorization handlers take it."""
+    given = body.given()
+    config = {"configurable": {}, "metadata": {}, **(given.get("config") or {})}
+    kwargs = {"input": None, "command": None, "context": {}, "config": config}
+    apart = ("assistant_id", "metadata", "multitask_strategy", "if_not_exists", "after_seconds", "config")
+    return {
+        "assistant_id": uuid.UUID(body.assistant_id),
+        "thread_id": uuid.UUID(thread_id) if thread_id else None,
+        "run_id": uuid.UUID(run_id),
+        "status": "pending",
+        "metadata": given.get("metadata") or {},
+        "prevent_insert_if_inflight": body.multitask_strategy == "reject",
+        "multitask_strategy": body.multitask_strategy,
+        "if_not_exists": body.if_not_exists,
+        "after_seconds": body.after_seconds,
+        "kwargs": kwargs | {name: given[name] for name in given if name not in apart},
+    }
+
+
+async def allow_item(server: Application, verb: str, value: JsonObject) -> JsonObject:
+    """Have the application decide on an operation of the store. Gives the operation as it leaves it. Raises Refused,
+    also for shared values: they are of many users, and a user may be called as their namespaces begin."""
+    before = value.copy()
+    await allow(server, f"store.{verb}", value)
+    after = {**before, **value}  # a part that a handler took away stays as it was
+    if after["namespace"] is not None and not isinstance(after["namespace"], tuple | list):
+        raise Refused(403)
+    if server.auth and after["namespace"] and after["namespace"][0] == SHARED_ROOT:
+        raise Refused(403, f"Namespaces that begin with '{SHARED_ROOT}' hold shared values, which only graphs may use.")
+    return after
+
+
+def user_store(server: Application) -> Store:
+    """Return the store as its routes show it: with an Auth, without shared values."""
+    return server.store.without_shared() if server.auth else server.store
+
+
+# -- hosts and web pages --
+
+_LOOPBACK_ORIGIN = r"https?://(localhost|[A-Za-z0-9.-]+\.localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?"
+STUDIO_ORIGIN = "https://smith.langchain.com"
+
+
+class Neighbours:
+    """The hosts that the server goes by, and the web pages that may use it: of this machine, and of langgraph.json.
+
+    `cors` are the options of Starlette's CORSMiddleware that let these pages read.
+    """
+
+    def __init__(self, http: HttpSettings, host: str, studio: bool) -> None:
+        self.cors = http.cors.model_dump()
+        self.cors["allow_origins"] += [STUDIO_ORIGIN] if studio else []
+        patterns = (_LOOPBACK_ORIGIN, self.cors["allow_origin_regex"])
+        self.cors["allow_origin_regex"] = "|".join(filter(None, patterns))
+        self._exposed = not is_loopback(host)
+        self._hosts = {host.lower(), *(name.lower() for name in http.allowed_hosts)}
+        self._origins = {*self.cors["allow_origins"], "same-origin", "same-site", "none"}
+        self._origin_pattern = re.compile(self.cors["allow_origin_regex"])
+
+    def foreign(self, headers: Headers) -> str | None:
+        """Return why the page that sent a request may change nothing, if so. Its pictures and links have no Origin."""
+        for origin in headers.getlist("origin") or headers.getlist("sec-fetch-site"):
+            if not ({"*", origin} & self._origins or self._origin_pattern.fullmatch(origin)):
+                return f"Origin '{origin}' may not change anything here. Allow it in langgraph.json with http.cors."
+        return None
+
+    def knows_host(self, host: str) -> bool:
+        """Return whether this is the server's host and not a name that somebody else has pointed here."""
+        name = (re.sub(r":\d*$", "", host) if not host.endswith("]") else host).strip("[]").lower()
+        if name in self._hosts or is_loopback(name):
+            return True
+        if not self._exposed:
+            return False
+        try:
+            ipaddress.ip_address(name)  # no name, no rebinding
+        except ValueError:
+            return name == socket.gethostname().lower()
+        return True
+
+
+########################################################################################################
+# 9  State
 ########################################################################################################
 
 _CHECKPOINT_KEYS = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")
@@ -4969,7 +5222,7 @@ def to_command(command: JsonObject, graph: Graph) -> langgraph_types.Command[Any
 
 
 ########################################################################################################
-# 9  Events
+# 10  Events
 ########################################################################################################
 
 HEARTBEAT_SECONDS = 5.0
@@ -5557,7 +5810,7 @@ def reduced(value: Any) -> Any:
 
 
 ########################################################################################################
-# 10  Runner
+# 11  Runner
 ########################################################################################################
 
 BUSY = "Thread is already running a task. Wait for it to finish or choose a different multitask strategy."
@@ -5568,9 +5821,6 @@ NOT_TWICE = (
 )
 
 # What of the request enters the configurable: its id, and the headers that langgraph.json names.
-CONFIGURABLE_HEADERS: contextvars.ContextVar[Mapping[str, str]] = contextvars.ContextVar(
-    "configurable_headers", default=types.MappingProxyType({})
-)
 
 
 @dataclass
@@ -6924,7 +7174,7 @@ def log_old_state(thread_id: str, error: Exception) -> None:
 
 
 ########################################################################################################
-# 11  HTTP
+# 12  HTTP
 ########################################################################################################
 
 MAX_BODY_BYTES = 300 * 1024 * 1024
@@ -6942,18 +7192,12 @@ NO_GRAPH = (
 
 
 @dataclass
-class Server:
+class Server(Application):
     """What handlers work with."""
 
-    settings: Settings
-    db: Db
-    saver: Saver
-    store: Store
-    graphs: Graphs
     runner: Runner
     app: Starlette | None = None  # of the user's: http.app
     reloads: int = 0  # how often changed code was loaded
-    studio: bool = False  # whether LangSmith's Studio may use it
     requests: Counter[tuple[str, str, int]] = field(default_factory=Counter)  # answered: method, route, status
     updates: weakref.WeakValueDictionary[str, asyncio.Lock] = field(default_factory=weakref.WeakValueDictionary)
 
@@ -7097,63 +7341,6 @@ def selected(row: JsonObject, select: Sequence[str] | None) -> JsonObject:
     return {key: row[key] for key in row if key in select} if select else row
 
 
-# -- access: each request is admitted before its handler sees it --
-
-
-class HeaderBytes(dict[bytes, bytes]):
-    """Headers as an authenticate handler takes them: bytes by bytes, or texts by texts."""
-
-    def __getitem__(self, name: Any) -> Any:
-        if isinstance(name, bytes):
-            return super().__getitem__(name.lower())
-        return super().__getitem__(name.lower().encode("latin-1")).decode("latin-1")
-
-    def __contains__(self, name: Any) -> bool:
-        return self.get(name) is not None
-
-    def get(self, name: Any, default: Any = None) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            return default
-
-
-def note_headers(server: Server, connection: HTTPConnection) -> None:
-    """Note a request's id, and the headers that langgraph.json wants in the configurable of its runs."""
-    selected = server.settings.http.configurable_headers.select(connection.scope["headers"])
-    request_id = connection.headers.get("x-request-id") or new_id()
-    CONFIGURABLE_HEADERS.set({**selected, "langgraph_request_id": request_id})
-
-
-async def enter(server: Server, auth: AppAuth, connection: HTTPConnection) -> Access:
-    """Authenticate a request or a WebSocket; from here on it acts for its user. Raises Refused."""
-    scope, headers = connection.scope, connection.headers
-    if scope.get("run_user") is not None:  # a run's own call: nothing that comes from a socket can set it
-        user = User(scope["run_user"])
-    elif headers.get("x-auth-scheme") == "langsmith" and not auth.spec.disable_studio_auth and server.studio:
-        user = studio_user()
-    else:
-        parsed = None
-        if "body" in auth.parameters and isinstance(connection, Request):
-            with contextlib.suppress(ValueError):
-                parsed = from_json(await connection.body())
-        given = {
-            "request": connection,
-            "body": parsed,
-            "path": scope["path"],
-            "method": scope.get("method", "GET"),
-            "path_params": dict(connection.path_params),
-            "query_params": dict(connection.query_params),
-            "headers": HeaderBytes(reversed(scope["headers"])),
-            "authorization": headers.get("authorization"),
-        }
-        user = await auth.authenticate({name: given[name] for name in auth.parameters})
-    access = Access(auth, user)
-    ACCESS.set(access)
-    scope["user"], scope["access"] = user, access  # request.user: for routes of the application's own
-    return access
-
-
 async def decide(call: Call, rule: str) -> None:
     """Have the application decide on the actions of a route's rule. What it changes in the body is changed in the
     call, and the rows that the call is about have to pass the filters that it gives. Raises Refused."""
@@ -7181,116 +7368,6 @@ async def decide(call: Call, rule: str) -> None:
         call.limits.append(await access.decide("threads.update", asked))
 
 
-def named_ids(server: Server, values: Mapping[str, Any]) -> JsonObject:
-    """Return the ids in a path or a body as authorization handlers take them; that of an assistant may be a graph's.
-    Raises Invalid."""
-    ids = {}
-    for kind in ("assistant", "thread", "run", "cron"):
-        text = values.get(f"{kind}_id")
-        if text and isinstance(text, str):
-            known = to_assistant_id(server, text) if kind == "assistant" else to_uuid(text, kind)
-            ids[f"{kind}_id"] = uuid.UUID(known)
-    return ids
-
-
-async def allow(server: Server, action: str, value: JsonObject) -> JsonObject:
-    """Have the application decide on an action within a request. Gives the filter that rows have to pass; without
-    an Auth an empty one, which all do. Raises Refused."""
-    return await ACCESS.get().decide(action, value) if server.graphs.auth else {}
-
-
-async def allow_thread(server: Server, thread_id: str, action: str = "threads.read", /, **asked: str) -> JsonObject:
-    """Have the application decide on an action on a thread, which may be made later. Gives the filter that the thread
-    has to pass. Raises Refused."""
-    if server.graphs.auth is None:
-        return {}
-    return await allow(server, action, {"thread_id": uuid.UUID(to_uuid(thread_id, "thread")), "metadata": {}, **asked})
-
-
-def still_shown(server: Server, thread_id: str) -> Callable[[], bool]:
-    """Tells, each time something of a thread is to be sent, if its reader may see it: the thread may be made, or
-    change hands, while somebody follows it."""
-    limits, seen = ACCESS.get().limits["threads.read"] if server.graphs.auth else {}, False
-
-    def shown() -> bool:
-        nonlocal seen
-        if not limits:
-            return True
-        thread = server.db.look(lambda conn: Threads(conn).get(thread_id))
-        seen = passes(thread.metadata, limits) if thread else seen  # the last words of one that was deleted
-        return seen
-
-    return shown
-
-
-async def allow_run(
-    server: Server, thread_id: str | None, body: RunCreate, run_id: str
-) -> tuple[JsonObject, RunAccess]:
-    """Have the application decide on a run, on the thread that it makes to stay, and on its assistant, unless that
-    is a graph's own. Gives the fields of the body that this changes, and the run's access. Raises Refused."""
-    if server.graphs.auth is None:
-        return {}, RunAccess()
-    access, value = ACCESS.get(), _run_value(thread_id, body, run_id)
-    fields = RunCreate.model_fields.keys() - {"assistant_id", "metadata"}
-    before = {name: to_json(each) for name, each in {**value["kwargs"], **value}.items() if name in fields}
-    threads = await access.decide("threads.create_run", value)
-    left = {**value["kwargs"], **value}
-    changes = {name: left[name] for name in left if name in fields and to_json(left[name]) != before.get(name)}
-    metadata = dict(value["metadata"])
-    thread = server.db.look(lambda conn: Threads(conn).get(thread_id)) if thread_id else None
-    if thread is None and (left["if_not_exists"] == "create" if thread_id else left.get("on_completion") == "keep"):
-        made = {"thread_id": value["thread_id"], "metadata": dict(metadata), "if_exists": "raise"}
-        await access.decide("threads.create", made)
-        metadata |= made["metadata"]
-    elif left["if_not_exists"] == "create":
-        changes["if_not_exists"] = "reject"  # should it go now, the application has not decided on making it
-    assistants = {}
-    if body.assistant_id not in map(system_assistant_id, server.graphs.ids()):
-        asked = {"assistant_id": value["assistant_id"], "metadata": {}}
-        assistants = await access.decide("assistants.read", asked)
-    given = body.metadata or {}
-    added = {key: metadata[key] for key in metadata if key not in given or metadata[key] != given[key]}
-    return changes, RunAccess(dict(access.user), threads, assistants, added)
-
-
-def _run_value(thread_id: str | None, body: RunCreate, run_id: str) -> JsonObject:
-    """A run as authorization handlers take it."""
-    given = body.given()
-    config = {"configurable": {}, "metadata": {}, **(given.get("config") or {})}
-    kwargs = {"input": None, "command": None, "context": {}, "config": config}
-    apart = ("assistant_id", "metadata", "multitask_strategy", "if_not_exists", "after_seconds", "config")
-    return {
-        "assistant_id": uuid.UUID(body.assistant_id),
-        "thread_id": uuid.UUID(thread_id) if thread_id else None,
-        "run_id": uuid.UUID(run_id),
-        "status": "pending",
-        "metadata": given.get("metadata") or {},
-        "prevent_insert_if_inflight": body.multitask_strategy == "reject",
-        "multitask_strategy": body.multitask_strategy,
-        "if_not_exists": body.if_not_exists,
-        "after_seconds": body.after_seconds,
-        "kwargs": kwargs | {name: given[name] for name in given if name not in apart},
-    }
-
-
-async def allow_item(server: Server, verb: str, value: JsonObject) -> JsonObject:
-    """Have the application decide on an operation of the store. Gives the operation as it leaves it. Raises Refused,
-    also for shared values: they are of many users, and a user may be called as their namespaces begin."""
-    before = value.copy()
-    await allow(server, f"store.{verb}", value)
-    after = {**before, **value}  # a part that a handler took away stays as it was
-    if after["namespace"] is not None and not isinstance(after["namespace"], tuple | list):
-        raise Refused(403)
-    if server.graphs.auth and after["namespace"] and after["namespace"][0] == SHARED_ROOT:
-        raise Refused(403, f"Namespaces that begin with '{SHARED_ROOT}' hold shared values, which only graphs may use.")
-    return after
-
-
-def user_store(server: Server) -> Store:
-    """Return the store as its routes show it: with an Auth, without shared values."""
-    return server.store.without_shared() if server.graphs.auth else server.store
-
-
 # -- system --
 
 
@@ -7312,7 +7389,7 @@ async def info(call: Call) -> JsonObject:
     host = {"kind": "self-hosted"} | dict.fromkeys(("project_id", "host_revision_id", "revision_id", "tenant_id"))
     told = {"version": __version__, "langgraph_py_version": version("langgraph"), "flags": flags, "host": host}
     server = call.server
-    return {**told, "database": None if server.graphs.auth else str(server.db.path), "reloads": server.reloads}
+    return {**told, "database": None if server.auth else str(server.db.path), "reloads": server.reloads}
 
 
 async def metrics(call: Call) -> Response:
@@ -7361,18 +7438,6 @@ def config_and_context(body: AssistantCreate | AssistantPatch) -> JsonObject:
     elif context:
         config = {**config, "configurable": context}
     return {"config": config, "context": context}
-
-
-GRAPH_NAMESPACE = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
-
-
-def system_assistant_id(graph_id: str) -> str:
-    return str(uuid.uuid5(GRAPH_NAMESPACE, graph_id))
-
-
-def to_assistant_id(server: Server, name: str) -> str:
-    """The id of an assistant that is named by it, or by its graph if it is that graph's own. Raises InvalidId."""
-    return system_assistant_id(name) if name in server.graphs.ids() else to_uuid(name, "assistant")
 
 
 async def create_assistant(call: Call) -> JsonObject:
@@ -8479,7 +8544,7 @@ async def list_item_namespaces(call: Call) -> JsonObject:
 
 
 ########################################################################################################
-# 12  Protocols
+# 13  Protocols
 ########################################################################################################
 
 CHANNEL = re.compile(r"values|updates|messages|tools|custom(:.+)?|lifecycle|input|tasks|checkpoints", re.DOTALL)
@@ -8824,8 +8889,8 @@ async def protocol_socket(socket: WebSocket) -> None:
     server: Server = socket.app.state.server
     note_headers(server, socket)
     try:
-        if server.graphs.auth and "access" not in socket.scope:
-            await enter(server, server.graphs.auth, socket)
+        if server.auth and "access" not in socket.scope:
+            await enter(server, server.auth, socket)
         need_event_streaming()
         thread_id = to_uuid(socket.path_params["thread_id"], "thread")
         await allow_thread(server, thread_id)
@@ -9618,7 +9683,7 @@ async def get_agent_card(call: Call) -> Response:
 
 
 ########################################################################################################
-# 13  App
+# 14  App
 ########################################################################################################
 
 Handler = Callable[[Call], Coroutine[Any, Any, Any]]
@@ -10108,7 +10173,7 @@ def endpoint(operation: Operation) -> Callable[[Request], Coroutine[Any, Any, Re
         request.scope.setdefault("route", operation)  # as new Starlettes do: requests are counted by its path
         call = Call(server, ApiRequest(request.scope, request.receive), operation.query)
         note_headers(server, request)
-        auth = None if operation.rule == "open" else server.graphs.auth
+        auth = None if operation.rule == "open" else server.auth
         if auth and "access" not in request.scope:
             await enter(server, auth, call.request)
         if auth and not operation.rule:
@@ -10176,22 +10241,15 @@ async def on_error(request: Request, error: Exception) -> Response:
     return reply({"detail": "Internal Server Error"}, 500)
 
 
-_LOOPBACK_ORIGIN = r"https?://(localhost|[A-Za-z0-9.-]+\.localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?"
-STUDIO_ORIGIN = "https://smith.langchain.com"
-
-
 class Guard:
     """The outermost part of the application. It keeps web pages from elsewhere out: no foreign Host (DNS rebinding), no
     writes of a foreign Origin. It counts each request once it is answered, but those that only look after the server.
     """
 
-    def __init__(self, app: asgi.ASGIApp, server: Server, host: str, cors: JsonObject) -> None:
+    def __init__(self, app: asgi.ASGIApp, server: Server, neighbours: Neighbours) -> None:
         self.app = app
+        self._neighbours = neighbours
         self._loopback, self._answered = server.runner.loopback, server.requests
-        self._exposed = not is_loopback(host)
-        self._hosts = {host.lower(), *(name.lower() for name in server.settings.http.allowed_hosts)}
-        self._origins = {*cors["allow_origins"], "same-origin", "same-site", "none"}
-        self._origin_pattern = re.compile(cors["allow_origin_regex"])
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         CALLER.set(self._loopback.nobody)
@@ -10200,12 +10258,12 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers, is_http, status = Headers(scope=scope), scope["type"] == "http", 500
-        scope["foreign"] = foreign = self._foreign(
+        scope["foreign"] = foreign = self._neighbours.foreign(
             headers
         )  # for operations that change something, though they are GETs
         problem = None if is_http and scope["method"] in ("GET", "HEAD", "OPTIONS") else foreign
         for host in headers.getlist("host"):  # each has to be right, if there are several
-            if not self._knows_host(host):
+            if not self._neighbours.knows_host(host):
                 problem = f"Host '{host}' is not this server's. Allow it in langgraph.json with http.allowed_hosts."
 
         async def send_varying(message: asgi.Message) -> None:
@@ -10231,25 +10289,6 @@ class Guard:
             if is_http and path not in (*META_PATHS, "/ok"):
                 self._answered[scope["method"], path, status] += 1
 
-    def _foreign(self, headers: Headers) -> str | None:
-        """Why the page that sent a request may change nothing. Pictures and links of a page have no Origin."""
-        for origin in headers.getlist("origin") or headers.getlist("sec-fetch-site"):
-            if not ({"*", origin} & self._origins or self._origin_pattern.fullmatch(origin)):
-                return f"Origin '{origin}' may not change anything here. Allow it in langgraph.json with http.cors."
-        return None
-
-    def _knows_host(self, host: str) -> bool:
-        name = (re.sub(r":\d*$", "", host) if not host.endswith("]") else host).strip("[]").lower()
-        if name in self._hosts or is_loopback(name):
-            return True
-        if not self._exposed:
-            return False
-        try:
-            ipaddress.ip_address(name)  # no name, no rebinding
-        except ValueError:
-            return name == socket.gethostname().lower()
-        return True
-
 
 # -- the user's app --
 
@@ -10271,7 +10310,7 @@ class Gate:
         return self._api.matches(scope)[0] is not Match.FULL and not is_covered
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
-        auth = self._server.graphs.auth
+        auth = self._server.auth
         if auth is None or scope["type"] not in ("http", "websocket") or self._is_open(scope):
             await self.app(scope, receive, send)
             return
@@ -10341,9 +10380,7 @@ def _starlette(server: Server, routes: list[BaseRoute], **options: Any) -> Starl
 def create_app(server: Server, host: str = "127.0.0.1", studio: bool = False) -> asgi.ASGIApp:
     """The ASGI application of a server that was started, from the inside out."""
     server.studio = studio
-    http, cors = server.settings.http, server.settings.http.cors.model_dump()
-    cors["allow_origins"] = [*cors["allow_origins"], *([STUDIO_ORIGIN] if studio else [])]
-    cors["allow_origin_regex"] = "|".join(filter(None, (_LOOPBACK_ORIGIN, cors["allow_origin_regex"])))
+    http = server.settings.http
     app = _starlette(server, _routes(http))
     if server.app:  # with the API behind it: its middleware runs for both, its routes go first
         api, app = ApiRoute(app), server.app
@@ -10363,7 +10400,8 @@ def create_app(server: Server, host: str = "127.0.0.1", studio: bool = False) ->
         outside = [_route(each) for each in health if not http.disables(each.path)]
         routes = [Mount(http.mount_prefix, served), *outside]
         app = _starlette(server, routes, lifespan=lambda _: served.router.lifespan_context(served))
-    server.runner.loopback.app = guard = Guard(CORSMiddleware(app, **cors), server, host, cors)
+    neighbours = Neighbours(http, host, studio)
+    server.runner.loopback.app = guard = Guard(CORSMiddleware(app, **neighbours.cors), server, neighbours)
     return guard
 
 
@@ -10436,7 +10474,7 @@ async def start_server(settings: Settings, db: Db, max_concurrency: int, address
     ttl, configs = settings.store.ttl, system_configs()
     saver = Saver(db, settings.checkpointer.serde.serializer())
     store = Store(db, {"default_ttl": ttl.default_ttl, "refresh_on_read": ttl.refresh_on_read})
-    graphs = Graphs(settings, saver, store)
+    graphs = Graphs(settings, saver, store, AppAuth)
     graphs.load()
     app = load_app(settings)
     loopback.loading = False
@@ -10538,7 +10576,7 @@ async def reload(server: Server, changed: list[str]) -> None:
 
 
 ########################################################################################################
-# 14  CLI
+# 15  CLI
 ########################################################################################################
 
 DEFAULT_PORT = 2024

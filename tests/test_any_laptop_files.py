@@ -19,7 +19,7 @@ from conftest import LiveServer, write_project
 from test_clock import GRAPH
 
 import devserver
-from devserver import Graphs, StartError, read_env_file, read_settings
+from devserver import AppAuth, Graphs, StartError, read_env_file, read_settings
 
 Make = Callable[..., LiveServer]
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"]
@@ -161,7 +161,7 @@ def test_a_folder_with_two_names_holds_project_modules_by_both(project: Path, as
     short.symlink_to(project)
     settings = read_settings((short if as_named else project) / "langgraph.json")
     store: Any = types.SimpleNamespace()
-    graphs = Graphs(settings, store, store)
+    graphs = Graphs(settings, store, store, AppAuth)
     for folder in (project, short):
         module = types.ModuleType("code")
         module.__file__ = str(folder / "far" / "code.py")

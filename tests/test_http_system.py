@@ -404,11 +404,9 @@ async def test_of_two_names_neither_counts(name: bytes, order: int) -> None:
         raise AssertionError("let in")
 
     values = [b"http://localhost", b"http://evil.com"] if name == b"origin" else [b"localhost", b"evil.com"]
-    server: Any = types.SimpleNamespace(
-        settings=types.SimpleNamespace(http=devserver.HttpSettings()), requests=Counter()
-    )
+    server: Any = types.SimpleNamespace(requests=Counter())
     server.runner = types.SimpleNamespace(loopback=types.SimpleNamespace(nobody=None))
-    guard = devserver.Guard(app, server, "127.0.0.1", {"allow_origins": [], "allow_origin_regex": "http://localhost"})
+    guard = devserver.Guard(app, server, devserver.Neighbours(devserver.HttpSettings(), "127.0.0.1", studio=False))
     sent: list[Any] = []
 
     async def send(message: Any) -> None:

@@ -20,7 +20,7 @@ MAX_LINES = 11100  # of the server, until it is made shorter; the test kit and t
 MAX_TEST_KIT, MAX_PAGE = 750, 1200
 MAX_FUNCTION, MAX_CLASS, MAX_COMPLEXITY = 70, 250, 12
 SQL_SECTIONS = {"Database", "Tables", "Persistence"}
-WEB_SECTIONS = {"HTTP", "Protocols", "App"}
+WEB_SECTIONS = {"Access", "HTTP", "Protocols", "App"}
 
 SQL = re.compile(r"\b(SELECT|INSERT (OR \w+ )?INTO|UPDATE \w+ SET|DELETE FROM|CREATE (TABLE|INDEX)|PRAGMA) ")
 BANNER = re.compile(r"^#{80,}\n# (\d+)  (.+)\n#{80,}$", re.M)
