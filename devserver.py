@@ -719,7 +719,7 @@ def new_id() -> str:
 
 def now() -> str:
     """The time of day in ISO 8601, UTC, with microseconds."""
-    return moment(CLOCK.now())
+    return CLOCK.now().isoformat(timespec="microseconds")
 
 
 def moment(at: datetime.datetime) -> str:
@@ -1168,8 +1168,8 @@ class SharedScope:
         self._loaded: dict[str, dict[str, bytes]] = {}
         self._views: dict[tuple[str, tuple[str, ...]], SharedValue] = {}
         self._attempts: dict[tuple[str, ...], int] = {}
-        self._supersteps: list[_Superstep] = []
-        self._stored: set[str] = set()  # namespaces of graphs that store checkpoints
+        self.supersteps: list[_Superstep] = []
+        self._stored = {""}  # namespaces of graphs that store checkpoints
         self._lock = threading.RLock()  # subgraphs may run in worker threads
 
     def preload(self, keys: Iterable[tuple[str, str]]) -> None:
@@ -1204,7 +1204,7 @@ class SharedScope:
             self._views[prefix, path] = channel
 
     def _supersteps_of(self, prefix: str) -> list[_Superstep]:
-        return [step for step in self._supersteps if step.holder.prefix == prefix]
+        return [step for step in self.supersteps if step.holder.prefix == prefix]
 
     def _forget_failed_attempts(self, path: tuple[str, ...]) -> None:
         """A node that is tried again starts from what it saw the first time, and from what is stored."""
@@ -1213,7 +1213,7 @@ class SharedScope:
             attempt = cast(Any, langgraph_runtime.get_runtime()).execution_info.node_attempt
         if self._attempts.setdefault(path, attempt) < attempt:
             self._attempts[path] = attempt
-            self._supersteps = [s for s in self._supersteps if s.keeper is not None or not _within(s.holder.path, path)]
+            self.supersteps = [s for s in self.supersteps if s.keeper is not None or not _within(s.holder.path, path)]
             self._views = {view: c for view, c in self._views.items() if not _within(view[1], path)}
 
     def record(self, channel: SharedValue, values: Sequence[Any]) -> bool:
@@ -1233,10 +1233,10 @@ class SharedScope:
                 if prefix != channel.prefix or not self._is_below(path, channel)
             }
             if not channel.path:
-                self._supersteps = [s for s in self._supersteps if s.keeper is None or s.holder is not channel]
+                self.supersteps = [s for s in self.supersteps if s.keeper is None or s.holder is not channel]
             if puts:
                 _apply_puts(channel.items, puts)
-                self._supersteps.append(_Superstep(puts, channel.path, channel))
+                self.supersteps.append(_Superstep(puts, channel.path, channel))
         return bool(puts) or any(step.keeper is None for step in below)
 
     @staticmethod
@@ -1255,7 +1255,7 @@ class SharedScope:
     def settle(self, path: tuple[str, ...]) -> None:
         """A superstep of the graph at this path is done: none of its writes was refused."""
         with self._lock:
-            for step in self._supersteps:
+            for step in self.supersteps:
                 step.settled = step.settled or step.holder.path == path
 
     def peek(self, channel: SharedValue) -> dict[str, bytes]:
@@ -1271,7 +1271,7 @@ class SharedScope:
         """The writes to store with a checkpoint of the channel's graph, or MISSING."""
         puts: dict[str, bytes | None] = {}
         with self._lock:
-            for step in self._supersteps:
+            for step in self.supersteps:
                 # At exit, a superstep that is not settled is the one that failed.
                 if step.holder is channel and step.keeper is None and (step.settled or not self._at_exit):
                     step.keeper = channel.path
@@ -1284,7 +1284,7 @@ class SharedScope:
         with self._lock:
             return [
                 (step.holder.key, {key: text and orjson.loads(text) for key, text in step.puts.items()})
-                for step in self._supersteps
+                for step in self.supersteps
                 if (_has_task(step.origin, task_id) or _has_task(step.holder.path, task_id))
                 and (step.keeper is None or not _has_task(step.keeper, task_id))
                 and any(name == step.holder.prefix and not _has_task(at, task_id) for name, at in self._views)
@@ -1296,7 +1296,7 @@ class SharedScope:
         at_exit = configurable.get("__pregel_durability") == "exit"
         if at_exit or configurable["thread_id"] != self._sources[0].get("thread_id"):
             return []
-        own = configurable.get("checkpoint_ns", "")
+        own = configurable["checkpoint_ns"]
         above = configurable.get("checkpoint_map", {}).items()
         with self._lock:
             self._stored.add(own)
@@ -1307,7 +1307,7 @@ class SharedScope:
         """Writes that no checkpoint took: of subgraphs without checkpointer that nobody knew of when the
         graph was loaded."""
         with self._lock:
-            loose = [step for step in self._supersteps if step.keeper is None and step.holder.path]
+            loose = [step for step in self.supersteps if step.keeper is None and step.holder.path]
             return [SharedPuts(step.holder.prefix, step.puts) for step in loose]
 
 
@@ -1525,7 +1525,8 @@ RETRY_SECONDS = 1.0  # between tries to store what the database does not take
 class _Job(NamedTuple):
     """A function that waits for its transaction, and who waits for its result: a thread, or a loop's task."""
 
-    function: Callable[[sqlite3.Connection], Any]
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
     future: concurrent.futures.Future[Any] | asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop | None
 
@@ -1555,7 +1556,7 @@ class _Writer(aiosqlite.Connection):
         if not jobs:
             return
         try:
-            results = self._transaction([job.function for job in jobs])
+            results = self._transaction(jobs)
         except BaseException as error:  # the transaction as a whole: disk full, file locked
             results = [error] * len(jobs)
         results = [self._db.named(each) if isinstance(each, sqlite3.Error) else each for each in results]
@@ -1579,21 +1580,23 @@ class _Writer(aiosqlite.Connection):
             else:
                 job.future.set_result(result)
 
-    def _transaction(self, functions: list[Callable[[sqlite3.Connection], Any]]) -> list[Any]:
+    def _transaction(self, jobs: list[_Job]) -> list[Any]:
         conn = self._sqlite
         if self._db.log_lost:
             self._db.keep_log(conn)
         conn.execute("BEGIN IMMEDIATE")
         try:
-            if len(functions) == 1:
-                results = [functions[0](conn)]
+            if len(jobs) == 1:
+                results = [jobs[0].function(conn, *jobs[0].args)]
             else:
-                results = [self._in_savepoint(conn, function) for function in functions]
+                results = [self._in_savepoint(conn, job) for job in jobs]
             if not conn.in_transaction:
                 raise sqlite3.OperationalError("a function lost its transaction, and went on")
-            self._db.check_present()
+            if not (is_whole := self._db.is_whole()):
+                self._db.check_present()
             conn.execute("COMMIT")
-            self._db.keep_log(conn)
+            if not is_whole:
+                self._db.keep_log(conn)
         except BaseException:
             if conn.in_transaction:
                 conn.execute("ROLLBACK")
@@ -1601,10 +1604,10 @@ class _Writer(aiosqlite.Connection):
         return results
 
     @staticmethod
-    def _in_savepoint(conn: sqlite3.Connection, function: Callable[[sqlite3.Connection], Any]) -> Any:
+    def _in_savepoint(conn: sqlite3.Connection, job: _Job) -> Any:
         conn.execute("SAVEPOINT one")
         try:
-            result = function(conn)
+            result = job.function(conn, *job.args)
         except BaseException as error:  # also a SystemExit of user code, a panic of a library in Rust
             if not conn.in_transaction:  # SQLite gave up the whole transaction
                 raise
@@ -1703,7 +1706,7 @@ class Db:
         loop = asyncio.get_running_loop()
         while True:
             future: asyncio.Future[T] = loop.create_future()
-            self._writer.submit(_Job(lambda conn: function(conn, *args), future, loop))
+            self._writer.submit(_Job(function, args, future, loop))
             try:
                 return await future
             except Unavailable as error:
@@ -1713,7 +1716,7 @@ class Db:
 
     def write_now(self, function: Callable[..., T], *args: Any) -> T:
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
-        self._writer.submit(_Job(lambda conn: function(conn, *args), future, None))
+        self._writer.submit(_Job(function, args, future, None))
         return future.result()
 
     async def read(self, function: Callable[..., T], *args: Any) -> T:
@@ -1722,7 +1725,10 @@ class Db:
     def look(self, function: Callable[..., T], *args: Any) -> T:
         conn = None
         try:
-            conn = self._reader()
+            try:
+                conn = self._idle.pop()
+            except IndexError:
+                conn = self._new_reader()
             if conn is None:
                 return self.write_now(function, *args)
             conn.execute("BEGIN")
@@ -1736,10 +1742,8 @@ class Db:
                 conn.rollback()
                 self._idle.append(conn)
 
-    def _reader(self) -> sqlite3.Connection | None:
-        """An idle connection, or a new one; None if a new one would read another log than is written."""
-        with contextlib.suppress(IndexError):
-            return self._idle.pop()
+    def _new_reader(self) -> sqlite3.Connection | None:
+        """Another connection, None if it would read another log than is written."""
         self.check_present()
         conn = self._connect(False)
         if self._found("-wal") != self._log:
@@ -1759,6 +1763,15 @@ class Db:
             return found.st_dev, found.st_ino
         return None
 
+    def is_whole(self) -> bool:
+        """Return whether the file and its write-ahead log are those that were opened."""
+        self._quiet_seconds = 0
+        try:
+            file, wal = os.stat(self._file), os.stat(f"{self._file}-wal")
+        except OSError:
+            return False
+        return ((file.st_dev, file.st_ino), (wal.st_dev, wal.st_ino)) == (self._identity, self._log)
+
     def check_present(self) -> None:
         """Raises Unavailable where SQLite would go on with a file that nobody can find again."""
         if self._found() != self._identity:
@@ -1767,7 +1780,6 @@ class Db:
     def keep_log(self, conn: sqlite3.Connection) -> None:
         """Let a commit be found by the next start before it is acknowledged: without its write-ahead log it goes to
         the database itself. Raises Unavailable."""
-        self._quiet_seconds = 0
         self.log_lost = self._found("-wal") != self._log
         if not self.log_lost:
             return
@@ -1997,17 +2009,11 @@ def _json_text(value: Any) -> str:
     return to_json(value).decode()
 
 
-def _insert(conn: sqlite3.Connection, table: str, values: JsonObject) -> None:
-    """Insert a row that was changed just now; objects and lists become JSON."""
-    names, marks = ", ".join(values), ", ".join("?" * len(values))
-    conn.execute(f"INSERT INTO {table} ({names}, changed) VALUES ({marks}, steady())", _columns(values))
-
-
 def _columns(values: JsonObject) -> list[Any]:
     return [_json_text(value) if isinstance(value, dict | list) else value for value in values.values()]
 
 
-def _parsed(kind: type[Any], row: sqlite3.Row, *columns: str) -> JsonObject:
+def _parsed(kind: type[Any], row: sqlite3.Row, columns: Sequence[str]) -> JsonObject:
     """Return a row as the fields of a dataclass, with its JSON columns parsed; columns of others are passed over."""
     found = dict(zip(row.keys(), row, strict=True))
     values = {field.name: found[field.name] for field in dataclasses.fields(kind) if field.name in found}
@@ -2031,16 +2037,27 @@ class Page(NamedTuple):
 R = TypeVar("R")
 
 
+@dataclass
 class Table(Generic[R]):
-    """A table, or several that belong together, on a connection within a transaction."""
+    """A table, or several that belong together, on a connection within a transaction. If a row becomes a dataclass,
+    it is of KIND, and its columns in JSON are parsed."""
 
-    def __init__(self, conn: sqlite3.Connection) -> None:
-        self.conn = conn
+    NAME: ClassVar[str]
+    KIND: ClassVar[type[Any] | None] = None
+    JSON: ClassVar[tuple[str, ...]] = ()
 
-    @staticmethod
-    def _row(row: sqlite3.Row) -> Any:
+    conn: sqlite3.Connection
+
+    @classmethod
+    def _row(cls, row: sqlite3.Row) -> Any:
         """The object that a row becomes."""
-        return row
+        return cls.KIND(**_parsed(cls.KIND, row, cls.JSON)) if cls.KIND else row
+
+    def _insert(self, new: R) -> None:
+        """Insert a row that was made just now."""
+        names, marks = ", ".join(vars(new)), ", ".join("?" * len(vars(new)))
+        query = f"INSERT INTO {self.NAME} ({names}, changed) VALUES ({marks}, steady())"
+        self.conn.execute(query, _columns(vars(new)))
 
     def _all(self, query: str, *parameters: Any) -> list[R]:
         return [self._row(row) for row in self.conn.execute(query, parameters)]
@@ -2098,7 +2115,7 @@ Row = TypeVar("Row", bound="Assistant | Thread | Cron")
 
 def within(row: Row | None, *limits: JsonObject) -> Row | None:
     """Return the row if there is one and it passes all of these authorization filters."""
-    return row if row is not None and all(passes(row.metadata, each) for each in limits) else None
+    return row if row is not None and all(passes(row.metadata, each) for each in limits if each) else None
 
 
 @dataclass(frozen=True)
@@ -2123,6 +2140,7 @@ class Assistant:
 class Assistants(Table[Assistant]):
     """The assistants and all their versions; the newest patch has the highest version number."""
 
+    NAME, KIND, JSON = "assistants", Assistant, ("config", "context", "metadata")
     _KEPT = "graph_id, name, description, config, context, metadata, version"  # of each version
 
     def get(self, assistant_id: str, *limits: JsonObject) -> Assistant | None:
@@ -2134,7 +2152,7 @@ class Assistants(Table[Assistant]):
         return assistant
 
     def insert(self, new: Assistant) -> None:
-        _insert(self.conn, "assistants", vars(new))
+        self._insert(new)
         self._keep_version(new.assistant_id)
 
     def update(self, assistant_id: str, changes: JsonObject, *limits: JsonObject) -> Assistant:
@@ -2166,7 +2184,7 @@ class Assistants(Table[Assistant]):
             f"SELECT * FROM assistant_versions WHERE {where} ORDER BY version DESC LIMIT ? OFFSET ?",
             (*where.parameters, limit, offset),
         )
-        return [_parsed(Assistant, row, "config", "context", "metadata") for row in rows]
+        return [_parsed(Assistant, row, self.JSON) for row in rows]
 
     def delete(self, assistant_id: str, *limits: JsonObject) -> bool:
         """The assistant with its versions and crons."""
@@ -2219,10 +2237,6 @@ class Assistants(Table[Assistant]):
             f"SELECT assistant_id, {self._KEPT}, updated_at FROM assistants WHERE assistant_id = ?",
             (assistant_id,),
         )
-
-    @staticmethod
-    def _row(row: sqlite3.Row) -> Assistant:
-        return Assistant(**_parsed(Assistant, row, "config", "context", "metadata"))
 
 
 def output_of(values: Any, keys: Sequence[str] | None) -> Any:
@@ -2282,6 +2296,8 @@ _THREAD = (
 
 class Threads(Table[Thread]):
     """The threads. A thread is busy while it has a pending or running run: derived, never stored."""
+
+    KIND, JSON = Thread, ("metadata", "config", "interrupts", "error", "output_keys")
 
     def get(self, thread_id: str, *limits: JsonObject) -> Thread | None:
         return within(self._one(f"{_THREAD} WHERE thread_id = ?", thread_id), *limits)
@@ -2441,10 +2457,6 @@ class Threads(Table[Thread]):
         where.contains("state", body.values)
         return where
 
-    @staticmethod
-    def _row(row: sqlite3.Row) -> Thread:
-        return Thread(**_parsed(Thread, row, "metadata", "config", "interrupts", "error", "output_keys"))
-
 
 @dataclass(frozen=True)
 class Run:
@@ -2508,11 +2520,11 @@ ANSWERED = -100  # in place of an index in run_writes: the run's answer reached 
 class Runs(Table[Run]):
     """The runs. Live ones are pending or running; at most one per thread is running."""
 
+    NAME, KIND, JSON = "runs", Run, ("metadata", "kwargs")
+    insert = Table._insert
+
     def get(self, thread_id: str, run_id: str) -> Run | None:
         return self._one("SELECT * FROM runs WHERE run_id = ? AND thread_id = ?", run_id, thread_id)
-
-    def insert(self, run: Run) -> None:
-        _insert(self.conn, "runs", vars(run))
 
     def live(self, thread_id: str) -> list[Run]:
         return self._all(f"SELECT * FROM runs WHERE thread_id = ? AND {LIVE} ORDER BY due, rowid", thread_id)
@@ -2572,10 +2584,6 @@ class Runs(Table[Run]):
 
     def is_live(self, run_id: str) -> bool:
         return bool(self._value(f"SELECT 1 FROM runs WHERE run_id = ? AND {LIVE}", run_id))
-
-    def is_running(self, run_id: str) -> bool:
-        query = "SELECT 1 FROM runs WHERE run_id = ? AND status = 'running' AND cancel IS NOT 'rollback'"
-        return bool(self._value(query, run_id))
 
     def wanted_after(self, run_id: str) -> tuple[bool, int]:
         """Whether a run that was claimed is still to begin, and the number of the last event before it."""
@@ -2688,10 +2696,10 @@ class Runs(Table[Run]):
             ),
         }
 
-    @staticmethod
-    def _row(row: sqlite3.Row) -> Run:
+    @classmethod
+    def _row(cls, row: sqlite3.Row) -> Run:
         """A run as it was made, though by an older server: that kept values which only the server gives now."""
-        values = _parsed(Run, row, "metadata", "kwargs")
+        values = _parsed(Run, row, cls.JSON)
         kept = values["kwargs"]["config"]["configurable"]
         flags = {name: kept[name] for name in OWN_FLAGS if name in kept}
         own = flags | {name: kept[name] for name in kept if SERVER_ONLY.fullmatch(name) and name[:2] != "__"}
@@ -2759,9 +2767,9 @@ class Tasks(Table[Task]):
         total = self._value(f"SELECT count(*) FROM ({query})", *where.parameters)
         return self._all(page, *where.parameters, limit, offset), total
 
-    @staticmethod
-    def _row(row: sqlite3.Row) -> Task:
-        return Task(Run(**_parsed(Run, row, "metadata", "kwargs")), row["state"], bool(row["latest"]))
+    @classmethod
+    def _row(cls, row: sqlite3.Row) -> Task:
+        return Task(Run(**_parsed(Run, row, Runs.JSON)), row["state"], bool(row["latest"]))
 
 
 class Event(NamedTuple):
@@ -2932,14 +2940,14 @@ def next_run_date(schedule: str, timezone: str | None) -> str:
 class Crons(Table[Cron]):
     """The crons. `next_run_date` is always set; those enabled fire then."""
 
+    NAME, KIND, JSON = "crons", Cron, ("payload", "metadata", "access")
+    insert = Table._insert
+
     def has_assistant(self, assistant_id: str) -> bool:
         return bool(self._value("SELECT 1 FROM crons WHERE assistant_id = ?", assistant_id))
 
     def get(self, cron_id: str, *limits: JsonObject) -> Cron | None:
         return within(self._one("SELECT * FROM crons WHERE cron_id = ?", cron_id), *limits)
-
-    def insert(self, cron: Cron) -> None:
-        _insert(self.conn, "crons", vars(cron))
 
     def update(self, cron: Cron, by_client: bool = False) -> None:
         columns = ", ".join(f"{key} = ?" for key in vars(cron))
@@ -2984,9 +2992,9 @@ class Crons(Table[Cron]):
         where.contains("metadata", body.metadata or {})
         return where
 
-    @staticmethod
-    def _row(row: sqlite3.Row) -> Cron:
-        values = _parsed(Cron, row, "payload", "metadata", "access")
+    @classmethod
+    def _row(cls, row: sqlite3.Row) -> Cron:
+        values = _parsed(Cron, row, cls.JSON)
         return Cron(**{**values, "enabled": bool(values["enabled"])})
 
 
@@ -3003,13 +3011,12 @@ class Webhooks(Table[tuple[int, str, bytes]]):
         self.conn.execute("DELETE FROM webhooks WHERE number = ?", (number,))
 
 
+@dataclass
 class Items(Table[sqlite3.Row]):
     """The store's items, in LangGraph's own tables: `prefix` is the namespace, joined with dots. An item's
     vectors go with it. Without `shared`, searches and listings leave out shared values."""
 
-    def __init__(self, conn: sqlite3.Connection, shared: bool = True) -> None:
-        super().__init__(conn)
-        self._shared = shared
+    shared: bool = True
 
     def get(self, namespace: Sequence[str], key: str) -> sqlite3.Row | None:
         query = "SELECT * FROM store WHERE prefix = ? AND key = ? AND (expires_at IS NULL OR expires_at > ?)"
@@ -3071,7 +3078,7 @@ class Items(Table[sqlite3.Row]):
         if prefix:
             text = ".".join(prefix)  # '/' is the character after '.', so this is every longer namespace
             where.add("prefix >= ? AND prefix < ? AND (prefix = ? OR prefix > ?)", text, text + "/", text, text + ".")
-        if not self._shared:
+        if not self.shared:
             where.add("prefix || '.' NOT GLOB ?", f"{SHARED_ROOT}.*")
         if condition:
             where.add("matches_filter(value, ?)", _json_text(condition))
@@ -3095,7 +3102,7 @@ class Items(Table[sqlite3.Row]):
             "(SELECT 1 FROM store WHERE prefix = name AND (expires_at IS NULL OR expires_at > ?))"
         )
         found = [tuple(row[0].split(".")) for row in self.conn.execute(query, (self._time(),))]
-        return [namespace for namespace in found if self._shared or namespace[0] != SHARED_ROOT]
+        return [namespace for namespace in found if self.shared or namespace[0] != SHARED_ROOT]
 
     def refresh(self, found: Iterable[tuple[str, str]]) -> None:
         """Let the time to live of these (prefix, key) begin anew."""
@@ -3149,17 +3156,19 @@ def start_clock(conn: sqlite3.Connection) -> None:
 NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"  # LangGraph's task id of a command's own writes
 
 
+@dataclass
 class Recall:
     """A serializer that knows one checkpoint without reading its bytes: the one that a run has just stored."""
 
-    def __init__(self, serde: SerializerProtocol, stored: tuple[str, bytes], checkpoint: Checkpoint) -> None:
-        self.dumps_typed = serde.dumps_typed
-        self._loads_typed = serde.loads_typed
-        self._stored = stored
-        self._checkpoint = checkpoint
+    serde: SerializerProtocol
+    stored: tuple[str, bytes]
+    checkpoint: Checkpoint
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        return self.serde.dumps_typed(obj)
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        return self._checkpoint if data == self._stored else self._loads_typed(data)
+        return self.checkpoint if data == self.stored else self.serde.loads_typed(data)
 
 
 RECALL: contextvars.ContextVar[Recall | None] = contextvars.ContextVar("recall", default=None)
@@ -3290,9 +3299,11 @@ class Saver(BaseCheckpointSaver[str]):
             to_json(kept_metadata),
         )
         scope = RUN_SCOPE.get()
-        if scope and not configurable.get("checkpoint_ns"):
+        above: list[tuple[str, str]] = []
+        if scope and configurable.get("checkpoint_ns"):
+            above = scope.checkpoints_above(configurable)
+        elif scope:
             scope.latest = (typed, checkpoint)
-        above = scope.checkpoints_above(configurable) if scope else []
 
         def write(conn: sqlite3.Connection, patient: bool) -> bool:
             _check_run(conn, scope)
@@ -3322,11 +3333,6 @@ class Saver(BaseCheckpointSaver[str]):
         query = "SELECT 1 FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?"
         return conn.execute(query, (thread_id, checkpoint_ns, checkpoint_id)).fetchone() is not None
 
-    @staticmethod
-    def _saved(config: RunnableConfig, checkpoint: Checkpoint) -> RunnableConfig:
-        at = config["configurable"]
-        return place_config(at["thread_id"], at.get("checkpoint_ns", ""), checkpoint_id=checkpoint["id"])
-
     def put(
         self,
         config: RunnableConfig,
@@ -3334,12 +3340,16 @@ class Saver(BaseCheckpointSaver[str]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        with _noting_failure():
+        try:
             write = self._checkpoint_writer(config, checkpoint, metadata)
             until = time.monotonic() + self.PATIENCE_SECONDS
             while not self.db.write_now(write, time.monotonic() < until):
                 time.sleep(0.002)
-        return self._saved(config, checkpoint)
+        except BaseException as error:
+            _note_failure(error)
+            raise
+        place = config["configurable"]
+        return place_config(place["thread_id"], place.get("checkpoint_ns", ""), checkpoint_id=checkpoint["id"])
 
     async def aput(
         self,
@@ -3348,12 +3358,16 @@ class Saver(BaseCheckpointSaver[str]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        with _noting_failure():
+        try:
             write = self._checkpoint_writer(config, checkpoint, metadata)
             until = time.monotonic() + self.PATIENCE_SECONDS
             while not await self.db.write(write, time.monotonic() < until):  # noqa: ASYNC110  other transactions
                 await asyncio.sleep(0.002)
-        return self._saved(config, checkpoint)
+        except BaseException as error:
+            _note_failure(error)
+            raise
+        place = config["configurable"]
+        return place_config(place["thread_id"], place.get("checkpoint_ns", ""), checkpoint_id=checkpoint["id"])
 
     def _writes_writer(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
@@ -3371,7 +3385,7 @@ class Saver(BaseCheckpointSaver[str]):
         ]
         replace = all(channel in WRITES_IDX_MAP for channel, _ in writes)
         scope = RUN_SCOPE.get()
-        if scope and not {ERROR, INTERRUPT} & {channel for channel, _ in writes}:
+        if scope and scope.supersteps and not {ERROR, INTERRUPT} & {channel for channel, _ in writes}:
             rows += [
                 (*place, task_path, index, channel, *self.serde.dumps_typed(value))
                 for index, (channel, value) in enumerate(scope.of_task(task_id), start=len(writes))
@@ -3422,19 +3436,16 @@ class RunGone(Exception):
     """The run was deleted or rolled back while its graph went on."""
 
 
-@contextlib.contextmanager
-def _noting_failure() -> Iterator[None]:
-    """While a checkpoint is stored: checkpoints nested in it wait for that."""
-    try:
-        yield
-    except BaseException as error:
-        if (scope := RUN_SCOPE.get()) is not None:
-            scope.failed = error if isinstance(error, Exception) else RunGone(f"run {scope.run_id} was cancelled")
-        raise
+def _note_failure(error: BaseException) -> None:
+    """Note why a checkpoint could not be stored: checkpoints nested in it wait for that."""
+    if (scope := RUN_SCOPE.get()) is not None:
+        scope.failed = error if isinstance(error, Exception) else RunGone(f"run {scope.run_id} was cancelled")
 
 
 def _check_run(conn: sqlite3.Connection, scope: SharedScope | None) -> None:
-    if scope and scope.run_id and not Runs(conn).is_running(scope.run_id):
+    """Raise RunGone if the run may not write any more, or Conflict if runs are in the way of an update."""
+    query = "SELECT 1 FROM runs WHERE run_id = ? AND status = 'running' AND cancel IS NOT 'rollback'"
+    if scope and scope.run_id and not conn.execute(query, (scope.run_id,)).fetchone():
         raise RunGone(f"run {scope.run_id} was deleted")
     if scope and scope.updates:
         if Runs(conn).has_since(*scope.updates):
@@ -4089,14 +4100,10 @@ class LoadedGraph:
     """A graph ready to run, or the factory that makes it for each use."""
 
     spec: GraphSpec
+    name: str  # the graph's own, if it was given one
     graph: Graph | None
-    factory: Callable[..., Any] | None
-    shared: frozenset[tuple[str, str]] = frozenset()
-
-    @property
-    def name(self) -> str:
-        """The graph's own name, if it was given one."""
-        return self.graph.name if self.graph else self.spec.graph_id
+    factory: Callable[..., Any] | None = None
+    shared: frozenset[tuple[str, str]] = frozenset()  # (scope, state key) of its shared values
 
 
 # -- loading --
@@ -4131,25 +4138,18 @@ class Graphs:
         self._auth_spec = settings.auth  # a reload takes its code anew, but never leaves the server without it
         self._saver = saver
         self._store = store
-        self._loaded: dict[str, LoadedGraph] = {}
+        self.loaded: dict[str, LoadedGraph] = {}  # by graph id
         self._warned: set[str] = set()
         self.thread_ttl = settings.checkpointer.default_ttl()  # of a thread that is given none
         self._broken: set[str] = set()  # files that the last reload failed in
 
     def ids(self) -> list[str]:
-        return sorted(self._loaded)
-
-    def all(self) -> list[LoadedGraph]:
-        return list(self._loaded.values())
-
-    def shared(self, graph_id: str) -> frozenset[tuple[str, str]]:
-        """Return (scope, state key) of a graph's shared values."""
-        return self._loaded[graph_id].shared if graph_id in self._loaded else frozenset()
+        return sorted(self.loaded)
 
     def get(self, graph_id: str) -> LoadedGraph:
         """Return a graph. Raises NotFound naming the graphs there are."""
         try:
-            return self._loaded[graph_id]
+            return self.loaded[graph_id]
         except KeyError:
             raise NotFound(f"Graph '{graph_id}' not found. Expected one of: {self.ids()}") from None
 
@@ -4163,7 +4163,7 @@ class Graphs:
         loaded = {spec.graph_id: self._load_one(spec) for spec in self.settings.graphs.values()}
         index = _load_index(self.settings) if self._store.db.vectors else None
         self.auth = self._load_auth(self._auth_spec, self.settings.path) if self._auth_spec else None
-        self._store.index, self._loaded = index, loaded
+        self._store.index, self.loaded = index, loaded
 
     def reload(self) -> None:
         """Import the project's modules and graphs anew; if that fails, the old ones stay."""
@@ -4210,14 +4210,14 @@ class Graphs:
                 target = target.compile()
             if isinstance(target, Pregel):
                 graph = self.prepare(spec, target)
-                return LoadedGraph(spec, graph, None, frozenset(_shared_keys(graph)))
+                return LoadedGraph(spec, graph.name, graph, shared=frozenset(_shared_keys(graph)))
         except StartError:
             raise
         except Exception as error:
             raise StartError(f"{spec} cannot be compiled: {_import_problem(error, self.settings.path)}") from error
         if not callable(target):
             raise StartError(f"{spec} is a {type(target).__name__}, not a graph nor a function that makes one")
-        return LoadedGraph(spec, None, target)
+        return LoadedGraph(spec, spec.graph_id, None, target)
 
     def prepare(self, spec: GraphSpec, graph: Graph) -> Graph:
         """Return a graph on the server's checkpointer and store, with its shared keys hidden."""
@@ -4925,7 +4925,7 @@ def system_assistant_id(graph_id: str) -> str:
 
 def to_assistant_id(server: Application, name: str) -> str:
     """The id of an assistant that is named by it, or by its graph if it is that graph's own. Raises InvalidId."""
-    return system_assistant_id(name) if name in server.graphs.ids() else to_uuid(name, "assistant")
+    return system_assistant_id(name) if name in server.graphs.loaded else to_uuid(name, "assistant")
 
 
 def named_ids(server: Application, values: Mapping[str, Any]) -> JsonObject:
@@ -4994,7 +4994,7 @@ async def allow_run(
     elif left["if_not_exists"] == "create":
         changes["if_not_exists"] = "reject"  # should it go now, the application has not decided on making it
     assistants = {}
-    if body.assistant_id not in map(system_assistant_id, server.graphs.ids()):
+    if body.assistant_id not in map(system_assistant_id, server.graphs.loaded):
         asked = {"assistant_id": value["assistant_id"], "metadata": {}}
         assistants = await access.decide("assistants.read", asked)
     given = body.metadata or {}
@@ -5871,7 +5871,8 @@ class NewRun:
             "context": {**assistant.context, **given, **from_cron},
         }
         kwargs = Run.kwargs_with(asked, self.own(assistant, thread_id))
-        for each in graphs.shared(assistant.graph_id):  # raises MissingScope, which is Invalid
+        loaded = graphs.loaded.get(assistant.graph_id)
+        for each in loaded.shared if loaded else ():  # raises MissingScope, which is Invalid
             shared_prefix((kwargs["config"]["configurable"], kwargs["context"]), *each)
         at, delay = CLOCK.now(), datetime.timedelta(seconds=body.after_seconds or 0)
         return Run(
@@ -6218,7 +6219,8 @@ LOST_SEQS = 1_000_000
 
 def _lifecycle(graphs: Graphs, run: Run, data: JsonObject) -> JsonObject:
     """Return the beginning or the end of a run's own graph, in the event streaming protocol."""
-    name = next((each.name for each in graphs.all() if each.spec.graph_id == run.graph_id), run.graph_id)
+    graph_id = run.graph_id
+    name = graphs.loaded[graph_id].name if graph_id in graphs.loaded else graph_id
     event_id, ms = f"synth:{run.run_id}:lc||{data['event']}", CLOCK.micros() // 1000
     return {"event_id": event_id, "namespace": [], "timestamp": ms, "data": {**data, "graph_name": name}}
 
@@ -8139,7 +8141,7 @@ async def delete_run(call: Call) -> None:
         run = Runs(conn).get(thread_id, run_id) if thread else None
         if run is None:
             raise NotFound("Run not found")
-        shows_its_state = Runs(conn).has_checkpoint(run) and run.graph_id in call.server.graphs.ids()
+        shows_its_state = Runs(conn).has_checkpoint(run) and run.graph_id in call.server.graphs.loaded
         Runs(conn).delete(run)
         if run.temporary:
             Threads(conn).delete(thread_id)
@@ -8974,7 +8976,7 @@ async def _mcp_tools(server: Server, cursor: Any) -> JsonObject:
     tools: dict[str, JsonObject] = {}
     for assistant in page.rows:
         name = tool_name(assistant.name, assistant.assistant_id)
-        if name in tools or assistant.graph_id not in server.graphs.ids():
+        if name in tools or assistant.graph_id not in server.graphs.loaded:
             continue
         try:
             schema = await input_schema(server, assistant)
@@ -9022,7 +9024,7 @@ async def _mcp_call(server: Server, params: JsonObject) -> JsonObject:
     found = [
         each
         for each in known
-        if each.graph_id in server.graphs.ids() and within(each, limits) and contains(each.metadata, value["metadata"])
+        if each.graph_id in server.graphs.loaded and within(each, limits) and contains(each.metadata, value["metadata"])
     ]
     require(found, f"Unknown tool: {name}")
     require(len(found) == 1, "Multiple tools found with the same name.")
@@ -9181,7 +9183,7 @@ async def call_agent(call: Call) -> Response:
 async def find_agent(server: Server, assistant_id: str) -> Assistant:
     try:
         agent_id, limits = to_uuid(assistant_id, "assistant"), JsonObject()
-        if agent_id not in map(system_assistant_id, server.graphs.ids()):  # those are everybody's, as for runs
+        if agent_id not in map(system_assistant_id, server.graphs.loaded):  # those are everybody's, as for runs
             limits = await allow(server, "assistants.read", {"assistant_id": uuid.UUID(agent_id), "metadata": {}})
         return find_assistant(server, agent_id, limits)
     except (Invalid, NotFound):
@@ -10419,7 +10421,7 @@ def system_configs() -> dict[str, JsonObject]:
 
 
 def sync_system_assistants(
-    conn: sqlite3.Connection, graphs: list[LoadedGraph], configs: Mapping[str, JsonObject]
+    conn: sqlite3.Connection, graphs: Iterable[LoadedGraph], configs: Mapping[str, JsonObject]
 ) -> None:
     """One assistant per graph, with an id made from the graph's. Those of graphs that are gone go, unless a
     user changed them or has crons on them: the graph may come back."""
@@ -10478,9 +10480,9 @@ async def start_server(settings: Settings, db: Db, max_concurrency: int, address
     graphs.load()
     app = load_app(settings)
     loopback.loading = False
-    if unknown := configs.keys() - graphs.ids():
+    if unknown := configs.keys() - graphs.loaded:
         log.warning("LANGGRAPH_CONFIG names graphs that there are not: %s", ", ".join(sorted(unknown)))
-    await db.write(sync_system_assistants, graphs.all(), configs)
+    await db.write(sync_system_assistants, graphs.loaded.values(), configs)
     runner = Runner(db, graphs, saver, WebhookSender(db, settings, address), max_concurrency, loopback)
     store.spawn, store.on_ttl = runner.loop.spawn, runner.items.notice
     db.announce(f"{address}{settings.http.mount_prefix}")
@@ -10557,7 +10559,7 @@ def _is_source(change: Any, path: str) -> bool:
 async def reload(server: Server, changed: list[str]) -> None:
     try:
         await asyncio.to_thread(server.graphs.reload)
-        await server.db.write(sync_system_assistants, server.graphs.all(), system_configs())
+        await server.db.write(sync_system_assistants, server.graphs.loaded.values(), system_configs())
     except Unavailable as error:
         log.error("%s changed, but new graphs have no assistants yet: %s", ", ".join(changed), error)
         return
@@ -10647,7 +10649,7 @@ def banner(server: Server, address: str, port: int | None, reload: bool) -> str:
     lines.append(f"  Clients   {line.format(address)}")
     kept = "kept between starts" if server.db.persistent else "gone when the server stops"
     lines.append(f"  Database  {server.db.path} ({kept})")
-    lines += [f"  Graph     {loaded.spec.graph_id}  {loaded.spec.path}" for loaded in server.graphs.all()]
+    lines += [f"  Graph     {loaded.spec.graph_id}  {loaded.spec.path}" for loaded in server.graphs.loaded.values()]
     lines.append(f"  Reload    {'on: changed code is served at once' if reload else 'off'}")
     return "\n".join(lines)
 
