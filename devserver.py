@@ -1595,6 +1595,7 @@ class _Writer(aiosqlite.Connection):
             if not (is_whole := self._db.is_whole()):
                 self._db.check_present()
             conn.execute("COMMIT")
+            self._db.quiet_seconds = 0
             if not is_whole:
                 self._db.keep_log(conn)
         except BaseException:
@@ -1664,7 +1665,7 @@ class Db:
         self._log: tuple[int, int] | None = None  # the identity of the write-ahead log that the connections use
         self.log_lost = False  # whether the next start would not find it
         self._told: set[str] = set()
-        self._quiet_seconds = 0  # since the last commit
+        self.quiet_seconds = 0  # since the last commit
         self._tending: asyncio.Task[None]
         self._opened: contextlib.AsyncExitStack  # closes it all
 
@@ -1744,7 +1745,9 @@ class Db:
 
     def _new_reader(self) -> sqlite3.Connection | None:
         """Another connection, None if it would read another log than is written."""
-        self.check_present()
+        if not self.is_whole():
+            self.check_present()
+            return None
         conn = self._connect(False)
         if self._found("-wal") != self._log:
             conn.close()
@@ -1765,7 +1768,6 @@ class Db:
 
     def is_whole(self) -> bool:
         """Return whether the file and its write-ahead log are those that were opened."""
-        self._quiet_seconds = 0
         try:
             file, wal = os.stat(self._file), os.stat(f"{self._file}-wal")
         except OSError:
@@ -1802,11 +1804,11 @@ class Db:
         """Each second look after the write-ahead log; cut it once nothing was committed for a minute."""
         while True:
             await asyncio.sleep(1)
-            self._quiet_seconds += 1
+            self.quiet_seconds += 1
             with contextlib.suppress(Unavailable, sqlite3.Error):  # the next commit says so
                 if self._found("-wal") != self._log:
                     await self.write(lambda conn: None)
-                elif self._quiet_seconds >= self.QUIET_SECONDS and self._log_size():
+                elif self.quiet_seconds >= self.QUIET_SECONDS and self._log_size():
                     patience = f"PRAGMA busy_timeout = {int(self.PATIENCE_SECONDS * 1000)}"
                     cut = f"PRAGMA busy_timeout = 0; PRAGMA wal_checkpoint(TRUNCATE); {patience}"
                     try:
