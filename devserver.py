@@ -4212,7 +4212,8 @@ class Graphs:
                 target = target.compile()
             if isinstance(target, Pregel):
                 graph = self.prepare(spec, target)
-                return LoadedGraph(spec, graph.name, graph, shared=frozenset(_shared_keys(graph)))
+                keys = ((c.scope, name) for _, name, c in _channels(graph) if isinstance(c, SharedValue))
+                return LoadedGraph(spec, graph.name, graph, shared=frozenset(keys))
         except StartError:
             raise
         except Exception as error:
@@ -4228,11 +4229,10 @@ class Graphs:
             self._warned.add(spec.graph_id)
             log.warning("%s has its own %s: devserver uses its own instead", spec, " and ".join(own))
         _share(spec, graph)
-        for each in (graph, *_subgraphs(graph)):
-            for key, channel in each.channels.items():
-                if type(channel) is NamedBarrierValue:
-                    each.channels[key] = copied = CopiedBarrier(channel.typ, channel.names)
-                    copied.key = key
+        for each, key, channel in _channels(graph):
+            if type(channel) is NamedBarrierValue:
+                each.channels[key] = copied = CopiedBarrier(channel.typ, channel.names)
+                copied.key = key
         name = graph.name if graph.name not in ("LangGraph", "") else spec.graph_id
         return graph.copy({"checkpointer": self._saver, "store": self._store, "name": name})
 
@@ -4448,11 +4448,12 @@ def _subgraphs(graph: Graph) -> list[Graph]:
     return found
 
 
-def _shared_keys(graph: Graph, above: tuple[Graph, ...] = ()) -> set[tuple[str, str]]:
-    """Return (scope, state key) of a graph's shared values, those of its subgraphs included."""
-    keys = {(c.scope, key) for key, c in graph.channels.items() if isinstance(c, SharedValue)}
-    below = [subgraph for subgraph in _subgraphs(graph) if subgraph not in (graph, *above)]
-    return keys.union(*(_shared_keys(subgraph, (graph, *above)) for subgraph in below))
+def _channels(graph: Graph) -> Iterator[tuple[Graph, str, Any]]:
+    """Yield (graph, name, channel) of a graph and of all that are nested in it, each graph once."""
+    graphs = [graph]
+    for each in graphs:
+        graphs += [subgraph for subgraph in _subgraphs(each) if subgraph not in graphs]
+        yield from ((each, name, channel) for name, channel in list(each.channels.items()))
 
 
 def _share(spec: GraphSpec, graph: Graph, above: tuple[Graph, ...] = ()) -> dict[str, SharedValue]:
@@ -4792,16 +4793,6 @@ def to_user(made: Any) -> User:
     return user
 
 
-def studio_user() -> User:
-    """Return the developer who looks at the application with LangSmith's Studio."""
-    from langgraph_sdk.auth.types import StudioUser
-
-    made = StudioUser("langgraph-studio-user", is_authenticated=True)
-    user = to_user(made)
-    user["kind"] = "StudioUser"
-    return user
-
-
 def _limits(said: Any) -> JsonObject:
     """Return as a filter what an authorization handler said. Raises Refused, or an error for what makes no sense."""
     if said is None or said is True:
@@ -4846,6 +4837,18 @@ class Access:
         self.limits[action] = limits = await self.auth.decide(self.user, action, value)
         return limits
 
+    async def change(self, action: str, value: JsonObject, names: Iterable[str]) -> tuple[JsonObject, JsonObject]:
+        """Decide on an action. Return its filter, and which of the values with these names the application has changed;
+        they are in the value, or in its kwargs."""
+
+        def named() -> JsonObject:
+            flat = {**value.get("kwargs", {}), **value}
+            return {name: flat[name] for name in names if name in flat}
+
+        before = {name: to_json(each) for name, each in named().items()}  # sooner than a deep copy
+        limits = await self.decide(action, value)
+        return limits, {name: each for name, each in named().items() if to_json(each) != before.get(name)}
+
 
 # Set for every request that is admitted; never set without an Auth.
 ACCESS: contextvars.ContextVar[Access] = contextvars.ContextVar("devserver_access")
@@ -4889,13 +4892,19 @@ def note_headers(server: Application, connection: HTTPConnection) -> None:
     CONFIGURABLE_HEADERS.set({**selected, "langgraph_request_id": request_id})
 
 
-async def enter(server: Application, auth: AppAuth, connection: HTTPConnection) -> Access:
-    """Authenticate a request or a WebSocket; from here on it acts for its user. Raises Refused."""
-    scope, headers = connection.scope, connection.headers
+async def enter(server: Application, connection: HTTPConnection) -> None:
+    """Authenticate a request or a WebSocket, unless it was or there is no Auth; from here on it acts for its user.
+    Raises Refused."""
+    from langgraph_sdk.auth.types import StudioUser
+
+    auth, scope, headers = server.auth, connection.scope, connection.headers
+    if auth is None or "access" in scope:
+        return
     if scope.get("run_user") is not None:  # a run's own call: nothing that comes from a socket can set it
         user = User(scope["run_user"])
     elif headers.get("x-auth-scheme") == "langsmith" and not auth.spec.disable_studio_auth and server.studio:
-        user = studio_user()
+        user = to_user(StudioUser("langgraph-studio-user", is_authenticated=True))
+        user["kind"] = "StudioUser"
     else:
         parsed = None
         if "body" in auth.parameters and isinstance(connection, Request):
@@ -4912,10 +4921,8 @@ async def enter(server: Application, auth: AppAuth, connection: HTTPConnection) 
             "authorization": headers.get("authorization"),
         }
         user = await auth.authenticate({name: given[name] for name in auth.parameters})
-    access = Access(auth, user)
-    ACCESS.set(access)
+    ACCESS.set(access := Access(auth, user))
     scope["user"], scope["access"] = user, access  # request.user: for routes of the application's own
-    return access
 
 
 GRAPH_NAMESPACE = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
@@ -4946,6 +4953,14 @@ async def allow(server: Application, action: str, value: JsonObject) -> JsonObje
     """Have the application decide on an action within a request. Gives the filter that rows have to pass; without
     an Auth an empty one, which all do. Raises Refused."""
     return await ACCESS.get().decide(action, value) if server.auth else {}
+
+
+async def allow_assistant(server: Application, assistant_id: str) -> JsonObject:
+    """Have the application decide on reading an assistant; those of graphs themselves are everybody's. Gives the filter
+    that it has to pass. Raises Refused."""
+    if assistant_id in map(system_assistant_id, server.graphs.loaded):
+        return {}
+    return await allow(server, "assistants.read", {"assistant_id": uuid.UUID(assistant_id), "metadata": {}})
 
 
 async def allow_thread(
@@ -4983,11 +4998,8 @@ async def allow_run(
         return {}, RunAccess()
     access, value = ACCESS.get(), _run_value(thread_id, body, run_id)
     fields = RunCreate.model_fields.keys() - {"assistant_id", "metadata"}
-    before = {name: to_json(each) for name, each in {**value["kwargs"], **value}.items() if name in fields}
-    threads = await access.decide("threads.create_run", value)
-    left = {**value["kwargs"], **value}
-    changes = {name: left[name] for name in left if name in fields and to_json(left[name]) != before.get(name)}
-    metadata = dict(value["metadata"])
+    threads, changes = await access.change("threads.create_run", value, fields)
+    left, metadata = {**value["kwargs"], **value}, dict(value["metadata"])
     thread = server.db.look(lambda conn: Threads(conn).get(thread_id)) if thread_id else None
     if thread is None and (left["if_not_exists"] == "create" if thread_id else left.get("on_completion") == "keep"):
         made = {"thread_id": value["thread_id"], "metadata": dict(metadata), "if_exists": "raise"}
@@ -4995,10 +5007,7 @@ async def allow_run(
         metadata |= made["metadata"]
     elif left["if_not_exists"] == "create":
         changes["if_not_exists"] = "reject"  # should it go now, the application has not decided on making it
-    assistants = {}
-    if body.assistant_id not in map(system_assistant_id, server.graphs.loaded):
-        asked = {"assistant_id": value["assistant_id"], "metadata": {}}
-        assistants = await access.decide("assistants.read", asked)
+    assistants = await allow_assistant(server, body.assistant_id)
     given = body.metadata or {}
     added = {key: metadata[key] for key in metadata if key not in given or metadata[key] != given[key]}
     return changes, RunAccess(dict(access.user), threads, assistants, added)
@@ -6936,7 +6945,9 @@ class Runner:
             self.begin_soon(begun)
 
     async def stop(self) -> None:
-        """Give runs a moment to reach the end of a superstep; the rest starts again with the server."""
+        """Give runs a moment to reach the end of a superstep; the rest starts again with the server. Once is enough."""
+        if self.stopping:
+            return
         self.stopping = True
         with contextlib.suppress(TimeoutError):  # a node that blocks the run loop keeps nobody waiting
             async with asyncio.timeout(self.GRACE_SECONDS + 2):
@@ -7360,10 +7371,8 @@ async def decide(call: Call, rule: str) -> None:
         value |= {"metadata": value.get("metadata") or {}, **named_ids(call.server, value)}
         if action == "crons.create":
             value |= {"payload": call.raw, "cron_id": None, "user_id": access.user["identity"]}
-        fields = type(call.body).model_fields.keys() & value.keys()
-        before = {name: to_json(value[name]) for name in fields}  # sooner than a deep copy
-        call.limits.append(await access.decide(action, value))
-        changed = {name: value[name] for name in fields & value.keys() if to_json(value[name]) != before[name]}
+        limits, changed = await access.change(action, value, type(call.body).model_fields)
+        call.limits.append(limits)
         if changed or "payload" in value:
             call.raw = from_json(to_json({**value.get("payload", call.raw), **changed}))
             call.body = validate(type(call.body), call.raw)
@@ -8893,8 +8902,7 @@ async def protocol_socket(socket: WebSocket) -> None:
     server: Server = socket.app.state.server
     note_headers(server, socket)
     try:
-        if server.auth and "access" not in socket.scope:
-            await enter(server, server.auth, socket)
+        await enter(server, socket)
         need_event_streaming()
         thread_id = to_uuid(socket.path_params["thread_id"], "thread")
         await allow_thread(server, thread_id)
@@ -9184,10 +9192,8 @@ async def call_agent(call: Call) -> Response:
 
 async def find_agent(server: Server, assistant_id: str) -> Assistant:
     try:
-        agent_id, limits = to_uuid(assistant_id, "assistant"), JsonObject()
-        if agent_id not in map(system_assistant_id, server.graphs.loaded):  # those are everybody's, as for runs
-            limits = await allow(server, "assistants.read", {"assistant_id": uuid.UUID(agent_id), "metadata": {}})
-        return find_assistant(server, agent_id, limits)
+        agent_id = to_uuid(assistant_id, "assistant")
+        return find_assistant(server, agent_id, await allow_assistant(server, agent_id))
     except (Invalid, NotFound):
         raise ProtocolError(INVALID_PARAMS, f"Assistant not found: '{assistant_id}'") from None
 
@@ -10177,10 +10183,9 @@ def endpoint(operation: Operation) -> Callable[[Request], Coroutine[Any, Any, Re
         request.scope.setdefault("route", operation)  # as new Starlettes do: requests are counted by its path
         call = Call(server, ApiRequest(request.scope, request.receive), operation.query)
         note_headers(server, request)
-        auth = None if operation.rule == "open" else server.auth
-        if auth and "access" not in request.scope:
-            await enter(server, auth, call.request)
-        if auth and not operation.rule:
+        if operation.rule != "open":
+            await enter(server, call.request)
+        if server.auth and not operation.rule:
             raise Refused(403, "Nothing decides who may do this")
         if changes and (foreign := request.scope.get("foreign")):
             flag = call.query[changes]
@@ -10189,7 +10194,7 @@ def endpoint(operation: Operation) -> Callable[[Request], Coroutine[Any, Any, Re
         if operation.body and operation.parsed:
             call.raw = await call.json()
             call.body = validate(operation.body, call.raw)
-        if auth and operation.rule != "inside":
+        if server.auth and operation.rule not in ("open", "inside"):
             await decide(call, operation.rule)
         made = await operation.handler(call)
         if isinstance(made, Response):
@@ -10329,7 +10334,7 @@ class Gate:
                         return {"type": "http.request", "body": body.pop()} if body else await rest()
 
                     receive = replay
-            await enter(self._server, auth, connection)
+            await enter(self._server, connection)
         except ApiError as error:
             if scope["type"] == "http":
                 await reply({"detail": error.detail}, error.status, error.headers)(scope, receive, send)
@@ -10689,28 +10694,9 @@ def setup_logging(level: str) -> None:
     warnings.filterwarnings("ignore", "The v3 streaming protocol on Pregel is experimental")
 
 
-@dataclass(frozen=True)
-class UpOptions:
-    """The options of `devserver up`."""
-
-    config: Path
-    host: str
-    port: int | None
-    db: str | None
-    reload: bool
-    env_file: Path | None
-    open_browser: bool
-    max_concurrency: int
-    full_sync: bool
-    studio: bool
-    ssl_certfile: Path | None
-    ssl_keyfile: Path | None
-    debug_port: int | None
-    wait_for_client: bool
-
-
-async def serve(options: UpOptions) -> None:
-    """Serve until a signal. Raises StartError, with everything closed, for whatever prevents that."""
+async def serve(options: types.SimpleNamespace) -> None:
+    """Serve until a signal, with the options of `up`. Raises StartError, with everything closed, for whatever prevents
+    that."""
     async with contextlib.AsyncExitStack() as stack:
         try:
             http, listeners = await prepare(options, stack)
@@ -10724,7 +10710,9 @@ async def serve(options: UpOptions) -> None:
             raise StartError("http.app failed to start: see above")
 
 
-async def prepare(options: UpOptions, stack: contextlib.AsyncExitStack) -> tuple[uvicorn.Server, list[socket.socket]]:
+async def prepare(
+    options: types.SimpleNamespace, stack: contextlib.AsyncExitStack
+) -> tuple[uvicorn.Server, list[socket.socket]]:
     """All that comes before the first request: connections wait in the listening sockets' queues meanwhile. The stack
     gets what closes it all."""
     import uvicorn
@@ -10743,7 +10731,7 @@ async def prepare(options: UpOptions, stack: contextlib.AsyncExitStack) -> tuple
     await db.open()
     stack.push_async_callback(db.close)
     server = await start_server(settings, db, options.max_concurrency, address)
-    stack.push_async_callback(stop_runner, server.runner)
+    stack.push_async_callback(server.runner.stop)
     app = create_app(server, options.host, options.studio)
     # "auto" is another one before uvicorn 0.50
     own: Any = {"http": _http_protocol(), "ws": "websockets-sansio", "lifespan": "on" if server.app else "off"}
@@ -10765,11 +10753,6 @@ async def prepare(options: UpOptions, stack: contextlib.AsyncExitStack) -> tuple
     return _http_server(config, server), listeners
 
 
-async def stop_runner(runner: Runner) -> None:
-    if not runner.stopping:
-        await runner.stop()
-
-
 def set_environment(settings: Settings, env_file: Path | None) -> None:
     """Set the variables that langgraph.json and the options name, unless they are set; warn of what is not served."""
     for name, value in (settings.environment() | (read_env_file(env_file) if env_file else {})).items():
@@ -10780,7 +10763,7 @@ def set_environment(settings: Settings, env_file: Path | None) -> None:
         log.warning("%s: not served yet, ignored: %s", settings.path, ", ".join(settings.not_served))
 
 
-def tls_context(options: UpOptions) -> ssl.SSLContext | None:
+def tls_context(options: types.SimpleNamespace) -> ssl.SSLContext | None:
     """What makes it https, if a certificate was given. Raises StartError."""
     import ssl
 
@@ -10795,7 +10778,7 @@ def tls_context(options: UpOptions) -> ssl.SSLContext | None:
     return context
 
 
-async def debugger(options: UpOptions) -> None:
+async def debugger(options: types.SimpleNamespace) -> None:
     """Let a debugger attach, and wait for one if that was asked for. Raises StartError."""
     if options.debug_port is None:
         return
@@ -10937,7 +10920,7 @@ def up(verbose: bool, server_log_level: str, no_reload: bool, tunnel: bool, **op
     try:
         # not Windows' own loop, which stops listening when a client leaves while its connection is accepted
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-            runner.run(serve(UpOptions(reload=not no_reload, **options)))
+            runner.run(serve(types.SimpleNamespace(reload=not no_reload, **options)))
     except StartError as error:
         log.debug("where that comes from:", exc_info=error)
         click.echo(f"devserver: {error}", err=True)

@@ -195,7 +195,7 @@ async def test_whatever_fails_at_the_start_leaves_nothing_open(
         raise PROBLEM
 
     monkeypatch.setattr(devserver, step, fail)
-    options = devserver.UpOptions(
+    options = types.SimpleNamespace(
         config=Path("langgraph.json"), host="127.0.0.1", port=0, db=None, reload=False, env_file=None,
         open_browser=False, max_concurrency=1, full_sync=False, studio=False, ssl_certfile=None, ssl_keyfile=None,
         debug_port=None, wait_for_client=False,
