@@ -168,7 +168,10 @@ def test_windows_shares_no_port() -> None:
 
 def test_the_banner_names_the_variable_as_the_shell_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
     server: Any = types.SimpleNamespace(
-        db=types.SimpleNamespace(persistent=True, path="x.db"), graphs=types.SimpleNamespace(all=list)
+        db=types.SimpleNamespace(persistent=True, path="x.db"),
+        graphs=types.SimpleNamespace(loaded={}),
+        settings=types.SimpleNamespace(http=devserver.HttpSettings()),
+        app=None,
     )
     assert "export LANGGRAPH_API_URL=http://a:1\n" in devserver.banner(server, "http://a:1", 0, True)
     monkeypatch.setattr(sys, "platform", "win32")
