@@ -18,7 +18,8 @@ Contents
     12  HTTP            a handler per operation
     13  Protocols       event streaming over HTTP and WebSocket, MCP, Agent2Agent
     14  App             routes, the door to them, OpenAPI, middleware
-    15  CLI             devserver up, devserver cron
+    15  Test kit        fixtures for pytest, recordings of models, a scripted model, a clock that tests move
+    16  CLI             devserver up, exec, cron, snapshot, diff, compact
      -  Page            one HTML document that App serves: an appendix
 
 A section uses only earlier ones, but for the appendix.
@@ -35,6 +36,8 @@ The life of a run: POST /threads/T/runs/stream
 
 Two event loops: uvicorn's serves HTTP, the run loop's thread executes every graph, so a node that blocks
 slows down other runs but never the API. Facts are rows: memory holds only what dies with the process.
+
+For pytest, which the test kit is a plugin of: PYTEST_DONT_REWRITE
 """
 
 from __future__ import annotations
@@ -195,6 +198,7 @@ if typing.TYPE_CHECKING:
     import uvicorn
     from langgraph.errors import GraphDrained, UnknownInterruptError
     from langgraph.runtime import RunControl
+    from langgraph_sdk.client import LangGraphClient, SyncLangGraphClient
 else:  # langgraph 1.1 lacks the first two, and the event streaming that came with them; the third is new in 1.2.20
     RunControl = getattr(langgraph_runtime, "RunControl", None)
     GraphDrained = getattr(langgraph_errors, "GraphDrained", ())
@@ -673,14 +677,22 @@ class Clock:
     JUMP = 1_000_000  # by less, the time of day was not set, but corrected
 
     def __init__(self) -> None:
+        self.shift = 0  # of the machine's clock, in microseconds: a test's clock is elsewhere
         self.set_back = 0  # how often the time of day was put back
         self.ahead = 0  # the steady time, of the time of day
         self._last = 0
         self._seen = self.micros() - time.monotonic_ns() // 1000  # the time of day when the machine started
         self._lock = threading.Lock()
 
+    def restart(self, at: datetime.datetime | None = None) -> None:
+        """Begin anew, at a moment or with the machine's clock: for a database that has seen none."""
+        shift = (at - self.now()) // datetime.timedelta(microseconds=1) + self.shift if at else 0
+        with self._lock:
+            self.shift, self.set_back, self.ahead, self._last = shift, 0, 0, 0
+            self._seen = self.micros() - time.monotonic_ns() // 1000
+
     def micros(self) -> int:
-        return time.time_ns() // 1000
+        return time.time_ns() // 1000 + self.shift
 
     def now(self) -> datetime.datetime:
         return EPOCH + datetime.timedelta(microseconds=self.micros())
@@ -1881,6 +1893,54 @@ class Db:
             conn.executescript(f"BEGIN; {script} INSERT INTO vector_migrations (v) VALUES ({number}); COMMIT;")
         for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
             conn.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
+
+
+class ScratchDb(Db):
+    """A database whose changes stay in the write-ahead log: without it, the file is as it was."""
+
+    QUIET_SECONDS = sys.maxsize
+
+    def _set_up(self, conn: sqlite3.Connection, writer: bool) -> None:
+        super()._set_up(conn, writer)
+        conn.execute("PRAGMA wal_autocheckpoint = 0")
+
+    async def close(self) -> None:
+        place = f"{Path(self._file).as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(place, uri=True)) as last:  # which moves no log into the file
+            last.execute("PRAGMA schema_version")
+            await super().close()
+
+    def cut(self) -> None:
+        """Let nothing be stored any more, as after a crash."""
+        self._identity = None
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Copy a database as it is at one moment, though a server has it, to a new file. Raises StartError."""
+    if target.exists():
+        raise StartError(f"{target} is there already. Delete it, or name another file.")
+    if not source.is_file():
+        raise StartError(f"there is no database {source}")
+    place = f"{source.resolve().as_uri()}?mode=ro"
+    if not os.path.exists(f"{source}-wal"):
+        place += "&immutable=1"  # else reading would make files beside it
+    part = target.with_name(f"{target.name}.part")
+    try:
+        with (
+            contextlib.closing(sqlite3.connect(place, uri=True)) as given,
+            contextlib.closing(sqlite3.connect(part)) as made,
+        ):
+            version = given.execute("PRAGMA user_version").fetchone()[0]
+            if not 0 < version <= len(MIGRATIONS):
+                whose = "is of a newer devserver: upgrade this one" if version else "is no database of devserver's"
+                raise StartError(f"{source} {whose}")
+            given.backup(made)
+            made.execute("PRAGMA journal_mode = DELETE")  # one file, that reading does not change
+        part.replace(target)
+    except (sqlite3.Error, OSError) as error:
+        raise StartError(f"{source} cannot be copied to {target}: {error}") from None
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def tool_name(name: str, assistant_id: str) -> str:
@@ -3135,6 +3195,41 @@ class Items(Table[sqlite3.Row]):
         return at.isoformat(" ", "microseconds")
 
 
+def contents(conn: sqlite3.Connection) -> dict[str, dict[str, JsonObject]]:
+    """Return what people compare of a database, each kind of thing by its name, in a fixed order."""
+    found: dict[str, dict[str, JsonObject]] = {"threads": {}, "runs": {}, "shared values": {}, "items": {}}
+    for thread in Threads(conn)._all(f"{_THREAD} ORDER BY thread_id"):
+        shown = ("status", "values", "interrupts", "error", "metadata")
+        found["threads"][thread.thread_id] = {name: getattr(thread, name) for name in shown}
+    for run in Runs(conn)._all("SELECT * FROM runs ORDER BY due, rowid"):
+        asked = {name: run.kwargs[name] for name in ("input", "command")}
+        assistant = Assistants(conn).get(run.assistant_id)
+        about = {"thread": run.thread_id, "assistant": assistant.name if assistant else run.assistant_id}
+        found["runs"][run.run_id] = {"status": run.status, **about, **asked}
+    for row in conn.execute("SELECT prefix, key, value FROM store ORDER BY prefix, key"):
+        kind, _, rest = row["prefix"].partition(".")
+        shared = kind == SHARED_ROOT
+        name = f"{rest if shared else row['prefix']} {row['key']}"
+        found["shared values" if shared else "items"][name] = orjson.loads(row["value"])
+    return found
+
+
+def due_in(conn: sqlite3.Connection) -> float | None:
+    """Return in how many seconds the next thing is due: a cron, an item or a thread that expires, a run that waits."""
+    query = f"SELECT min(due) FROM runs WHERE {LIVE} AND status = 'pending' AND due > ?"
+    run = conn.execute(query, (at := CLOCK.steady(),)).fetchone()[0]
+    dues = (Crons(conn).next_due(), Items(conn).next_expiry(), Threads(conn).next_expiry(), run and (run - at) / 1e6)
+    return min((due for due in dues if due is not None), default=None)
+
+
+def unsettled(conn: sqlite3.Connection) -> list[str]:
+    """Tell what goes on or is due: runs, webhooks, and what has to happen by now."""
+    runs = f"SELECT run_id, thread_id, status FROM runs WHERE {LIVE} AND due <= ?"
+    left = ["run {} of thread {} is {}".format(*row) for row in conn.execute(runs, (CLOCK.steady(),))]
+    left += [f"a webhook to {url} waits" for _, url, _ in Webhooks(conn).due()]
+    return left + ["a cron is due, or something expires"] * ((due_in(conn) or 1) <= 0)
+
+
 def start_clock(conn: sqlite3.Connection) -> None:
     """Let the steady time and LangGraph's checkpoint ids begin after all that are in the file."""
     run_id, checkpoint_id, event_ms, *changed = conn.execute(
@@ -4205,8 +4300,18 @@ class Graphs:
             for path in (Path(file), Path(file).resolve())  # a folder may have other names: links, PROGRA~1
         )
 
+    def serve(self, given: Mapping[str, Any]) -> None:
+        """Serve these graphs, or what makes them, in place of those that are loaded. Raises StartError."""
+        specs = {graph_id: GraphSpec(graph_id=graph_id, path="given:graph") for graph_id in given}
+        self.loaded = {
+            graph_id: target if isinstance(target, LoadedGraph) else self._made_of(specs[graph_id], target)
+            for graph_id, target in given.items()
+        }
+
     def _load_one(self, spec: GraphSpec) -> LoadedGraph:
-        target = import_object(str(spec), spec.path, self.settings.path)
+        return self._made_of(spec, import_object(str(spec), spec.path, self.settings.path))
+
+    def _made_of(self, spec: GraphSpec, target: Any) -> LoadedGraph:
         try:
             if isinstance(target, StateGraph):
                 target = target.compile()
@@ -10211,11 +10316,11 @@ def _route(operation: Operation) -> Route:
     return route
 
 
-def _routes(http: HttpSettings) -> list[BaseRoute]:
+def _routes(http: HttpSettings, more: Sequence[Operation]) -> list[BaseRoute]:
     async def not_found(request: Request) -> Response:
         raise NotFound()
 
-    served, methods = [*UNLISTED, *ROUTES], ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+    served, methods = [*more, *UNLISTED, *ROUTES], ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
     routes: list[BaseRoute] = [_route(each) for each in served if each.rule == "open"]
     for route in routes.copy():  # other methods, and a slash too many, find nothing
         path = cast(Route, route).path
@@ -10386,11 +10491,13 @@ def _starlette(server: Server, routes: list[BaseRoute], **options: Any) -> Starl
     return app
 
 
-def create_app(server: Server, host: str = "127.0.0.1", studio: bool = False) -> asgi.ASGIApp:
+def create_app(
+    server: Server, host: str = "127.0.0.1", studio: bool = False, more: Sequence[Operation] = ()
+) -> asgi.ASGIApp:
     """The ASGI application of a server that was started, from the inside out."""
     server.studio = studio
     http = server.settings.http
-    app = _starlette(server, _routes(http))
+    app = _starlette(server, _routes(http, more))
     if server.app:  # with the API behind it: its middleware runs for both, its routes go first
         api, app = ApiRoute(app), server.app
         # FastAPI's documents go: ours include what they have, and need nothing from elsewhere
@@ -10585,7 +10692,681 @@ async def reload(server: Server, changed: list[str]) -> None:
 
 
 ########################################################################################################
-# 15  CLI
+# 15  Test kit
+########################################################################################################
+
+# -- no accidental calls --
+
+
+class NetworkClosed(RuntimeError):
+    """A test reached for the network. No ConnectionError, as clients would hide it and try again."""
+
+
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+TRACING = ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING", "LANGCHAIN_TRACING_V2")
+_closed = threading.Event()
+
+
+def _refuse(event: str, args: tuple[Any, ...]) -> None:
+    """Raise NetworkClosed for a socket or a look-up that leads to another machine. An audit hook."""
+    if not event.startswith("socket.") or not _closed.is_set():
+        return
+    if event in ("socket.connect", "socket.sendto", "socket.sendmsg") and isinstance(args[1], tuple):
+        host, port = args[1][:2]
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
+        host, port = args[0], args[1] if len(args) > 1 else None
+    else:
+        return
+    host = host.decode() if isinstance(host, bytes) else host or ""
+    if host in ("", "0.0.0.0", "::", socket.gethostname()) or is_loopback(host.partition("%")[0]):
+        return
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame and (_is_library(name := frame.f_code.co_filename) or name == __file__ or name[0] == "<"):
+        frame = frame.f_back
+    line = f" at {frame.f_code.co_filename}:{frame.f_lineno}" if frame else ""
+    raise NetworkClosed(
+        f"{host if port is None else f'{host}:{port}'} was called{line}, but tests have no network. Record the call "
+        "(--devserver-record=missing), script the model, or allow it: @pytest.mark.devserver(network='allow')"
+    )
+
+
+@functools.cache
+def _hook_network() -> None:
+    sys.addaudithook(_refuse)  # which can't be taken away
+
+
+@contextlib.contextmanager
+def without_network() -> Iterator[None]:
+    """Keep Python's sockets from all other machines, use no proxy, and let LangSmith trace nothing."""
+    _hook_network()
+    names = [name for name in os.environ if name.lower() in PROXIES]
+    old = {name: os.environ.get(name) for name in (*names, *TRACING)}
+    os.environ.update(dict.fromkeys(TRACING, "false"))
+    for name in names:
+        del os.environ[name]
+    _forget_tracing()
+    _closed.set()
+    try:
+        yield
+    finally:
+        _closed.clear()
+        set_variables(old)
+        _forget_tracing()
+
+
+def _forget_tracing() -> None:
+    """LangSmith reads variables once."""
+    with contextlib.suppress(AttributeError):
+        sys.modules["langsmith.utils"].get_env_var.cache_clear() if "langsmith.utils" in sys.modules else None
+
+
+def set_variables(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+# -- a clock that tests own --
+
+
+class _Datetime(datetime.datetime):
+    """`datetime` as LangGraph's own modules use it: by the server's clock."""
+
+    @classmethod
+    def now(cls, tz: datetime.tzinfo | None = None) -> Self:
+        return cls.fromtimestamp(CLOCK.micros() / 1e6, tz)
+
+
+def _follow_clock() -> None:
+    """Let the times and ids of LangGraph's checkpoints go by the server's clock. It has no public way."""
+    for name in ("langgraph.pregel._checkpoint", "langgraph.pregel._loop", "langgraph.checkpoint.base"):
+        if hasattr(module := sys.modules.get(name), "datetime"):
+            module.datetime = _Datetime  # type: ignore[union-attr]
+    vars(checkpoint_ids)["time"] = types.SimpleNamespace(time_ns=lambda: CLOCK.micros() * 1000)
+
+
+async def catch_up(runner: Runner) -> None:
+    """Do at once what is due by the clock, which was set. On the run loop."""
+    for act in (runner._fire_crons, runner._expire_items, runner._expire_threads):
+        await act()
+    for worker in runner._workers.values():
+        worker.noticed.set()
+    for schedule in (runner.crons, runner.items, runner.threads):
+        schedule.notice()
+
+
+async def settle(server: Server, timeout: float = 30) -> None:  # noqa: ASYNC109
+    """Return once no run is live, no webhook waits, and nothing is due. Raises TimeoutError that tells what is left."""
+    until = time.monotonic() + timeout
+    while left := server.db.look(unsettled):
+        if time.monotonic() > until:
+            places = "".join(f"\n  {place}" for place in (*left, *node_places(server.runner.loop.loop)))
+            raise TimeoutError(f"after {timeout:g} s there is still:{places}")
+        if server.db.look(lambda conn: (due_in(conn) or 1) <= 0):
+            await server.runner.loop.run(catch_up(server.runner))
+        await asyncio.sleep(0.002)
+
+
+async def move_clock(server: Server, to: datetime.datetime | None) -> datetime.datetime:
+    """Let all that is due until a moment happen in order, each at its own time; without a moment, the next thing.
+    Raises ValueError if that is in the past, LookupError if nothing is due."""
+    if to is not None and to < CLOCK.now():
+        raise ValueError(f"the clock is at {now()} and cannot go back to {moment(to)}")
+    _follow_clock()
+    await settle(server)
+    while (left := server.db.look(due_in)) is not None:
+        if to is not None and left > (to - CLOCK.now()).total_seconds():
+            break
+        CLOCK.shift += max(0, int(left * 1e6)) + 1000
+        await server.runner.loop.run(catch_up(server.runner))
+        await settle(server)
+        if to is None:
+            return CLOCK.now()
+    if to is None:
+        raise LookupError("nothing is due: no cron, no delayed run, nothing that expires")
+    CLOCK.shift += max(0, (to - CLOCK.now()) // datetime.timedelta(microseconds=1))
+    await server.runner.loop.run(catch_up(server.runner))
+    return CLOCK.now()
+
+
+class KitClock:
+    """The clock of a test's server: crons, delayed runs and times to live go by it, and so do the times it writes."""
+
+    def __init__(self, kit: Kit) -> None:
+        self._kit = kit
+
+    def now(self) -> datetime.datetime:
+        return CLOCK.now()
+
+    def advance(self, **parts: float) -> datetime.datetime:
+        """Go on by a timedelta's parts: `advance(hours=1)`."""
+        return self.to(CLOCK.now() + datetime.timedelta(**parts))
+
+    def to(self, at: datetime.datetime | str) -> datetime.datetime:
+        """Go to a moment; without a zone it is UTC. Raises ValueError if it is in the past."""
+        return self._kit.wait(move_clock(self._kit.server, parse_moment(str(at), "clock")))
+
+    def next(self) -> datetime.datetime:
+        """Go to the next thing that is due, and let it happen. Raises LookupError if there is none."""
+        return self._kit.wait(move_clock(self._kit.server, None))
+
+
+class ClockMove(Body):
+    """Where a clock is to go: by so many seconds, to a moment, or to the next thing that is due."""
+
+    advance: float | None = Field(None, ge=0)
+    to: str | None = None
+    next: bool = False
+
+
+async def set_clock(call: Call) -> JsonObject:
+    """POST /devserver/clock: only with --test-clock."""
+    asked: ClockMove = call.body
+    at = (
+        CLOCK.now() + datetime.timedelta(seconds=asked.advance or 0)
+        if asked.to is None
+        else parse_moment(asked.to, "to")
+    )
+    try:
+        return {"now": moment(await move_clock(call.server, None if asked.next else at))}
+    except (ValueError, LookupError, TimeoutError) as error:
+        raise Invalid(str(error)) from None
+
+
+TEST_CLOCK = Operation("POST", "/devserver/clock", set_clock, "open", ClockMove, "object")
+
+
+# -- a server for tests --
+
+
+def node_places(loop: asyncio.AbstractEventLoop) -> Iterator[str]:
+    """Tell where nodes are in the user's code: those that hold a thread, and those that await something."""
+    frames = sys._current_frames()
+    stacks: list[list[traceback.FrameSummary]] = [
+        [*traceback.extract_stack(frames.get(thread.ident or 0))]
+        for thread in threading.enumerate()
+        if thread.name.startswith((NODE_THREADS, "devserver-runs")) and thread.ident in frames
+    ]
+    for task in asyncio.all_tasks(loop):
+        awaited: Any = task.get_coro()
+        stack: list[traceback.FrameSummary] = []
+        while awaited is not None:
+            if frame := next(
+                filter(None, (getattr(awaited, f"{kind}_frame", None) for kind in ("cr", "gi", "ag"))), None
+            ):
+                stack.append(traceback.FrameSummary(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
+            awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
+        stacks.append(stack)
+    for stack in stacks:
+        own = [entry for entry in stack if not _is_library(entry.filename) and entry.filename != __file__]
+        if own:
+            yield f"{own[-1].name} is at {own[-1].filename}:{own[-1].lineno} ({own[-1].line})"
+
+
+def trajectory(states: Sequence[JsonObject]) -> JsonObject:
+    """Return a thread's history, newest first, as agentevals' GraphTrajectory."""
+    inputs: list[Any] = []
+    results: list[JsonObject] = []
+    steps: list[list[str]] = []
+    for state, before in itertools.zip_longest(states, states[1:]):
+        asks, values = any(task["interrupts"] for task in state["tasks"]), state["values"]
+        if asks or not state["next"]:
+            says = isinstance(values, dict) and isinstance(values.get("messages"), list) and values["messages"]
+            results.append({} if asks else {"messages": says[-1:]} if says else values)
+            steps.append([])
+        if not steps:  # a run that goes on
+            continue
+        for task in state["tasks"]:
+            steps[-1] += [*(["__interrupt__"] if task["interrupts"] else []), task["name"]]
+        if state["metadata"].get("source") == "input":
+            inputs += [{task["name"]: task.get("result")} for task in state["tasks"]]
+        elif before and any(task["interrupts"] for task in before["tasks"]):
+            inputs.append("__resuming__")
+    return {"inputs": inputs[::-1], "results": results[::-1], "steps": [each[::-1] for each in steps[::-1]]}
+
+
+class RunFailed(Exception):
+    """A run failed with an exception that is not known here: its class and message, as clients see it."""
+
+
+@dataclass
+class KitRun:
+    """A run that has ended: what it did and said, what it asks, and why it failed."""
+
+    kit: Kit
+    assistant: str
+    thread_id: str
+    run_id: str = ""
+    values: Any = None
+    error: BaseException | None = None
+    nodes: list[str] = field(default_factory=list)  # in the order in which they ended, those of subgraphs too
+    tool_calls: list[JsonObject] = field(default_factory=list)
+    interrupts: list[JsonObject] = field(default_factory=list)
+
+    def take(self, event: str, data: Any) -> None:
+        if event == "metadata":
+            self.run_id = data["run_id"]
+        elif event == "values":
+            self.interrupts = data.pop("__interrupt__", []) if isinstance(data, dict) else []
+            self.values = data
+        elif event.startswith("updates"):
+            self.nodes += [node for node in data if node != "__interrupt__"]
+            self._take_calls(data)
+        elif event == "error":
+            self.error = self.kit.errors.get(self.run_id) or RunFailed(f"{data['error']}: {data['message']}")
+
+    def _take_calls(self, value: Any) -> None:
+        for member in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            self._take_calls(member)
+        for call in value.get("tool_calls") or () if isinstance(value, dict) else ():
+            if isinstance(call, dict) and call not in self.tool_calls:
+                self.tool_calls.append(call)
+
+    @property
+    def messages(self) -> list[JsonObject]:
+        """The thread's messages."""
+        return cast("list[JsonObject]", self.values["messages"])
+
+    @property
+    def text(self) -> Any:
+        """The content of the last message."""
+        return self.messages[-1]["content"]
+
+    @property
+    def status(self) -> str:
+        return "error" if self.error else "interrupted" if self.interrupts else "success"
+
+    def resume(self, value: Any, **how: Any) -> KitRun:
+        """Answer what the run asks, and wait for what follows."""
+        return self.kit.run(self.assistant, thread=self.thread_id, command={"resume": value}, **how)
+
+
+class _Failures(logging.Handler):
+    """Keeps the exceptions that runs fail with, by the run's id: the runner logs them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.errors: dict[str, BaseException] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.msg == "run %s of %s failed" and record.args and record.exc_info and record.exc_info[1]:
+            self.errors[str(cast(Any, record.args)[0])] = record.exc_info[1]
+
+
+@dataclass(frozen=True)
+class KitOptions:
+    """What @pytest.mark.devserver says of a test."""
+
+    user: str | None = None
+    clock: datetime.datetime | str | None = None
+    network: Literal["block", "allow"] = "block"
+    replay: bool | str | Path | None = None
+    graphs: Mapping[str, Any] = field(default_factory=dict)
+
+
+class KitServer:
+    """A server in this process, on a thread of its own: its address and its graphs stay, its database changes.
+
+    The database is one file that stays as it is: all that a test changes is in the write-ahead log, which goes with it.
+    """
+
+    WEBHOOKS = "/devserver/webhooks"
+
+    def __init__(self, settings: Settings, folder: Path, seed: Path | None = None) -> None:
+        """Start it. Raises StartError."""
+        self.settings, self._seed = settings, seed
+        self.db = str(folder / "devserver.db")
+        self.server: Server
+        self.url = ""
+        self.webhooks: list[Any] = []  # what runs sent to `webhook_url`
+        self.sync_client: SyncLangGraphClient
+        self._failures = _Failures()
+        self._stat: tuple[int, int] = (0, 0)
+        set_here = (*settings.environment(), "LANGGRAPH_API_URL", "__LANGGRAPH_DEFER_LOOPBACK_TRANSPORT")
+        self._variables = {name: os.environ.get(name) for name in set_here}
+        self._ready: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._thread = threading.Thread(target=self._run, name="devserver-http", daemon=True)
+        self._thread.start()
+        self._ready.result()
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+                runner.run(self._serve())
+        except BaseException as error:
+            if self._ready.done():
+                raise
+            self._ready.set_exception(error)
+
+    async def _serve(self) -> None:
+        import uvicorn
+        from langgraph_sdk.client import SyncLangGraphClient
+
+        async def catch(call: Call) -> None:
+            self.webhooks.append(await call.json())
+
+        self.loop = asyncio.get_running_loop()
+        log.addHandler(self._failures)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            for name, value in self.settings.environment().items():
+                os.environ.setdefault(name, value)
+            self.url = os.environ["LANGGRAPH_API_URL"] = address + self.settings.http.mount_prefix
+            db = Db(":memory:", vectors=self.settings.store.index is not None)
+            await db.open()
+            self.server = await start_server(self.settings, db, 200, address)
+            self._own = self.server.graphs.loaded
+            self._runs = self.server.runner.loop  # goes on, while runners come and go: nodes keep clients of this loop
+            vars(self._runs).update(start=lambda: None, stop=lambda: None)
+            await self._close(0)
+            await self._make_file()
+            routes = [Operation("POST", self.WEBHOOKS, catch, "open", parsed=False), TEST_CLOCK]
+            options: Any = {"ws": "websockets-sansio", "lifespan": "on" if self.server.app else "off"}
+            app = create_app(self.server, more=routes)
+            self._http = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, **options))
+            self._api = self._client()
+            transport = httpx.HTTPTransport(verify=False, trust_env=False)
+            self.sync_client = SyncLangGraphClient(httpx.Client(base_url=self.url, transport=transport, timeout=300))
+            serving = asyncio.ensure_future(self._http.serve(sockets=[listener]))
+            while not (self._http.started or serving.done()):  # noqa: ASYNC110  uvicorn has no event for it
+                await asyncio.sleep(0.001)
+            self._ready.set_result(None)
+            await serving
+            await self._api.aclose()
+            RunLoop.stop(self._runs)
+
+    def _client(self) -> LangGraphClient:
+        """Return the SDK's client: without certificates, which take 20 ms to read, and without connections that outlive
+        a test's event loop."""
+        from langgraph_sdk.client import LangGraphClient
+
+        limits = httpx.Limits(max_keepalive_connections=0)
+        transport = httpx.AsyncHTTPTransport(verify=False, trust_env=False, limits=limits)
+        return LangGraphClient(httpx.AsyncClient(base_url=self.url, transport=transport, timeout=300))
+
+    async def _make_file(self) -> None:
+        """Make the file that each test begins with: the seed, if there is one, with the assistants of the graphs."""
+        self._drop("", "-wal", "-shm")
+        if self._seed:
+            copy_database(self._seed, Path(self.db))
+        db = Db(self.db, vectors=self.server.db.vectors)
+        await db.open()
+        await db.write(sync_system_assistants, self._own.values(), system_configs())
+        await db.close()
+        self._stat = self._seen()
+
+    def _drop(self, *suffixes: str) -> None:
+        for suffix in suffixes:
+            Path(self.db + suffix).unlink(missing_ok=True)
+
+    def _seen(self) -> tuple[int, int]:
+        found = os.stat(self.db)
+        return found.st_mtime_ns, found.st_size
+
+    async def _close(self, grace: float) -> None:
+        """Stop what the server does, and close its database."""
+        self.server.runner.GRACE_SECONDS = grace
+        await self.server.runner.stop()
+        await self.server.db.close()
+
+    async def _open(self, goes_on: bool) -> None:
+        """Serve the file: go on with what is in its log, or without that."""
+        if not goes_on:
+            self._drop("-wal", "-shm")
+            if self._seen() != self._stat:  # something moved a log into it
+                await self._make_file()
+        server, old = self.server, self.server.runner
+        db = self._db = ScratchDb(self.db, vectors=server.db.vectors)
+        await db.open()
+        server.db = server.saver.db = server.store.db = db
+        if self._seed or goes_on:
+            await db.write(start_clock)
+        if server.graphs.loaded.keys() != self._own.keys():
+            await db.write(sync_system_assistants, server.graphs.loaded.values(), system_configs())
+        address = str(old.loopback.url)
+        sender = WebhookSender(db, server.settings, address)
+        server.runner = Runner(db, server.graphs, server.saver, sender, 200, old.loopback)
+        server.runner.loop.loop.close()
+        server.runner.loop = self._runs
+        server.store.on_ttl = server.runner.items.notice
+        db.announce(self.url)
+        await server.runner.start()
+
+    async def _again(self, grace: float) -> None:
+        await self._close(grace)
+        await self._open(True)
+
+    def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Do something on the server's loop, and wait for it."""
+        __tracebackhide__ = True
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
+
+    def stop(self) -> None:
+        """End the server, and put the environment back."""
+        self._http.should_exit = True
+        self._thread.join(10)
+        self.sync_client.http.client.close()
+        log.removeHandler(self._failures)
+        set_variables(self._variables)
+
+
+class Kit(KitServer):
+    """The server as tests see it: a fresh database for each, runs that are waited for, a clock to be moved."""
+
+    user: str | None = None  # of runs that name none
+    client: LangGraphClient
+
+    @property
+    def clock(self) -> KitClock:
+        return KitClock(self)
+
+    @property
+    def errors(self) -> Mapping[str, BaseException]:
+        return self._failures.errors
+
+    @property
+    def webhook_url(self) -> str:
+        return f"{self.url}{self.WEBHOOKS}"
+
+    def run(self, assistant: str, input: Any = None, **how: Any) -> KitRun:  # noqa: A002
+        """Run an assistant and wait. `how`: user, configurable, context, headers, thread, timeout=30, check=True, and
+        what the SDK's `runs.stream` takes. A text is the user's message. Raises the exception that the graph failed
+        with, unless `check` is false; TimeoutError tells where its nodes are."""
+        __tracebackhide__ = True
+        return self.wait(self._follow(assistant, input, **how))
+
+    async def arun(self, assistant: str, input: Any = None, **how: Any) -> KitRun:  # noqa: A002
+        """Do the same as `run` from an event loop."""
+        __tracebackhide__ = True
+        run = asyncio.run_coroutine_threadsafe(self._follow(assistant, input, **how), self.loop)
+        return await asyncio.wrap_future(run)
+
+    def stream(self, assistant: str, input: Any = None, *, check: bool = True, **how: Any) -> Iterator[Any]:  # noqa: A002
+        """Yield the SDK's events, `event` and `data`, as they come. Raises as `run` does."""
+        thread_id, asked = self._asked(input, **how)
+        run = KitRun(self, assistant, thread_id)
+        for part in self.sync_client.runs.stream(thread_id, assistant, **asked):
+            if part.event in ("metadata", "error"):
+                run.take(part.event, part.data)
+            yield part
+        if check and run.error:
+            raise run.error
+
+    def shared(self, key: str, **scope: Any) -> JsonObject:
+        """Return the items of a shared value: `shared("info", user_id="123")`."""
+        [(name, _)] = scope.items()
+        prefix = shared_prefix([scope], name, key)
+        return {
+            item: from_json(text) for item, text in self.server.db.look(lambda conn: Items(conn).load(prefix)).items()
+        }
+
+    def settle(self, timeout: float = 30) -> None:
+        """Wait until no run is live, no webhook waits, and nothing is due. Raises TimeoutError telling what is left."""
+        self.wait(settle(self.server, timeout))
+
+    def trajectory(self, thread: str) -> JsonObject:
+        """Return what a thread's runs went through, newest last, as agentevals' GraphTrajectory."""
+        return trajectory(cast("list[JsonObject]", self.sync_client.threads.get_history(thread, limit=1000)))
+
+    def restart(self) -> None:
+        """Stop the server as by a signal, and start it again on the same database: what was running goes on."""
+        self.wait(self._again(Runner.GRACE_SECONDS))
+
+    def crash(self) -> None:
+        """Let the server lose all that it has not stored, as by kill -9, and start it again."""
+        self._db.cut()
+        self.wait(self._again(0))
+
+    def keep(self, file: Path) -> None:
+        """Keep a copy of the database. Raises StartError."""
+        copy_database(Path(self.db), file)
+
+    @contextlib.contextmanager
+    def test(self, options: KitOptions) -> Iterator[Kit]:
+        """Serve a fresh database for as long as a test lasts."""
+        at = parse_moment(str(options.clock), "clock") if options.clock else None
+        if at:
+            _follow_clock()
+        CLOCK.restart(at)
+        checkpoint_ids._last_v6_timestamp = None
+        self.user, self.webhooks = options.user, []
+        self._failures.errors.clear()
+        self.server.graphs.serve({**self._own, **options.graphs})
+        if not self.server.graphs.ids():
+            raise StartError(
+                f"there is no {self.settings.path}: name it by devserver_config, or mark tests with graphs="
+            )
+        self.client = self._client()
+        self.wait(self._open(False))
+        try:
+            yield self
+        finally:
+            self._db.cut()
+            self.wait(self._close(0))
+            CLOCK.restart()
+
+    async def _follow(self, assistant: str, given: Any, timeout: float = 30, check: bool = True, **how: Any) -> KitRun:  # noqa: ASYNC109
+        __tracebackhide__ = True
+        thread_id, asked = self._asked(given, **how)
+        run = KitRun(self, assistant, thread_id)
+        modes: Any = ["values", "updates"]
+        try:
+            async with asyncio.timeout(timeout):
+                stream = self._api.runs.stream(thread_id, assistant, stream_mode=modes, stream_subgraphs=True, **asked)
+                async for part in stream:
+                    run.take(part.event, part.data)
+        except TimeoutError:
+            places = "".join(f"\n  {place}" for place in node_places(self.server.runner.loop.loop))
+            if run.run_id:
+                await self.server.runner.cancel([(thread_id, run.run_id)], "interrupt", "it took too long")
+            raise TimeoutError(f"the run of {assistant} has not ended after {timeout:g} s:{places}") from None
+        if check and run.error:
+            raise run.error
+        return run
+
+    def _asked(
+        self,
+        given: Any,
+        user: Any = None,
+        configurable: Any = None,
+        context: Any = None,
+        thread: Any = None,
+        **more: Any,
+    ) -> tuple[str, JsonObject]:
+        """Return the thread, and what the SDK is to ask for."""
+        name = user or self.user
+        who = {"user_id": name} if name else {}
+        if context is None:
+            more["config"] = {**more.get("config", {}), "configurable": {**who, **(configurable or {})}}
+        else:
+            more["context"] = {**who, **context, **(configurable or {})}
+        said = {"messages": [{"role": "user", "content": given}]} if isinstance(given, str) else given
+        return thread or new_id(), {"input": said, "if_not_exists": "create", **more}
+
+
+# -- the plugin for pytest --
+
+
+class KitPlugin:
+    """What pytest calls: one server for the session, made when the first test asks for it."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self._kit: Kit | None = None
+        self._item: Any = None  # the test that has the server
+
+    def devserver(self, request: Any) -> Iterator[Kit]:
+        """Give a running devserver with a fresh, empty database."""
+        marker = request.node.get_closest_marker("devserver")
+        options = KitOptions(**marker.kwargs) if marker else KitOptions()
+        warnings.filterwarnings("ignore", "The v3 streaming protocol on Pregel is experimental")
+        with contextlib.ExitStack() as stack:
+            if options.network == "block":
+                stack.enter_context(without_network())
+            kit = self._kit = self._kit or self._start(request.getfixturevalue("tmp_path_factory"))
+            stack.enter_context(kit.test(options))
+            self._item = request.node
+            yield kit
+            self._item = None
+
+    def _start(self, folders: Any) -> Kit:
+        root, named = self.config.rootpath, self.config.getini("devserver_config")
+        path, seed = root / (named or "langgraph.json"), self.config.getini("devserver_seed")
+        settings = read_settings(path) if named or path.exists() else Settings(path=path, graphs={})
+        return Kit(settings, folders.mktemp("devserver"), root / seed if seed else None)
+
+    def pytest_runtest_makereport(self, item: Any, call: Any) -> Any:
+        report = yield
+        if report.failed and item is self._item and self._kit:
+            report.sections.append(("devserver", self._tell(self._kit, item)))
+        return report
+
+    def _tell(self, kit: Kit, item: Any) -> str:
+        """Return what helps with a test that failed: its runs, and its database."""
+        found = kit.server.db.look(contents)
+        lines = [
+            f"{run['status']:<12} run {run_id} of {run['assistant']} on thread {run['thread']}"
+            + "".join(f"\n             {type(error).__name__}: {error}" for error in [kit.errors.get(run_id)] if error)
+            for run_id, run in found["runs"].items()
+        ]
+        file = Path(kit.db).parent / "failed" / f"{file_name(item.name)}.db"
+        with contextlib.suppress(StartError):
+            file.parent.mkdir(exist_ok=True)
+            kit.keep(file)
+        return "\n".join([*lines, f"its database: devserver up --config {kit.settings.path} --db {file}"])
+
+    def pytest_unconfigure(self) -> None:
+        if self._kit:
+            self._kit.stop()
+            self._kit = None
+
+
+def file_name(text: str) -> str:
+    """Return a name for a file of a test: safe everywhere, and one for each text."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[:80].strip(".-")
+    return name if name == text else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def pytest_addoption(parser: Any) -> None:
+    parser.addini("devserver_config", "langgraph.json of the application, from the root folder of the tests")
+    parser.addini("devserver_seed", "a snapshot that the database of each test begins with")
+
+
+def pytest_configure(config: Any) -> None:
+    import pytest
+
+    config.addinivalue_line(
+        "markers", "devserver(user=None, clock=None, network='block', replay=None, graphs={}): how a test is served"
+    )
+    pytest.hookimpl(wrapper=True)(KitPlugin.pytest_runtest_makereport)
+    fixtures = {name: pytest.fixture(getattr(KitPlugin, name)) for name in ("devserver",)}
+    config.pluginmanager.register(type("Plugin", (KitPlugin,), fixtures)(config), "devserver-kit")
+
+
+########################################################################################################
+# 16  CLI
 ########################################################################################################
 
 DEFAULT_PORT = 2024
