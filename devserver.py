@@ -11850,12 +11850,12 @@ PAGE = r"""<!doctype html>
   --text: light-dark(#1b1d22, #e7e9ed); --dim: light-dark(#575d6b, #a3abba); --link: light-dark(#0b57b8, #86b6ff);
   --done: light-dark(#176c30, #5ccb7a); --error: light-dark(#b3261e, #ff8a80); --wait: light-dark(#7d5200, #e8b84b);
   --code: light-dark(#eef0f4, #23272f); }
-* { box-sizing: border-box; }
+* { box-sizing: border-box; } [hidden] { display: none !important; }
 body { margin: 0; height: 100vh; display: grid; grid-template: auto minmax(0, 1fr) / 18rem minmax(0, 1fr) 25rem;
   font: 14px/1.45 system-ui, sans-serif; background: var(--back); color: var(--text); }
 body > header { grid-column: 1 / -1; display: flex; flex-wrap: wrap; align-items: center; gap: .4rem .9rem;
   padding: .45rem .8rem; border-bottom: 1px solid var(--line); background: var(--pane); }
-h1, h2 { font-size: 1rem; margin: .4rem 0; }
+h1, h2 { font-size: 1rem; margin: .4rem 0; } td > a { white-space: nowrap; } td:has(textarea) { width: 45%; }
 .end { margin-left: auto; display: flex; gap: .8rem; align-items: center; color: var(--dim); }
 nav, aside { overflow: auto; background: var(--pane); padding: .6rem; outline: 1px solid var(--line); }
 main { display: grid; grid-template-rows: auto minmax(0, 1fr) auto; min-height: 0; }
@@ -11873,7 +11873,7 @@ pre { overflow: auto; max-height: 30rem; background: var(--code); padding: .4rem
 .dim { color: var(--dim); } .good { color: var(--done); } .bad { color: var(--error); } .live { color: var(--link); }
 .wait { color: var(--wait); } li[aria-current=true] { background: var(--code); }
 .only-read { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-.tabs { display: flex; flex-wrap: wrap; gap: .2rem; margin-bottom: .6rem; }
+.tabs { display: flex; flex-wrap: wrap; gap: .2rem; margin-bottom: .6rem; } #threads pre { white-space: pre-wrap; }
 .tabs [aria-current=true] { border-color: var(--link); color: var(--link); }
 .list { list-style: none; margin: 0; padding: 0; overflow-wrap: anywhere; }
 .list > li { border-bottom: 1px solid var(--line); padding: .3rem .2rem; }
@@ -11881,7 +11881,7 @@ table { border-collapse: collapse; width: 100%; overflow-wrap: anywhere; }
 th { white-space: nowrap; } td { min-width: 5.5rem; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .5rem .3rem 0; border-bottom: 1px solid var(--line); }
 #graph { overflow: auto; max-height: 40vh; padding: .4rem; border-bottom: 1px solid var(--line); resize: vertical; }
-#graph svg { display: block; margin: auto; } #graph > button { position: absolute; }
+#graph svg { display: block; margin: auto; height: auto; } #graph > button { position: absolute; }
 #graph.natural { max-height: 75vh; } #graph.natural svg { width: auto !important; } .node { cursor: pointer; }
 .node rect { fill: var(--back); stroke: var(--dim); }
 .node text, .edge-text { fill: var(--text); font-size: 13px; text-anchor: middle; }
@@ -11894,14 +11894,14 @@ th, td { text-align: left; vertical-align: top; padding: .3rem .5rem .3rem 0; bo
 .edge-text { paint-order: stroke; stroke: var(--back); stroke-width: 3px; }
 @media (prefers-reduced-motion: reduce) { .running > rect { animation: none; } }
 #chat { overflow: auto; padding: .6rem 1rem; display: flex; flex-direction: column-reverse; } /* stays at its end */
-#talk { margin-bottom: auto; overflow-wrap: anywhere; }
+#talk { margin-bottom: auto; overflow-wrap: anywhere; } .card.error { border-color: var(--error); }
 .message { margin: .45rem 0; padding: .4rem .7rem; border: 1px solid var(--line); border-radius: .5rem;
   content-visibility: auto; contain-intrinsic-size: auto 4rem; }
 .message.human { margin-left: 3rem; background: var(--pane); } .message p { margin: .2rem 0; white-space: pre-wrap; }
 .message header { display: flex; gap: .6rem; color: var(--dim); align-items: center; } img { max-width: 100%; }
 .card { border: 1px solid var(--wait); border-radius: .5rem; padding: .5rem .7rem; margin: .6rem 0; }
-.card.error { border-color: var(--error); }
 #ask { border-top: 1px solid var(--line); padding: .5rem 1rem; max-height: 45vh; overflow: auto; }
+.bar { height: .4rem; min-width: 2px; background: currentcolor; border-radius: .2rem; }
 .tree details, .tree .leaf { padding-left: 1rem; } .tree .leaf { overflow-wrap: anywhere; white-space: pre-wrap; }
 .tree summary { margin-left: -1rem; } .tree .plain { font: inherit; padding: 0; }
 .old { border-left: 3px solid var(--error); } .new { border-left: 3px solid var(--done); }
@@ -11916,15 +11916,13 @@ dialog { width: min(44rem, 94vw); max-height: 88vh; color: var(--text); backgrou
   body:not([data-pane=list]) nav, body:not([data-pane=talk]) main, body:not([data-pane=look]) aside,
   body:not([data-pane=talk]) #wide, #database { display: none; } .message.human { margin-left: 1rem; }
 }
-[hidden] { display: none !important; }
 </style></head>
 <body>
 <header>
-  <h1>devserver</h1>
-  <label>Assistant <select id="assistant"></select></label> <label>User id <input id="user" size="10"></label>
-  <button id="settings">Configuration</button> <button id="headers">Headers</button>
-  <span class="end"><span id="database"></span> <span id="connection" role="status"></span>
-    <button id="help" aria-label="Help and keys">?</button></span>
+  <h1>devserver</h1> <label>Assistant <select id="assistant"></select></label>
+  <label>User id <input id="user" size="10"></label> <button id="settings">Configuration</button>
+  <button id="headers">Headers</button> <span class="end"><span id="database"></span>
+    <span id="connection" role="status"></span> <button id="help" aria-label="Help and keys">?</button></span>
 </header>
 <nav aria-label="Threads and other screens"><div id="screens" class="tabs"></div><div id="list"></div></nav>
 <main aria-label="Thread">
@@ -11964,7 +11962,6 @@ function fill(element, ...children) {
   element.replaceChildren(...some(children));
   if (at >= 0) places()[at]?.focus({ preventScroll: true });
 }
-
 const tagged = (tag, cls) => (...children) => h(tag, { class: cls }, ...children);
 const row = tagged("div", "row"), hint = tagged("p", "dim"), dim = tagged("span", "dim small");
 const item = tagged("li", ""), heading = tagged("h2", "");
@@ -11986,7 +11983,7 @@ const say = text => { $("spoken").textContent = text; };
 const to = address => { location.hash = address; };
 /** A box for text or JSON, as high as what is in it. */
 function area(label, given, more) {
-  const value = show(given, 1), rows = Math.min(16, value.split("\n").length);
+  const value = show(given, 1), rows = Math.min(16, value.split("\n").length + value.length / 300 | 0);
   return h("textarea", { "aria-label": label, class: "code", rows, value, ...more });
 }
 /** What is unfolded is made then, and stays unfolded when it is drawn again. `make` gives the children. */
@@ -11997,7 +11994,6 @@ function folded(id, summary, make, open = S.opened.has(id)) {
   add();
   return details;
 }
-
 let noticeTimer;
 /** Show a line at the bottom for some seconds, with a button if there is something to undo. */
 function notice(text, seconds = 6, undo = null) {
@@ -12019,14 +12015,13 @@ function dialog(title, ...children) {
   if (!$("dialog").open) $("dialog").showModal();
   return close;
 }
-
 const show = (value, space) => typeof value === "string" ? value : JSON.stringify(value, null, space) ?? "";
 const short = (text, length = 80) => text.length > length ? `${text.slice(0, length - 1)}…` : text;
 const took = ms => ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
 const between = (before, after) => took(new Date(after) - new Date(before));
 function ago(date) {
   const seconds = (Date.now() - new Date(date)) / 1000, long = Math.abs(seconds);
-  const [size, unit] = long > 86400 ? [86400, "d"] : long > 3600 ? [3600, "h"] : long > 60 ? [60, "min"] : [1, "s"];
+  const [size, unit] = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]].find(([size]) => long > size) ?? [1, "s"];
   return `${seconds < 0 ? "in " : ""}${Math.round(long / size)} ${unit}${seconds < 0 ? "" : " ago"}`;
 }
 const timeOf = date => h("time", { datetime: date, title: new Date(date).toLocaleString() }, ago(date));
@@ -12091,7 +12086,6 @@ async function* eventsOf(response) {
     }
   }
 }
-
 let following = new AbortController();
 /** Follow all runs of a thread, whoever starts them, until another is followed. Resolves once that was tried. */
 function follow(threadId) {
@@ -12118,8 +12112,8 @@ function follow(threadId) {
 }
 
 // 3. What this page knows, and what a run's events change in it
-// A run's values, parts of messages that the state does not have yet, nodes' marks, custom events
-const emptyRun = () => ({ run: null, values: null, parts: new Map(), marks: new Map(), custom: [], error: null });
+// A run's values, parts of messages that the state does not have yet, tasks with their times, custom events
+const emptyRun = () => ({ run: null, values: null, parts: new Map(), tasks: [], custom: [], error: null });
 const emptyThread = () => ({ thread: null, state: null, history: [], chosen: null, runs: [], ...emptyRun() });
 const S = {
   assistants: [], assistant: null, schemas: {}, nodes: [], // the assistant in use, the nodes of its drawing
@@ -12130,15 +12124,12 @@ const S = {
 };
 const valuesNow = () => S.chosen?.values ?? S.values ?? S.state?.values ?? {};
 const here = () => (S.chosen ?? S.state)?.checkpoint_id;
-const stale = new Set();
+let stale = new Set();
 const DRAW = { graph: drawMarks, chat: drawChat, ask: drawAsk, inspector: drawInspector, list: drawThreads };
 /** Draw parts of the page anew, once for all changes of a frame. */
 function redraw(...names) {
-  if (!stale.size) requestAnimationFrame(() => {
-    const now = [...stale];
-    stale.clear();
-    now.forEach(name => DRAW[name]());
-  });
+  const frame = () => { const now = stale; stale = new Set(); now.forEach(name => DRAW[name]()); };
+  if (!stale.size) requestAnimationFrame(frame);
   names.forEach(name => stale.add(name));
 }
 /** Take one event of the thread's stream. Only changes what is known: drawing is done a frame at a time. */
@@ -12148,7 +12139,6 @@ function take({ name, data }) {
   else if (kind === "metadata" && data.run_id && data.run_id !== S.run) {
     Object.assign(S, emptyRun(), { run: data.run_id });
     say("The run has started.");
-    redraw("graph", "ask", "inspector");
   }
   else if (kind === "state_update") guarded(refresh)();
   else if (kind === "tasks") takeTask(data, inside);
@@ -12159,9 +12149,8 @@ function take({ name, data }) {
     S.values = data;
     for (const message of [data.messages].flat()) S.parts.delete(message?.id);
   }
-  redraw("chat", ...({ tasks: ["graph", "inspector"], values: ["inspector"] })[kind] ?? []);
+  redraw("chat", ...(["metadata", "tasks", "values"].includes(kind) ? ["graph", "ask", "inspector"] : []));
 }
-
 const blocksOf = content => [content ?? ""].flat()
   .map(one => typeof one === "string" ? { type: "text", text: one } : { ...one });
 const textOf = content => blocksOf(content).map(block => block?.text ?? "").join("");
@@ -12185,24 +12174,39 @@ function takeMessage(chunk, about) {
     else calls.push(call);
   }
 }
-
 function takeTask(task, inside) {
-  const node = [...inside, task.name].join(":"), now = performance.now();
-  const mark = S.marks.get(node) ?? { count: 0, since: now };
-  if (!("result" in task || "error" in task)) {
-    S.marks.set(node, { state: "running", count: mark.count + 1, input: task.input, since: now });
-    say(`${task.name} is running.`);
-    return;
-  }
-  const state = task.error ? "error" : task.interrupts?.length ? "waiting" : "done";
-  S.marks.set(node, { ...mark, state, ms: now - mark.since, output: task.error ?? task.result });
+  const { id, name, input, error, result, interrupts } = task, now = Date.now();
+  const known = S.tasks.findLast(other => other.id === id), asks = interrupts?.length;
+  const end = { state: error ? "error" : asks ? "waiting" : "done", to: now, output: error ?? result };
+  if ("result" in task || "error" in task) { Object.assign(known ?? {}, end); return; }
+  if (S.tasks.length > 2000) S.tasks.splice(0, 1000);
+  S.tasks.push({ id, node: [...inside, name].join(":"), state: "running", input, from: now });
+  say(`${name} is running.`);
 }
-
+/** The tasks of the last run: as this page saw them, and what was before that by the times of the checkpoints. */
+function tasksOfRun() {
+  const { state, history, tasks, run } = S, by = byId(history), last = run ?? history[0]?.metadata?.run_id;
+  const steps = history.filter(({ metadata }) => metadata?.run_id === last && metadata.source === "loop").toReversed();
+  const done = steps.flatMap(({ parent_checkpoint_id: id, created_at: to }) => (by.get(id)?.next ?? []).map(node =>
+    ({ node, state: "done", from: Date.parse(by.get(id).created_at), to: Date.parse(to), isStep: true })));
+  const seen = done.filter(({ node, to }) => node !== "__start__" && to < (tasks[0]?.from ?? Infinity));
+  const open = (run ? [] : state?.tasks ?? []).filter(({ error, interrupts }) => error || interrupts?.length)
+    .map(({ name, error }) => ({ node: name, state: error ? "error" : "waiting", output: error }));
+  return [...seen, ...(tasks.length ? tasks : open)];
+}
+/** What each node did in the last run. It runs as long as one of its tasks does. */
+function marks() {
+  const known = new Map();
+  for (const { node, from, to, ...task } of tasksOfRun()) {
+    const { count = 0, state } = known.get(node) ?? {};
+    known.set(node, { ...task, ...(state === "running" && { state }), ms: to && to - from, count: count + 1 });
+  }
+  return known;
+}
 async function endRun() {
   const { error, run } = S;
   await refresh();
   if (S.run && S.run !== run) return; // the next one has begun
-  S.parts.clear();
   if (!error) say(S.state?.next?.length ? "The run waits for you." : "The run has ended.");
   await readThreads();
 }
@@ -12215,9 +12219,7 @@ async function refresh() {
   if (id !== S.threadId) return;
   const live = runs.find(run => run.status === "running") ?? runs.find(run => run.status === "pending");
   Object.assign(S, { thread, state, history, runs, error: live ? S.error : thread.error, run: live?.run_id ?? null });
-  if (!live) S.values = null;
-  if (!S.marks.size) for (const { name, error, interrupts } of state.tasks) // after a reload, only the state tells
-    if (error || interrupts?.length) S.marks.set(name, { state: error ? "error" : "waiting", count: 1 });
+  if (!live) Object.assign(S, { values: null, parts: new Map() });
   redraw("chat", "ask", "inspector", "graph");
 }
 /** Start a run of the open thread, which is made if need be, from the chosen checkpoint. Events come by `follow`. */
@@ -12229,10 +12231,9 @@ async function startRun(request) {
     to(`#/t/${id}`);
   }
   const stops = place => [...S.stops].filter(([, at]) => at === place).map(([node]) => node);
-  const from = S.chosen && { checkpoint_id: S.chosen.checkpoint_id };
-  await api(`threads/${S.threadId}/runs`, { assistant_id, ...configured(), ...from, ...request, stream_resumable: true,
-    stream_mode: ["values", "messages-tuple", "tasks", "custom"], stream_subgraphs: true,
-    interrupt_before: stops("before"), interrupt_after: stops("after") });
+  await api(`threads/${S.threadId}/runs`, { assistant_id, ...configured(), checkpoint_id: S.chosen?.checkpoint_id,
+    stream_mode: ["values", "messages-tuple", "tasks", "custom"], stream_subgraphs: true, stream_resumable: true,
+    interrupt_before: stops("before"), interrupt_after: stops("after"), ...request });
   if (S.chosen) to(`#/t/${S.threadId}`);
   await readThreads();
 }
@@ -12243,8 +12244,7 @@ function configured() {
   return full(S.schemas.context_schema?.properties ? { context: given } : { config: full({ configurable: given }) });
 }
 
-// 4. Laying out a graph: layers from top to bottom. Back edges are turned round, long edges pass through points of
-// their own, each node is pulled under its neighbours, which orders the layers too. Subgraphs are boxes.
+// 4. A graph's layout: layers, with back edges turned round, points that long edges pass through, subgraphs as boxes
 const GAP_X = 30, GAP_Y = 36;
 /** Nest what is named "outer:inner" into boxes. An edge into a box ends at the box. */
 function boxes(nodes, edges, prefix = "") {
@@ -12262,7 +12262,6 @@ function boxes(nodes, edges, prefix = "") {
   }
   return layout([...mine.values()], [...lines.values()]);
 }
-
 function layout(nodes, edges) {
   const by = new Map(nodes.map(node => [node.id, Object.assign(node, { in: [], out: [] })]));
   turnBackEdges([...by.keys()], edges);
@@ -12360,7 +12359,6 @@ function drawn(edge, by) {
 // 5. The graph: drawn once for an assistant, marked as a run goes on
 const named = id => id.split(":").at(-1).replace(/^__(start|end)__$/, "$1");
 const namesOf = ids => [...new Set(ids)].map(named).join(", ");
-
 async function drawGraph() {
   const { nodes, edges } = await api(`assistants/${S.assistant.assistant_id}/graph?xray=true`);
   const laid = boxes(nodes, edges), width = laid.width + 16, height = laid.height + 16;
@@ -12368,15 +12366,13 @@ async function drawGraph() {
     orient: "auto" }, h("path", { d: "M0,0L8,4L0,8z" }));
   const image = h("svg", { width, height, viewBox: `${laid.left - 8} -8 ${width} ${height}`, role: "group",
     "aria-label": "Drawing" }, h("defs", {}, tip), drawLevel(laid));
-  image.style.width = `min(${width}px, max(${width * .45}px, min(100%, ${38 * width / height}vh)))`; // fits its pane
-  image.style.height = "auto";
+  image.style.width = `min(${width}px, max(${width * .75}px, min(100%, ${38 * width / height}vh)))`; // fits its pane
   S.nodes = laid.nodes.map(node => node.id);
   const size = button("⤢", () => $("graph").classList.toggle("natural"), { "aria-label": "Natural size, or fit" });
   const names = nodes.map(({ id }) => h("li", { "data-node": id }));
   fill($("graph"), size, image, h("ul", { class: "only-read", "aria-label": "Nodes" }, names));
   drawMarks();
 }
-
 function drawLevel({ nodes, paths }) {
   const lines = paths.map(({ d, edge, x, y }) => [
     h("path", { d, class: edge.conditional ? "edge if" : "edge", "marker-end": "url(#tip)" }),
@@ -12384,17 +12380,17 @@ function drawLevel({ nodes, paths }) {
   return h("g", {}, lines, nodes.map(({ id, x, y, w: width, h: height, inner }) => {
     const left = x - width / 2, top = y - height / 2, frame = h("rect", { x: left, y: top, width, height, rx: 8 });
     const title = h("text", inner ? { x: left + 8, y: top + 15 } : { x, y: y + 1 }, named(id));
-    if (inner) return h("g", { class: "box", "data-node": id }, frame, title,
-      h("g", { transform: `translate(${x - inner.width / 2 - inner.left},${top + 26})` }, drawLevel(inner)));
     const act = event => { if ([undefined, "Enter", " "].includes(event.key)) nodeMenu(id); };
-    return h("g", { class: "node", "data-node": id, tabindex: 0, role: "button", onclick: act, onkeydown: act }, frame,
-      title, h("text", { class: "note", x, y: y + 14 }));
+    const button = { tabindex: 0, role: "button", "data-node": id, onclick: act, onkeydown: act };
+    if (!inner) return h("g", { class: "node", ...button }, frame, title, h("text", { class: "note", x, y: y + 14 }));
+    const place = `translate(${x - inner.width / 2 - inner.left},${top + 26})`;
+    return [h("g", { class: "box", ...button }, frame, title), h("g", { transform: place }, drawLevel(inner))];
   }));
 }
-
 function drawMarks() {
+  const known = marks();
   for (const node of document.querySelectorAll("#graph [data-node]")) {
-    const id = node.dataset.node, { state, count, ms } = S.marks.get(id) ?? {}, stop = S.stops.get(id);
+    const id = node.dataset.node, { state, count, ms } = known.get(id) ?? {}, stop = S.stops.get(id);
     const more = some([count > 1 && `× ${count}`, ms !== undefined && took(ms), stop && `■ ${stop}`]).join(" ");
     const note = `${SIGNS[state] ?? ""} ${more}`, words = `${named(id)} ${note} ${state ?? ""}`;
     node.classList.remove("running", "done", "error", "waiting");
@@ -12404,9 +12400,8 @@ function drawMarks() {
     node.querySelector(":scope > .note")?.replaceChildren(note);
   }
 }
-
 function nodeMenu(id) {
-  const { input, output, state } = S.marks.get(id) ?? {}, name = named(id);
+  const { input, output, state } = marks().get(id) ?? {}, name = named(id);
   const stop = place => button(`${S.stops.get(id) === place ? "✓ " : ""}Stop ${place}`, () => {
     S.stops.set(id, S.stops.get(id) === place ? null : place);
     redraw("graph");
@@ -12439,7 +12434,6 @@ const content = message => blocksOf(message.content).map(part => {
   return !/^(tool_use|tool_call|input_json_delta)/.test(part?.type) && pre(short(show(part, 1), 2000)); // those: below
 });
 let drawnMessages = new Map(), shownMessages = 100;
-
 function drawChat() {
   const values = valuesNow(), known = [values.messages].flat().filter(message => message?.constructor === Object);
   const messages = S.chosen ? known : [...known, ...S.parts.values()], next = new Map();
@@ -12455,13 +12449,12 @@ function drawChat() {
   });
   drawnMessages = next;
   const more = rows.length - elements.length, isState = !isChat() && Object.keys(values).length;
-  const nothing = S.threadId ? "Nothing was said in this thread yet." : "A new thread: it begins with what you send.";
   fill($("talk"), more && button(`Show ${more} earlier messages`, () => { shownMessages += 200; redraw("chat"); }),
-    !elements.length && !isState && hint(nothing), elements, isState && tree(values, "", "State", true),
+    !elements.length && !isState && hint("The thread begins with what you send."), elements,
+    isState && tree(values, "", "State", true),
     S.custom.length && folded("custom", `${S.custom.length} custom events`,
       () => S.custom.slice(-20).map(data => pre(short(show(data), 500)))), errorCard());
 }
-
 function drawMessage(message, answers) {
   const kind = role(message), usage = message.usage_metadata, name = ROLES[kind] ?? kind;
   const calls = message.tool_calls?.length ? message.tool_calls : message.tool_call_chunks ?? [];
@@ -12472,12 +12465,9 @@ function drawMessage(message, answers) {
     folded(`call ${id}`, `→ ${tool}(${short(show(args), 70)}) ${answers[i] ? "✓" : "…"}`,
       () => [pre(show(args, 1)), answers[i] && [hint("Result"), content(answers[i])]])));
 }
-
 function errorCard() {
-  const { error, run, chosen, marks, state, runs } = S;
+  const { error, run, chosen, runs } = S, node = tasksOfRun().findLast(task => task.state === "error")?.node;
   if (!error || run || chosen) return null;
-  const marked = [...marks].findLast(([, mark]) => mark.state === "error")?.[0];
-  const node = marked ?? state?.tasks.find(task => task.error)?.name;
   return div("card error", h("strong", { class: "bad" }, `✕ ${error.error ?? "Error"}`), node && ` in node ${node}`,
     cut(error.message ?? "", text => h("p", {}, text)), button("Retry from the last checkpoint", goOn),
     hint(`Its traceback is in devserver's log, where run ${runs[0]?.run_id} ended.`));
@@ -12503,7 +12493,8 @@ const questions = () => S.run || S.chosen ? [] : (S.state?.tasks ?? []).flatMap(
 let asked = "";
 function drawAsk() {
   const open = questions(), stopped = !S.run && !S.chosen && !open.length && !S.error && S.state?.next?.length;
-  const now = JSON.stringify([S.threadId, S.assistant, S.run, open, stopped, isChat(), here(), S.chosen && 1]);
+  const { threadId, assistant, run, asForm, chosen } = S;
+  const now = JSON.stringify([threadId, assistant, run, open, stopped, isChat(), asForm, here(), chosen && 1]);
   if (now === asked) return; // so that what somebody is typing stays
   asked = now;
   const cancel = () => api(`threads/${S.threadId}/runs/${S.run}/cancel?action=interrupt`, {});
@@ -12513,9 +12504,9 @@ function drawAsk() {
       row(button("Run again from here", goOn), change, button("Back to now", () => to(`#/t/${S.threadId}`)))),
     stopped && div("card", `Stopped before ${namesOf(S.state.next)}.`, row(button("Continue", goOn), change)),
     S.run && row(h("span", { class: "live" }, "● running"), button("Cancel", cancel)),
-    isChat() ? chatForm() : !open.length && !S.run && inputForm());
+    isChat() && !asForm ? chatForm() : !open.length && !run && inputForm(),
+    isChat() && plain(asForm ? "Message instead" : "Form instead", () => { S.asForm = !asForm; redraw("ask"); }));
 }
-
 function chatForm() {
   let back = 0;
   const send = async () => {
@@ -12540,10 +12531,9 @@ function chatForm() {
     placeholder: "Message: Enter sends, Shift+Enter makes a new line" });
   return row(div("grow", text), button("Send", send));
 }
-
 function inputForm() {
   const name = `input.${S.assistant?.graph_id}`, run = input => { remember(name, input); return startRun({ input }); };
-  return editor("Input", S.schemas.input_schema, remembered(name, {}), "Run", run);
+  return editor("Input", S.schemas.input_schema, remembered(name, {}), { Run: run });
 }
 /** All open questions; a single answer is sent at once, several together, each under its interrupt's id. */
 function questionCards(open) {
@@ -12558,7 +12548,6 @@ function questionCards(open) {
     }), note);
   });
 }
-
 // How tool calls are decided on: as LangGraph's prebuilt agents ask, and as langchain's middleware does
 const OLD_ANSWERS = {
   accept: () => ({ type: "accept", args: null }), ignore: () => ({ type: "ignore", args: null }),
@@ -12573,23 +12562,21 @@ const ANSWERS = {
 /** The known shapes of questions get buttons, a response_schema a form, all else a text or JSON. */
 function questionForm({ value, response_schema: schema }, give) {
   const old = [value].flat();
-  if (old[0]?.action_request) return toolForms(old.map(({ action_request: { action, args }, config, description }) => {
-    const allowed = Object.keys(OLD_ANSWERS).filter(key => config?.[`allow_${key}`]);
-    return [action, args, description, OLD_ANSWERS, allowed];
-  }), give);
-  if (value?.action_requests) return toolForms(value.action_requests.map(({ name, args, description }) => {
-    const allowed = value.review_configs?.find(one => one.action_name === name)?.allowed_decisions;
-    return [name, args, description, ANSWERS, allowed ?? Object.keys(ANSWERS)];
-  }), decisions => give({ decisions }));
+  if (old[0]?.action_request) return toolForms(OLD_ANSWERS, give, old.map(({ action_request, config, description }) =>
+    [action_request.action, action_request.args, description, key => config?.[`allow_${key}`]]));
+  const configOf = name => value.review_configs?.find(one => one.action_name === name)?.allowed_decisions;
+  if (value?.action_requests) return toolForms(ANSWERS, decisions => give({ decisions }), value.action_requests.map(
+    ({ name, args, description }) => [name, args, description, key => configOf(name)?.includes(key) ?? true]));
   const text = area("Answer", "", { placeholder: "Text, or JSON" });
   return [typeof value === "string" ? rich(value) : tree(value, "", null, true),
-    schema ? editor("Answer", schema, {}, "Answer", give)
+    schema ? editor("Answer", schema, {}, { Answer: give })
       : row(text, button("Answer", () => give(parsedOrText(text.value))))];
 }
 /** Tool calls with their arguments, each to be decided on; the answers are given once there is one for each. */
-function toolForms(requests, give) {
+function toolForms(answers, give, requests) {
   const decided = [];
-  return requests.map(([name, args, description, answers, allowed], i) => {
+  return requests.map(([name, args, description, isAllowed], i) => {
+    const allowed = Object.keys(answers).filter(isAllowed);
     const edited = area("Arguments", args ?? {}), words = entry("Response, or reason"), note = tagged("p", "good")();
     const decide = key => async () => {
       decided[i] = answers[key](key === "edit" ? parse(edited.value) : null, words.value, name);
@@ -12603,7 +12590,7 @@ function toolForms(requests, give) {
 }
 
 // 8. Editors: a form from a JSON schema, which can be turned into raw JSON and back
-function editor(label, schema, value, action, act) {
+function editor(label, schema, value, actions) {
   const place = div(""), properties = Object.entries(resolved(schema, schema)?.properties ?? {});
   let read, raw = Boolean(properties.length);
   const turn = now => {
@@ -12616,7 +12603,7 @@ function editor(label, schema, value, action, act) {
   };
   turn(value);
   const toggle = properties.length && plain("Form or JSON", () => turn(read()));
-  return div("", place, row(button(action, () => act(read())), toggle));
+  return div("", place, row(Object.entries(actions).map(([name, act]) => button(name, () => act(read()))), toggle));
 }
 /** A part of a schema with its reference, or the one type that is not null, put in its place. */
 function resolved(part, whole) {
@@ -12660,8 +12647,7 @@ function* matches(value, text, path = "") {
 }
 
 // 10. The inspector
-const INSPECTORS = { History: drawHistory, State: drawState, Runs: drawRuns };
-
+const INSPECTORS = { History: drawHistory, Timeline: drawTimeline, State: drawState, Runs: drawRuns };
 function drawInspector() {
   fill($("inspectors"), tabs(Object.keys(INSPECTORS).map(name => [name, name]), S.inspector,
     name => { S.inspector = name; redraw("inspector"); }));
@@ -12673,14 +12659,12 @@ function changes(before, after) {
   const pairs = keys.map(key => [key, before?.[key], after?.[key]]);
   return pairs.filter(([, one, other]) => JSON.stringify(one) !== JSON.stringify(other));
 }
-
 function changed([key, before, after]) {
   const isGrown = Array.isArray(before) && Array.isArray(after) && after.length > before.length;
   const now = after === undefined ? "(gone)" : show(isGrown ? after.slice(before.length) : after, 1);
   return [h("code", {}, key), !isGrown && before !== undefined && pre(short(show(before, 1), 700), "old"),
     pre(short(now, 1500), "new")];
 }
-
 const byId = states => new Map(states.map(state => [state.checkpoint_id, state]));
 /** The checkpoints as a tree: the way to the latest one is not indented, each fork is once more than its parent. */
 function drawHistory() {
@@ -12707,6 +12691,17 @@ function drawHistory() {
     redraw("inspector");
   })];
 }
+/** The last run's tasks as bars, each where and as long as it was within the run. */
+function drawTimeline() {
+  const tasks = tasksOfRun().filter(task => task.from).slice(-300), start = tasks[0]?.from;
+  const ends = tasks.map(({ to }) => (to ?? Date.now()) - start), percent = ms => `${100 * ms / Math.max(1, ...ends)}%`;
+  const rows = tasks.map(({ node, state, from, isStep }, i) => {
+    const bar = div(`bar ${COLOURS[SIGNS[state]]}`), ms = ends[i] + start - from;
+    Object.assign(bar.style, { marginLeft: percent(from - start), width: percent(ms) });
+    return item(`${SIGNS[state]} ${node.replaceAll(":", " › ")} `, dim(`${took(ms)}${isStep ? " *" : ""}`), bar);
+  });
+  return [list(rows, "No run yet."), tasks.some(task => task.isStep) && hint("* by the checkpoints' times")];
+}
 /** Change a checkpoint's state and go on from the change; the checkpoint itself stays as it is. */
 function forkDialog({ values, checkpoint_id }) {
   const text = area("Values", values), nodes = S.nodes.filter(id => !id.endsWith("__end__"));
@@ -12722,7 +12717,6 @@ function forkDialog({ values, checkpoint_id }) {
   const close = dialog("Change the state", hint("The keys that you change are written, through their reducers."),
     text, row("As", as, button("Change", change(false)), button("Change and run", change(true))));
 }
-
 const search = entry("Search keys and values", "", { oninput: () => fill($("inspector"), drawState()) });
 function drawState() {
   const values = valuesNow(), text = search.value.toLowerCase(), found = [];
@@ -12732,13 +12726,12 @@ function drawState() {
   return [row(search), list(found.map(([path, value]) =>
     item(plain(path, () => copy(path), { title: `Copy ${path}` }), " ", short(show(value), 300))), "Nothing found.")];
 }
-
 function drawRuns() {
-  const codes = run => Object.keys(CODE).map(name => plain(name, () => copy(CODE[name](run, askedOf(run)))));
   return list(S.runs.map((run, i) => item(signed(run.status), " ", timeOf(run.created_at),
     dim(` ${between(run.created_at, run.updated_at)}`), i === 0 && S.error && div("bad", short(show(S.error), 200)),
-    folded(run.run_id, dim("asked"), () => tree(askedOf(run), "", null, true)),
-    row("Copy as", codes(run)))), "No run yet.");
+    folded(run.run_id, dim("What was asked"), () => tree(askedOf(run), "", null, true)),
+    row("Copy as", Object.entries(CODE).map(([name, of]) => plain(name, () => copy(of(run, askedOf(run)))))))),
+  "No run yet.");
 }
 /** A run's request, without what the server added. */
 function askedOf({ kwargs: { input, command, config, context, stream_mode, interrupt_before, interrupt_after } }) {
@@ -12747,7 +12740,6 @@ function askedOf({ kwargs: { input, command, config, context, stream_mode, inter
   const settings = { config: full({ configurable: full(Object.fromEntries(given)) }), context };
   return { input, ...full({ command, ...settings, stream_mode, interrupt_before, interrupt_after }) };
 }
-
 // A run as a program's text. Of the headers only the names are copied.
 const secrets = form => Object.keys(headers()).map(form).join("");
 const pair = name => `"${name}": "<yours>", `;
@@ -12759,8 +12751,8 @@ const CODE = {
   },
   Python(run, asked) {
     const words = { true: "True", false: "False", null: "None" }; // but for those within texts
-    const literal = JSON.stringify(asked, null, 4)
-      .replace(/("(?:[^"\\]|\\.)*")|\b(?:true|false|null)\b/g, (all, text) => text ?? words[all]);
+    const literal = JSON.stringify(asked, null, 4).replace(/("(?:[^"\\]|\\.)*")|\b\w+\b/g,
+      (all, text) => text ?? words[all] ?? all);
     return `from langgraph_sdk import get_sync_client\n
 client = get_sync_client(url="${ADDRESS}", headers={${secrets(pair)}})
 for part in client.runs.stream("${run.thread_id}", "${run.assistant_id}", **${literal}):
@@ -12781,16 +12773,17 @@ async function readThreads(more = false) {
   const pairs = S.filter.text.split(/\s+/).filter(word => word.includes("=")).map(word => word.split(/=(.*)/));
   const metadata = Object.fromEntries(pairs.map(([key, value]) => [key, parsedOrText(value)]));
   const found = await api("threads/search", { ...full({ metadata, status: S.filter.status }), limit: 50,
-    offset: more ? S.threads.length : 0, extract: { first: "values.messages[0].content" },
+    offset: more ? S.threads.length : 0, extract: { kind: "values.messages[0].type",
+      first: "values.messages[0].content", second: "values.messages[1].content" },
     select: ["thread_id", "updated_at", "status", "metadata"] });
   S.moreThreads = found.length === 50;
   S.threads = more ? [...S.threads, ...found] : found;
   redraw("list");
 }
-
-const titleOf = ({ thread_id: id, metadata, extracted }) =>
-  short(metadata?.title || textOf(extracted?.first).trim() || `${metadata?.graph_id ?? "Thread"} ${id.slice(-6)}`, 70);
-
+function titleOf({ thread_id: id, metadata, extracted }) {
+  const said = textOf(extracted?.[extracted.kind === "system" ? "second" : "first"]).trim();
+  return short(metadata?.title || said || `${metadata?.graph_id ?? "Thread"} ${id.slice(-6)}`, 70);
+}
 function drawThreads() {
   if (!$("threads")) {
     const filter = async () => {
@@ -12810,15 +12803,21 @@ function drawThreads() {
     const id = thread.thread_id, copied = async () => to(`#/t/${(await api(`threads/${id}/copy`, {})).thread_id}`);
     return h("li", { "aria-current": id === S.threadId }, entryButton(titleOf(thread), () => to(`#/t/${id}`),
       div("small", signed(thread.status), dim(` ${ago(thread.updated_at)}`))),
-    div("small", plain("Rename", () => rename(thread)), plain("Copy", copied), plain("Delete", () => remove(id))));
+    div("small", plain("Rename", () => rename(thread)), plain("Copy", copied), plain("Export", () => save(id)),
+      plain("Delete", () => remove(id))));
   });
   const example = JSON.stringify({ on_completion: "keep", assistant_id: S.assistant?.graph_id,
-    input: { messages: [{ role: "user", content: "hi" }] } });
+    input: isChat() ? { messages: [{ role: "user", content: "hi" }] } : {} });
   const curl = `curl ${ADDRESS}/runs/wait -H 'Content-Type: application/json' -d '${example}'`;
   fill($("threads"), list(rows, "No thread here. Write a message, or start one outside:"), !rows.length && pre(curl),
     S.moreThreads && button("More", () => readThreads(true)));
 }
-
+async function save(id) {
+  const [thread, history, runs] = await Promise.all(["", "/history?limit=1000", "/runs?limit=1000"]
+    .map(part => api(`threads/${id}${part}`)));
+  const href = URL.createObjectURL(new Blob([show({ thread, history, runs }, 1)]));
+  h("a", { download: `thread-${id}.json`, href }).click();
+}
 async function rename(thread) {
   const title = prompt("Title of the thread", titleOf(thread));
   if (title !== null) await api(`threads/${thread.thread_id}`, { metadata: { title } }, "PATCH");
@@ -12827,7 +12826,8 @@ async function rename(thread) {
 /** Deleted after six seconds, or when the page is left; until then it can be undone. */
 function remove(id) {
   const send = () => fetch(`${BASE}threads/${id}`, { method: "DELETE", headers: headers(), keepalive: true });
-  const timer = setTimeout(guarded(async () => { await send(); S.gone.delete(id); await readThreads(); }), 6000);
+  const timer = setTimeout(guarded(() => api(`threads/${id}`, undefined, "DELETE")
+    .finally(() => { S.gone.delete(id); return readThreads(); })), 6000);
   S.gone.set(id, send);
   if (S.threadId === id) to("#/t");
   notice("The thread is deleted.", 6, () => { clearTimeout(timer); S.gone.delete(id); redraw("list"); });
@@ -12837,8 +12837,7 @@ function remove(id) {
 // 12. The other screens: memory (shared values first, then the store), the runs of all threads, crons
 const items = async (namespace_prefix, more) =>
   (await api("store/items/search", { namespace_prefix, limit: 500, ...more })).items;
-
-async function drawMemory() {
+async function showMemory() {
   const { namespaces } = await api("store/namespaces", { limit: 1000 }), user = $("user").value.trim();
   const isShared = space => space[0] === "scoped" && space.length === 4;
   const whose = ({ namespace }) => decodeURIComponent(namespace[3]);
@@ -12851,26 +12850,23 @@ async function drawMemory() {
   const found = div(""), query = entry("Meaning, where there is an index", "", { class: "grow" });
   const cells = one => [one.namespace.join(" / "), one.key], titles = ["Namespace", "Key"];
   const look = async space => fill(found, itemTable(await items(space, full({ query: query.value })), titles, cells));
-  fill($("wide"), heading("Memory"), hint(tables.length ? "What the agent knows. Each value is edited in place."
-    : "No shared value yet: a state key annotated with SharedValue shows here."), tables, heading("Store"),
+  fill($("wide"), heading("Memory"),
+    hint("Each value is edited in place. State keys annotated with SharedValue come first."), tables, heading("Store"),
   row(query, button("Search all", () => look([]))),
   row(namespaces.filter(space => !isShared(space)).map(space => button(space.join(" / "), () => look(space)))), found);
 }
-
 function itemTable(known, titles, cells) {
   return table([...titles, "Value", "Changed", "Act"], known.map(one => {
     const { namespace, key, score, updated_at: date } = one;
     const put = () => api("store/items", { namespace, key, value: parse(value.value) }, "PUT");
     const onchange = async () => { await put(); notice("Saved", 2); };
     const value = area(`Value of ${key}`, one.value, { onchange });
-    const drop = async () => { await api("store/items", { namespace, key }, "DELETE"); await drawMemory(); };
+    const drop = async () => { await api("store/items", { namespace, key }, "DELETE"); await showMemory(); };
     return [...cells(one), [value, score && hint(`score ${score.toFixed(3)}`)], timeOf(date), plain("Delete", drop)];
   }), "Nothing here.");
 }
-
 const threadLink = id => id ? h("a", { href: `#/t/${id}` }, `Thread ${id.slice(-6)}`) : "a new thread each";
-
-async function drawAllRuns() {
+async function showRuns() {
   const found = div(""), open = ["pending", "running"], closed = ["success", "error", "interrupted", "timeout"];
   const cancel = async run => { await api(`threads/${run.thread_id}/runs/${run.run_id}/cancel`, {}); await look(); };
   let limit = 50;
@@ -12886,8 +12882,7 @@ async function drawAllRuns() {
   fill($("wide"), heading("All runs"), row(only, button("Refresh", look)), found);
   await look();
 }
-
-async function drawCrons() {
+async function showCrons() {
   const crons = await api("runs/crons/search", { limit: 100 });
   const titles = ["Schedule", "Assistant", "Thread", "Next", "Enabled", "Act"];
   fill($("wide"), heading("Crons"), table(titles, crons.map(cron => {
@@ -12897,15 +12892,27 @@ async function drawCrons() {
     return [h("code", {}, `${cron.schedule} ${cron.timezone ?? ""}`), name, threadLink(cron.thread_id),
       cron.next_run_date ? timeOf(cron.next_run_date) : "never",
       h("input", { type: "checkbox", checked: cron.enabled !== false, "aria-label": "Enabled", onchange }),
-      button("Fire now", async () => to(`#/t/${(await api(`${path}/fire`, {})).thread_id}`))];
-  }), "No cron yet: client.crons.create makes one."));
+      row(button("Fire now", async () => to(`#/t/${(await api(`${path}/fire`, {})).thread_id}`)),
+        plain("Delete", async () => { await api(path, undefined, "DELETE"); await showCrons(); }))];
+  }), "No cron yet."), button("New cron", cronDialog));
+}
+/** Make a cron of the assistant and the configuration in use; each of its runs gets a thread that stays. */
+function cronDialog() {
+  const { name, graph_id, assistant_id } = S.assistant, timezone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  const schedule = entry("Schedule", "0 9 * * 1-5"), create = async input => {
+    const cron = { assistant_id, schedule: schedule.value, timezone, input, ...configured(), on_run_completed: "keep" };
+    await api("runs/crons", cron);
+    close();
+    await showCrons();
+  };
+  const close = dialog(`New cron of ${name}`, hint(`Minute, hour, day, month, weekday, in ${timezone}:`), schedule,
+    editor("Input", S.schemas.input_schema, remembered(`input.${graph_id}`, {}), { Create: create }));
 }
 
 // 13. The head, keys, addresses within the page, and the start
-const SCREENS =
-  [["t", "Threads"], ["runs", "Runs", drawAllRuns], ["memory", "Memory", drawMemory], ["crons", "Crons", drawCrons]];
+const SCREENS = [["t", "Threads"],
+  ["runs", "Runs", showRuns], ["memory", "Memory", showMemory], ["crons", "Crons", showCrons]];
 const PANES = [["list", "Threads"], ["talk", "Thread"], ["look", "Inspector"]];
-
 async function chooseAssistant(id, again = false) {
   const assistant = S.assistants.find(one => one.assistant_id === id) ?? S.assistants[0];
   if (!assistant || (assistant.assistant_id === S.assistant?.assistant_id && !again)) return;
@@ -12916,7 +12923,6 @@ async function chooseAssistant(id, again = false) {
   await drawGraph().catch(error => fill($("graph"), h("p", { class: "bad" }, error.message)));
   redraw("ask", "chat");
 }
-
 async function openThread(id) {
   if (id === S.threadId) return;
   following.abort();
@@ -12927,11 +12933,7 @@ async function openThread(id) {
   await chooseAssistant(S.thread?.metadata?.assistant_id ?? S.assistant?.assistant_id);
   await follow(id);
 }
-
-function pane(name) {
-  document.body.dataset.pane = name;
-  fill($("panes"), tabs(PANES, name, pane));
-}
+const pane = name => { document.body.dataset.pane = name; fill($("panes"), tabs(PANES, name, pane)); };
 /** Show what the address names: a screen, a thread, or a checkpoint of it. */
 async function go() {
   const [, screen = "t", id, , checkpoint] = location.hash.split("/");
@@ -12946,12 +12948,21 @@ async function go() {
   S.chosen = checkpoint ? known ?? await api(`threads/${id}/state/${checkpoint}`) : null;
   redraw("graph", "chat", "ask", "inspector", "list");
 }
-
+/** The settings of runs that this page starts; they can be kept with the assistant, or with a new one. */
 function configurationDialog() {
-  const name = `configuration.${S.assistant.graph_id}`, save = given => { remember(name, given); close(); };
-  const { context_schema: context, config_schema: config } = S.schemas;
-  const close = dialog(`Configuration of ${S.assistant.name}`, hint("Every run that this page starts gets it."),
-    editor("Configuration", context?.properties ? context : config, remembered(name, {}), "Save", save));
+  const { graph_id, assistant_id: id, name, config, context } = S.assistant, own = `configuration.${graph_id}`;
+  const { context_schema: schema, config_schema: old } = S.schemas, called = entry("Name of a new assistant");
+  const keep = (path, method, more) => async given => {
+    const settings = schema?.properties ? { context: given } : { config: { configurable: given } };
+    const { assistant_id } = await api(path, { ...more(), ...settings }, method);
+    close();
+    await readAssistants(assistant_id);
+  };
+  const now = { ...config?.configurable, ...context, ...remembered(own) }, close = dialog(`Configuration of ${name}`,
+    editor("Configuration", schema?.properties ? schema : old, now, {
+      "For the runs of this page": given => { remember(own, given); close(); },
+      [`For all of ${name}`]: keep(`assistants/${id}`, "PATCH", () => ({})),
+      "For a new assistant": keep("assistants", "POST", () => full({ graph_id, name: called.value })) }), called);
 }
 /** Headers are kept for this tab alone, and go into no address and no copied code. */
 function askHeaders(why) {
@@ -12963,13 +12974,12 @@ function askHeaders(why) {
       location.reload();
     }));
 }
-
-function step(rows, key, now, by, open) {
+function step(rows, key, now, by, base) {
   const next = rows[Math.max(0, rows.findIndex(one => one[key] === now) + by)]?.[key];
-  if (next) to(open(next));
+  if (next) to(base + next);
 }
-const stepThread = by => step(S.threads, "thread_id", S.threadId, by, id => `#/t/${id}`);
-const stepBack = by => step(S.history, "checkpoint_id", here(), by, id => `#/t/${S.threadId}/c/${id}`);
+const stepThread = by => step(S.threads, "thread_id", S.threadId, by, "#/t/");
+const stepBack = by => step(S.history, "checkpoint_id", here(), by, `#/t/${S.threadId}/c/`);
 const KEYS = {
   "/": ["write a message", () => $("message")?.focus()], n: ["new thread", () => to("#/t")],
   j: ["next thread", () => stepThread(1)], k: ["previous thread", () => stepThread(-1)],
@@ -12978,15 +12988,13 @@ const KEYS = {
   f: ["change the state and run", () => here() && forkDialog(S.chosen ?? S.state)],
   r: ["run again from here", () => here() && goOn()], "?": ["this help", helpDialog],
 };
-
 function helpDialog() {
   const onchange = () => remember("letters", letters.checked);
   const letters = h("input", { type: "checkbox", checked: remembered("letters", true), onchange });
-  const rows = [...Object.entries(KEYS).map(([key, [words]]) => [key, words]), ["Esc", "close, leave a field"]];
-  dialog("Keys", table(["Key", "Does"], rows.map(([key, words]) => [h("kbd", {}, key), words])),
+  const rows = [...Object.entries(KEYS), ["Esc", ["close, leave a field"]]];
+  dialog("Keys", table(["Key", "Does"], rows.map(([key, [does]]) => [h("kbd", {}, key), does])),
     h("label", {}, letters, " single letters act"), hint(h("a", { href: `${BASE}docs` }, "The API's documentation")));
 }
-
 function pressed(event) {
   const isTyping = event.target.matches("input, textarea, select"), [, act] = KEYS[event.key] ?? [];
   if (event.key === "Escape" && isTyping) event.target.blur();
@@ -12995,13 +13003,12 @@ function pressed(event) {
   event.preventDefault();
   guarded(act)();
 }
-
-async function readAssistants() {
+async function readAssistants(id) {
   S.assistants = await api("assistants/search", { limit: 1000 });
   fill($("assistant"), S.assistants.map(({ assistant_id: value, name, graph_id: graph }) =>
     h("option", { value }, name === graph ? name : `${name} (${graph})`)));
+  await chooseAssistant(id, true);
 }
-
 let loaded, looks = 0;
 /** Every five seconds while the page is seen, one question: was the code reloaded, or which threads changed? */
 async function look() {
@@ -13012,29 +13019,24 @@ async function look() {
   if ((loaded ??= reloads) === reloads) return;
   loaded = reloads;
   notice("The code was reloaded.", 4);
-  await readAssistants();
-  await chooseAssistant(S.assistant?.assistant_id, true);
+  await readAssistants(S.assistant?.assistant_id);
 }
-
 async function start() {
   const on = (id, kind, listener) => $(id).addEventListener(kind, guarded(listener));
   $("user").value = remembered("user", "");
   on("user", "change", () => remember("user", $("user").value));
   on("assistant", "change", async () => { to("#/t"); await chooseAssistant($("assistant").value); });
-  on("settings", "click", configurationDialog);
-  on("headers", "click", () => askHeaders());
-  on("help", "click", helpDialog);
+  const heads = { settings: configurationDialog, headers: () => askHeaders(), help: helpDialog };
+  for (const [id, open] of Object.entries(heads)) on(id, "click", open);
   addEventListener("hashchange", guarded(go));
   addEventListener("keydown", pressed);
   addEventListener("pagehide", () => { for (const send of S.gone.values()) send(); });
   pane("talk");
-  await readAssistants();
-  await chooseAssistant(remembered("assistant"));
+  await readAssistants(remembered("assistant"));
   await readThreads();
   setInterval(() => look().catch(() => {}), 5000);
   await go();
   await look();
 }
 guarded(start)();
-</script></body></html>
-"""  # noqa: RUF001  it has a sign of multiplication
+</script></body></html>"""  # noqa: RUF001  it has a sign of multiplication
