@@ -12054,8 +12054,7 @@ async function reason(response) {
 }
 /** Ask the server. A busy one (503) is asked again for half a minute; 401 and 403 open the headers box. */
 async function api(path, body, method = body === undefined ? "GET" : "POST") {
-  const json = body === undefined ? {} : { "Content-Type": "application/json" };
-  const options = { method, body: JSON.stringify(body), headers: { ...headers(), ...json } };
+  const options = { method, body: JSON.stringify(body), headers: { ...headers(), "Content-Type": "application/json" } };
   for (let wait = 500; ; wait *= 2) {
     const response = await fetch(BASE + path, options).catch(() => null);
     connection(response ? "● connected" : "✕ no connection", response ? "good" : "bad");
@@ -12114,7 +12113,7 @@ function follow(threadId) {
 // 3. What this page knows, and what a run's events change in it
 // A run's values, parts of messages that the state does not have yet, tasks with their times, custom events
 const emptyRun = () => ({ run: null, values: null, parts: new Map(), tasks: [], custom: [], error: null });
-const emptyThread = () => ({ thread: null, state: null, history: [], chosen: null, runs: [], ...emptyRun() });
+const emptyThread = () => ({ state: null, history: [], chosen: null, runs: [], shown: 100, ...emptyRun() });
 const S = {
   assistants: [], assistant: null, schemas: {}, nodes: [], // the assistant in use, the nodes of its drawing
   threadId: null, ...emptyThread(), // the thread that is open, the checkpoint chosen in it, and its live run
@@ -12183,23 +12182,26 @@ function takeTask(task, inside) {
   S.tasks.push({ id, node: [...inside, name].join(":"), state: "running", input, from: now });
   say(`${name} is running.`);
 }
-/** The tasks of the last run: as this page saw them, and what was before that by the times of the checkpoints. */
+/** The tasks of the last run: as this page saw them, and the others by the times of the checkpoints. */
 function tasksOfRun() {
-  const { state, history, tasks, run } = S, by = byId(history), last = run ?? history[0]?.metadata?.run_id;
+  const { state, history, tasks, run, runs } = S, by = byId(history), last = run ?? history[0]?.metadata?.run_id;
   const steps = history.filter(({ metadata }) => metadata?.run_id === last && metadata.source === "loop").toReversed();
-  const done = steps.flatMap(({ parent_checkpoint_id: id, created_at: to }) => (by.get(id)?.next ?? []).map(node =>
-    ({ node, state: "done", from: Date.parse(by.get(id).created_at), to: Date.parse(to), isStep: true })));
-  const seen = done.filter(({ node, to }) => node !== "__start__" && to < (tasks[0]?.from ?? Infinity));
+  const done = steps.flatMap(({ parent_checkpoint_id: before, created_at: to }) => (by.get(before)?.tasks ?? []).map(
+    ({ id, name: node }) => ({ id, node, state: "done", from: by.get(before).created_at, to })));
   const open = (run ? [] : state?.tasks ?? []).filter(({ error, interrupts }) => error || interrupts?.length)
-    .map(({ name, error }) => ({ node: name, state: error ? "error" : "waiting", output: error }));
-  return [...seen, ...(tasks.length ? tasks : open)];
+    .map(({ id, name: node, error: output }) => ({ id, node, state: output ? "error" : "waiting", output,
+      from: state.created_at, to: runs[0]?.updated_at }));
+  const seen = new Set(["__start__", ...tasks.map(({ id }) => id)]);
+  const others = [...done, ...open].filter(({ id, node }) => !seen.has(id) && !seen.has(node)).map(task =>
+    ({ ...task, from: Date.parse(task.from), to: Date.parse(task.to), isStep: true }));
+  return [...others, ...tasks];
 }
 /** What each node did in the last run. It runs as long as one of its tasks does. */
 function marks() {
   const known = new Map();
   for (const { node, from, to, ...task } of tasksOfRun()) {
-    const { count = 0, state } = known.get(node) ?? {};
-    known.set(node, { ...task, ...(state === "running" && { state }), ms: to && to - from, count: count + 1 });
+    const { count = 0, state } = known.get(node) ?? {}, still = state === "running" && { state };
+    known.set(node, { ...task, ...still, ms: to && to - from, count: count + 1 });
   }
   return known;
 }
@@ -12433,14 +12435,14 @@ const content = message => blocksOf(message.content).map(part => {
   if (/^data:image\/(png|jpeg|gif|webp);/.test(address)) return h("img", { src: address, alt: "Image of the message" });
   return !/^(tool_use|tool_call|input_json_delta)/.test(part?.type) && pre(short(show(part, 1), 2000)); // those: below
 });
-let drawnMessages = new Map(), shownMessages = 100;
+let drawnMessages = new Map();
 function drawChat() {
   const values = valuesNow(), known = [values.messages].flat().filter(message => message?.constructor === Object);
   const messages = S.chosen ? known : [...known, ...S.parts.values()], next = new Map();
   const results = new Map(messages.map(message => [message.tool_call_id, message]));
   const called = new Set(messages.flatMap(message => (message.tool_calls ?? []).map(call => call.id)));
   const rows = messages.filter(message => !called.has(message.tool_call_id));
-  const elements = rows.slice(-shownMessages).map((message, i) => { // only what is new or changed is made
+  const elements = rows.slice(-S.shown).map((message, i) => { // only what is new or changed is made
     const answers = (message.tool_calls ?? []).map(call => results.get(call.id)), id = message.id ?? `#${i}`;
     const sign = [message.version ?? JSON.stringify(message), answers.map(answer => answer?.id), !S.chosen].join();
     const old = drawnMessages.get(id);
@@ -12449,7 +12451,7 @@ function drawChat() {
   });
   drawnMessages = next;
   const more = rows.length - elements.length, isState = !isChat() && Object.keys(values).length;
-  fill($("talk"), more && button(`Show ${more} earlier messages`, () => { shownMessages += 200; redraw("chat"); }),
+  fill($("talk"), more && button(`Show ${more} earlier messages`, () => { S.shown += 200; redraw("chat"); }),
     !elements.length && !isState && hint("The thread begins with what you send."), elements,
     isState && tree(values, "", "State", true),
     S.custom.length && folded("custom", `${S.custom.length} custom events`,
@@ -12512,9 +12514,9 @@ function chatForm() {
   const send = async () => {
     const said = text.value.trim(), messages = [{ type: "human", content: said }];
     if (!said) return;
+    S.said.push(said);
     text.value = "";
     try { await startRun({ input: { messages } }); } catch (error) { $("message").value = said; throw error; }
-    S.said.push(said);
     remember("draft", "");
   };
   const onkeydown = async event => {
@@ -12693,7 +12695,7 @@ function drawHistory() {
 }
 /** The last run's tasks as bars, each where and as long as it was within the run. */
 function drawTimeline() {
-  const tasks = tasksOfRun().filter(task => task.from).slice(-300), start = tasks[0]?.from;
+  const tasks = tasksOfRun().slice(-300), start = tasks[0]?.from;
   const ends = tasks.map(({ to }) => (to ?? Date.now()) - start), percent = ms => `${100 * ms / Math.max(1, ...ends)}%`;
   const rows = tasks.map(({ node, state, from, isStep }, i) => {
     const bar = div(`bar ${COLOURS[SIGNS[state]]}`), ms = ends[i] + start - from;
@@ -12720,8 +12722,7 @@ function forkDialog({ values, checkpoint_id }) {
 const search = entry("Search keys and values", "", { oninput: () => fill($("inspector"), drawState()) });
 function drawState() {
   const values = valuesNow(), text = search.value.toLowerCase(), found = [];
-  const { next, metadata, tasks } = S.chosen ?? S.state ?? {}, about = { next, metadata, tasks };
-  if (!text) return [row(search), tree(values, "", null, true), tree(about, "", "checkpoint", false)];
+  if (!text) return [row(search), tree(values, "", null, true), tree(S.chosen ?? S.state, "", "checkpoint", false)];
   for (const match of matches(values, text)) if (found.push(match) > 200) break;
   return [row(search), list(found.map(([path, value]) =>
     item(plain(path, () => copy(path), { title: `Copy ${path}` }), " ", short(show(value), 300))), "Nothing found.")];
@@ -12874,7 +12875,7 @@ async function showRuns() {
     const runs = await api(`runs?limit=${limit}${only.value && `&status=${only.value}`}`);
     fill(found, table(["Status", "When", "Graph", "Thread", "Input", "Act"], runs.map(run => [signed(run.status),
       timeOf(run.created_at), run.metadata?.graph_id, threadLink(run.thread_id),
-      short(show(askedOf(run).input ?? askedOf(run).command ?? ""), 120),
+      short(textOf(run.kwargs.input?.messages?.at?.(-1)?.content) || show(run.kwargs.input ?? run.kwargs.command), 120),
       open.includes(run.status) && button("Cancel", () => cancel(run))]), "No run."),
     runs.length === limit && button("More", () => { limit *= 2; return look(); }));
   };
@@ -12927,7 +12928,6 @@ async function openThread(id) {
   if (id === S.threadId) return;
   following.abort();
   Object.assign(S, emptyThread(), { threadId: id });
-  shownMessages = 100;
   if (!id) return;
   await refresh();
   await chooseAssistant(S.thread?.metadata?.assistant_id ?? S.assistant?.assistant_id);

@@ -7,6 +7,7 @@ import functools
 import json
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import GRAPHS, LiveServer, write_project
+from conftest import GRAPHS, LiveServer, wait_until, write_project
 from test_browser import BROWSER, Browser, browser  # noqa: F401  the fixture that runs Chromium
 from test_js_sdk import JS, install
 
@@ -86,11 +87,12 @@ learn = lambda state: {{"info": {{"fact": {{"said": state["note"]}}}}}}
 learns = StateGraph(Known).add_node("learn", learn).add_edge(START, "learn").compile()
 """
 SERVED = {
-    **{name: f"./basic.py:{name}" for name in ("steps", "failing", "question", "nested")},
+    **{name: f"./basic.py:{name}" for name in ("steps", "failing", "question", "nested", "context", "gated")},
     **{
         name: f"./paged.py:{name}" for name in ("hostile", "flooding", "long", "both", "asks_old", "asks_new", "learns")
     },
-    "hesitant": "./talk.py:hesitant",
+    **{name: f"./talk.py:{name}" for name in ("hesitant", "tooled", "counted")},
+    "schema": "./forms.py:asks",
 }
 
 
@@ -159,7 +161,8 @@ class Page:
 
     def write(self, label: str, text: str) -> None:
         """Put a text into the field of this label, as if it was typed."""
-        field = f"document.querySelector(':is(input, textarea)[aria-label={json.dumps(label)}]')"
+        found = f"document.querySelectorAll(':is(input, textarea)[aria-label={json.dumps(label)}]')"
+        field = f"[...{found}].findLast(field => field.checkVisibility())"  # a dialog comes last
         self.until(f"{field} && ({field}.focus(), {field}.select(), true)")
         self.do("Input.insertText", text=text)
         self.run(f"{field}.dispatchEvent(new Event('change'))")
@@ -173,9 +176,20 @@ class Page:
 
     def choose(self, graph: str) -> None:
         self.until("document.querySelectorAll('#assistant option').length && S.assistant && $('threads')")
-        name = f"[...$('assistant').options].find(one => one.text === {json.dumps(graph)}).value"
+        name = f"S.assistants.find(one => one.graph_id === {json.dumps(graph)}).assistant_id"
         self.run(f"$('assistant').value = {name}; $('assistant').dispatchEvent(new Event('change'))")
         self.until(f"S.assistant.graph_id === {json.dumps(graph)} && S.nodes.length && stale.size === 0")
+
+    def answer_prompt(self, text: str, act: str) -> None:
+        """Do something that asks for a text by a box of the browser's own."""
+        self.do("Page.enable")
+        self.run(f"setTimeout(() => {{ {act} }})")
+        deadline = time.monotonic() + 10
+        while True:
+            with contextlib.suppress(AssertionError):  # there is no box yet
+                self.do("Page.handleJavaScriptDialog", accept=True, promptText=text)
+                return
+            assert time.monotonic() < deadline
 
     def idle(self) -> Any:
         return self.until("!S.run && S.runs.length && !['pending', 'running'].includes(S.runs[0].status)")
@@ -258,13 +272,80 @@ def test_an_edited_message_forks_the_thread(open_page: Callable[..., Page]) -> N
     page.until("document.querySelectorAll('#talk article').length === 2")
     page.idle()
     page.click("Edit", "#talk")
-    page.write("Message", "other")  # the dialog's, which comes later in the document, is not the first
-    page.run("document.querySelector('#dialog textarea').value = 'other'")
+    page.write("Message", "other")
     page.click("Send", "#dialog")
     page.sees("other", "#talk article.human")
     page.idle()
     assert page.run("document.querySelectorAll('#talk article').length") == 2
     page.sees("⤷", "#inspector")
+
+
+def test_tool_calls_are_folded_with_their_results(open_page: Callable[..., Page]) -> None:
+    page = open_page("tooled")
+    page.write("Message", "Paris")
+    page.press("Enter")
+    page.sees("you said sunny in Paris", "#talk")
+    page.idle()
+    page.sees("→ weather(", "#talk details")
+    assert "Result" not in page.run("$('talk').innerText")
+    page.click("→ weather(", "#talk")
+    page.sees("sunny in Paris", "#talk details")
+    assert page.run("document.querySelectorAll('#talk article').length") == 3
+
+
+def test_what_was_said_comes_back_by_the_arrows(open_page: Callable[..., Page]) -> None:
+    page = open_page("tooled")
+    for text in ("first", "second"):
+        page.write("Message", text)
+        page.press("Enter")
+        page.sees(f"you said sunny in {text}", "#talk")
+        page.idle()
+    page.until("$('message').value === ''")
+    page.run("$('message').focus()")
+    shown = []
+    for key in ("ArrowUp", "ArrowUp", "ArrowUp", "ArrowDown", "ArrowDown"):
+        page.press(key)
+        page.run("$('message').setSelectionRange(0, 0)")
+        shown.append(page.run("$('message').value"))
+    assert shown == ["second", "first", "first", "second", ""]
+
+
+def test_a_run_is_cancelled(open_page: Callable[..., Page]) -> None:
+    page = open_page("gated")
+    run_form(page, gate="never")
+    page.click("Cancel", "#ask")
+    page.until("!S.run && S.runs[0]?.status === 'interrupted'")
+    page.click("Runs", "#inspectors")
+    page.sees("? interrupted", "#inspector")
+
+
+def test_pictures_are_shown_only_if_they_are_in_the_message(open_page: Callable[..., Page]) -> None:
+    page = open_page("hostile")
+    pixel = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
+    parts = [{"type": "image_url", "image_url": {"url": url}} for url in (pixel, "https://example.org/a.png")]
+    message = {"type": "human", "content": [{"type": "text", "text": "look"}, *parts]}
+    page.run(f"startRun({json.dumps({'input': {'messages': [message]}})})")
+    page.until("document.images.length && document.images[0].naturalWidth === 1")
+    assert page.run("[...document.images].map(image => image.src)") == [pixel]
+    page.sees("https://example.org/a.png", "#talk pre")
+
+
+def test_custom_events_are_shown(open_page: Callable[..., Page]) -> None:
+    page = open_page("counted")
+    run_form(page, text="x")
+    page.click("2 custom events", "#talk")
+    page.sees("nameless", "#talk")
+
+
+def test_a_message_may_be_sent_as_a_form(open_page: Callable[..., Page]) -> None:
+    page = open_page("tooled")
+    page.click("Form instead", "#ask")
+    page.write("messages", '[["user", "Rome"]]')
+    page.click("Run", "#ask")
+    page.sees("you said sunny in Rome", "#talk")
+    page.idle()
+    page.click("Message instead", "#ask")
+    page.until("$('message')")
 
 
 # Forms, errors, questions
@@ -292,6 +373,16 @@ def test_a_question_hides_the_form_and_is_answered(open_page: Callable[..., Page
     page.click("Answer", "#ask")
     page.until("S.state?.values.decision === 'no' && !S.run")
     page.sees("Run", "#ask")
+
+
+def test_a_question_with_a_schema_is_a_form(open_page: Callable[..., Page]) -> None:
+    page = open_page("schema")
+    run_form(page)
+    page.sees("? ask asks", "#ask")
+    assert page.run("document.querySelector('#ask input').type") == "number"
+    page.run("document.querySelector('#ask input').value = 7")
+    page.click("Answer", "#ask")
+    assert page.until("!S.run && S.state?.values.log?.length === 2 && S.state.values.log[1]") == "ask:7"
 
 
 def test_questions_are_answered_together_each_by_its_id(open_page: Callable[..., Page]) -> None:
@@ -345,9 +436,102 @@ def test_a_breakpoint_stops_and_goes_on(open_page: Callable[..., Page]) -> None:
     page.click("Close", "#dialog")
     run_form(page, text="x")
     page.sees("Stopped before second", "#ask")
+    page.click("Change the state", "#ask")
+    page.write("Values", '{"text": "changed", "trail": [1], "total": 1}')
+    page.click("Change", "#dialog")
+    page.until("S.state?.values.text === 'changed'")
     page.run("S.stops.clear()")
     page.click("Continue", "#ask")
-    assert page.until("!S.run && S.state?.values.total === 111")
+    assert page.until("!S.run && S.state?.values.text === 'changed!' && S.state.values.total") == 111
+
+
+def test_the_user_and_the_configuration_are_sent(open_page: Callable[..., Page], server: LiveServer) -> None:
+    page = open_page("context")
+    page.run("$('user').value = 'ann'; $('user').dispatchEvent(new Event('change'))")
+    page.click("Configuration")
+    page.run("document.querySelector('#dialog input[type=number]').value = 3")
+    page.write("user", "of the form")
+    page.click("For the runs of this page", "#dialog")
+    run_form(page)
+    seen = page.until("!S.run && S.state?.values.seen")
+    assert seen["context"] == {"user": "of the form", "level": 3}
+    assert seen["configurable"]["user_id"] == "ann"
+    page.run("location.reload()")
+    page.until("$('user').value === 'ann'")
+
+
+def test_an_assistant_is_made_and_changed(open_page: Callable[..., Page], server: LiveServer) -> None:
+    page = open_page("context")
+    page.click("Configuration")
+    page.write("user", "first")
+    page.write("Name of a new assistant", "for the page")
+    page.click("For a new assistant", "#dialog")
+    page.until("S.assistant.name === 'for the page' && S.nodes.length")
+    run_form(page)
+    assert page.until("!S.run && S.state?.values.seen")["context"]["user"] == "first"
+    page.click("Configuration")
+    page.write("user", "second")
+    page.click("For all of for the page", "#dialog")
+    page.until("S.assistant.version === 2 && S.assistant.context.user === 'second'")
+    with server.http() as http:
+        http.delete(f"/assistants/{page.run('S.assistant.assistant_id')}")
+
+
+# The graph
+
+
+def test_subgraphs_are_boxes_with_their_nodes_states(open_page: Callable[..., Page]) -> None:
+    page = open_page("nested")
+    assert page.run("[...document.querySelectorAll('#graph .box')].map(box => box.dataset.node)") == [
+        "child",
+        "child:grand",
+    ]
+    run_form(page)
+    page.until("!S.run && S.runs[0]?.status === 'success' && document.querySelectorAll('#graph g.done').length > 3")
+    listed = page.run("[...document.querySelectorAll('#graph li')].map(node => node.textContent)")
+    assert any(text.startswith("leaf ✓") for text in listed), listed
+    page.run("document.querySelector('#graph .box').dispatchEvent(new MouseEvent('click'))")
+    page.sees("Stop before", "#dialog")
+    page.sees("Last output", "#dialog")
+    page.press("Escape")
+    page.run("location.reload()")  # now the history alone tells
+    page.until("document.querySelector('#graph .box.done')?.dataset.node === 'child'")
+
+
+def test_a_hundred_nodes_are_laid_out_without_overlap(open_page: Callable[..., Page]) -> None:
+    page = open_page("steps")
+    laid = page.run("""(() => {
+        const nodes = [...Array(100).keys()].map(i => ({ id: `node_${i}`, w: 90 + 37 * i % 60, h: 38 }));
+        const edges = nodes.slice(1).map(({ id }, i) => ({ source: `node_${i * 7 % (i + 1)}`, target: id }));
+        for (let i = 0; i < 40; i++) edges.push({ source: `node_${i * 13 % 97 + 3}`, target: `node_${i * 5 % 50}` });
+        const began = performance.now(), { paths } = layout(nodes, edges), ms = performance.now() - began;
+        return { ms, nodes: nodes.map(({ x, y, w, h }) => [x, y, w, h]), paths: paths.map(path => path.d) };
+    })()""")
+    for i, (x, y, w, h) in enumerate(laid["nodes"]):
+        for x2, y2, w2, h2 in laid["nodes"][:i]:
+            assert abs(x - x2) >= (w + w2) / 2 or abs(y - y2) >= (h + h2) / 2
+    assert len(set(laid["paths"])) == len(laid["paths"])
+    assert not [path for path in laid["paths"] if "NaN" in path]
+    assert laid["ms"] < 500
+    both = page.run("""layout([{ id: "a", w: 90, h: 38 }, { id: "b", w: 90, h: 38 }],
+        [{ source: "a", target: "b" }, { source: "b", target: "a" }]).paths.map(path => path.d)""")
+    assert both[0].startswith("M0,") or both[0] != both[1]
+    start_x = [float(path[1:].split(",")[0]) for path in both]
+    assert abs(start_x[0] - start_x[1]) >= 40  # the way back is beside the nodes
+
+
+def test_reloaded_code_is_drawn_anew(open_page: Callable[..., Page], make_server: Callable[..., LiveServer]) -> None:
+    live = make_server({"steps": SERVED["steps"]}, FILES)
+    page = open_page("steps", f"{live.url}/")
+    page.until("loaded === 0")
+    source = (
+        FILES["basic.py"].replace(".add_node(second)", '.add_node("renamed", second)').replace('"second"', '"renamed"')
+    )
+    (live.folder / "basic.py").write_text(source)
+    page.until("fetch('info').then(told => told.json()).then(told => told.reloads)")
+    page.run("looks = 0; look()")
+    page.sees("The code was reloaded", "#notice")
+    page.until("S.nodes.includes('renamed')")
 
 
 # The inspector
@@ -384,10 +568,33 @@ def test_a_run_is_copied_as_code_without_the_headers_values(open_page: Callable[
     address = page.url.removesuffix("/")
     real = [code.replace("<yours>", "x").replace("-N ", "-sN ") for code in (curl, python)]
     assert address in script
-    for command in (["bash", "-c", real[0]], [sys.executable, "-c", real[1]]):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    commands = [["bash", "-c", real[0]], [sys.executable, "-c", real[1]]]
+    if shutil.which("node") and (JS / "node_modules" / "sdk200").exists():
+        text = script.replace("@langchain/langgraph-sdk", "sdk200").replace("<yours>", "x")
+        text = text.replace("console.log(part)", "console.log(JSON.stringify(part))")
+        commands.append(["node", "--input-type=module", "-e", text])
+    for command in commands:
+        done = subprocess.run(command, cwd=JS, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         assert "it is 'null'" in done.stdout
+
+
+def test_a_timeline_shows_tasks_as_they_were_seen_or_by_steps(open_page: Callable[..., Page]) -> None:
+    page = open_page("steps")
+    run_form(page, text="x")
+    page.until("S.state?.values.total === 111 && !S.run")
+    page.click("Timeline", "#inspectors")
+    rows = "[...document.querySelectorAll('#inspector li')].map(row => row.innerText.split(' ').slice(0, 2).join(' '))"
+    page.until(f"{rows}.length === 3")
+    assert page.run(rows) == ["✓ first", "✓ second", "✓ third"]
+    assert "*" not in page.run("$('inspector').innerText")
+    page.run("location.reload()")
+    page.until("S.history.length")
+    page.click("Timeline", "#inspectors")
+    page.sees("* by the checkpoints' times", "#inspector")
+    assert page.run(rows) == ["✓ first", "✓ second", "✓ third"]
+    starts = page.run("[...document.querySelectorAll('#inspector .bar')].map(bar => bar.getBoundingClientRect().left)")
+    assert starts == sorted(starts)
 
 
 def test_the_list_of_threads(open_page: Callable[..., Page], server: LiveServer) -> None:
@@ -402,6 +609,43 @@ def test_the_list_of_threads(open_page: Callable[..., Page], server: LiveServer)
     page.sees("a thread to lose", "#threads")
     page.write("Search, or key=value", "nothing has=this")
     page.sees("No thread here", "#threads")
+    page.sees("curl http", "#threads pre")
+    page.write("Search, or key=value", "graph_id=hostile a thread")
+    page.answer_prompt("a title", "document.querySelector('#threads li .small .plain').click()")
+    page.write("Search, or key=value", "a title")
+    page.sees("a title", "#threads li")
+    page.click("Copy", "#threads")
+    page.until("document.querySelectorAll('#threads li').length === 2")
+    page.until("S.threadId && S.threads[0].thread_id === S.threadId")
+    page.run("URL.createObjectURL = blob => { window.exported = blob; return 'data:,' }")
+    page.click("Export", "#threads")
+    saved = json.loads(page.until("window.exported && exported.text()"))
+    assert [message["type"] for message in saved["thread"]["values"]["messages"]] == ["human", "ai"]
+    assert len(saved["history"]) == len(page.run("S.history"))
+
+
+def test_a_deleted_thread_is_gone_when_the_page_is_left(open_page: Callable[..., Page], server: LiveServer) -> None:
+    with server.http() as http:
+        kept, lost = (http.post("/threads", json={"metadata": {"of": "page"}}).json()["thread_id"] for _ in range(2))
+        page = open_page("steps")
+        page.run(f"S.gone.clear(); remove({json.dumps(lost)})")
+        assert http.get(f"/threads/{lost}").status_code == 200
+        page.do("Page.navigate", url="about:blank")
+        wait_until(lambda: http.get(f"/threads/{lost}").status_code == 404)
+        assert http.get(f"/threads/{kept}").status_code == 200
+
+
+def test_threads_come_by_fifty(open_page: Callable[..., Page], server: LiveServer) -> None:
+    with server.http() as http:
+        for number in range(60):
+            http.post("/threads", json={"metadata": {"title": f"thread {number}", "many": True}})
+        page = open_page("steps")
+        page.write("Search, or key=value", "many=true")
+        page.until("document.querySelectorAll('#threads li').length === 50")
+        page.click("More", "#threads")
+        page.until("document.querySelectorAll('#threads li').length === 60")
+        for thread in http.post("/threads/search", json={"metadata": {"many": True}, "limit": 100}).json():
+            http.delete(f"/threads/{thread['thread_id']}")
 
 
 # The other screens
@@ -446,7 +690,123 @@ def test_a_cron_is_fired(open_page: Callable[..., Page], server: LiveServer) -> 
         http.delete(f"/runs/crons/{made.json()['cron_id']}")
 
 
+def test_crons_are_made_stopped_and_deleted(open_page: Callable[..., Page], server: LiveServer) -> None:
+    page = open_page("steps")
+    page.click("Crons", "#screens")
+    page.click("New cron", "#wide")
+    page.write("Schedule", "nonsense")
+    page.click("Create", "#dialog")
+    page.until("$('notice').innerText.includes('nonsense') || $('notice').innerText.includes('schedule')")
+    page.write("Schedule", "5 4 1 1 *")
+    page.write("text", "by the page")
+    page.click("Create", "#dialog")
+    page.sees("5 4 1 1 *", "#wide")
+    with server.http() as http:
+        [cron] = [one for one in http.post("/runs/crons/search", json={}).json() if one["schedule"] == "5 4 1 1 *"]
+        assert (cron["enabled"], cron["payload"]["input"]) == (True, {"text": "by the page"})
+        mine = "#wide tr:has(code)"
+        page.run(f"document.querySelector('{mine} input').click()")
+        wait_until(lambda: not http.get(f"/runs/crons/{cron['cron_id']}").json()["enabled"])
+        page.click("Delete", mine)
+        page.until("!$('wide').innerText.includes('5 4 1 1 *')")
+        assert http.get(f"/runs/crons/{cron['cron_id']}").status_code == 404
+
+
+def test_a_queued_run_is_cancelled_from_all_runs(open_page: Callable[..., Page], server: LiveServer) -> None:
+    with server.http() as http:
+        thread = http.post("/threads", json={}).json()["thread_id"]
+        run = {"assistant_id": "gated", "input": {"gate": "never"}}
+        first, second = (http.post(f"/threads/{thread}/runs", json=run).json()["run_id"] for _ in range(2))
+        page = open_page()
+        page.click("Runs", "#screens")
+        page.sees("○ pending", "#wide")
+        page.click("Cancel", "#wide tr:has(.dim)")
+        wait_until(lambda: http.get(f"/threads/{thread}/runs/{second}").json()["status"] == "interrupted")
+        assert http.get(f"/threads/{thread}/runs/{first}").json()["status"] == "running"
+        http.post(f"/threads/{thread}/runs/{first}/cancel?wait=true")
+
+
+def test_the_store_is_edited_and_searched_by_meaning(
+    open_page: Callable[..., Page], make_server: Callable[..., LiveServer]
+) -> None:
+    store = {"index": {"embed": "./meaning.py:sync_words", "dims": 6}}
+    live = make_server({"steps": SERVED["steps"]}, FILES, "--no-reload", store=store)
+    with live.http() as http:
+        for key in ("cat", "tax"):
+            http.put("/store/items", json={"namespace": ["notes", "of"], "key": key, "value": {"text": f"a {key}"}})
+        page = open_page(url=f"{live.url}/#/memory")
+        page.write("Meaning, where there is an index", "tax law")
+        page.click("Search all", "#wide")
+        page.sees("score", "#wide")
+        assert page.run("[...$('wide').querySelectorAll('td:nth-child(2)')].map(cell => cell.innerText)") == [
+            "tax",
+            "cat",
+        ]
+        page.write("Meaning, where there is an index", "")
+        page.click("notes / of", "#wide")
+        page.until("!$('wide').innerText.includes('score') && $('wide').querySelectorAll('td textarea').length === 2")
+        page.write("Value of cat", '{"text": "a dog"}')
+        page.run("document.activeElement.blur()")
+        page.sees("Saved", "#notice")
+        assert http.get("/store/items?namespace=notes.of&key=cat").json()["value"] == {"text": "a dog"}
+        page.click("Delete", "#wide tr:has(textarea)")
+        page.until("!$('wide').querySelector('td')")
+        page.click("notes / of", "#wide")
+        page.until("$('wide').querySelectorAll('td textarea').length === 1")
+
+
 # Around it
+
+
+@pytest.mark.long
+def test_a_busy_server_is_asked_again(open_page: Callable[..., Page], make_server: Callable[..., LiveServer]) -> None:
+    """What it says is shown meanwhile."""
+    live = make_server({"steps": SERVED["steps"]}, FILES, "--no-reload")
+    page = open_page("steps", f"{live.url}/")
+    with contextlib.closing(sqlite3.connect(live.folder / "devserver.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        run_form(page, text="x")
+        page.sees("trying again", "#connection", 30)
+        page.sees("locked", "#connection")
+        other.execute("ROLLBACK")
+    page.until("S.state?.values.total === 111 && !S.run", 30)
+    page.sees("● connected", "#connection")
+
+
+def test_two_tabs_see_the_same_run(open_page: Callable[..., Page]) -> None:
+    first, second = open_page("steps"), open_page("steps")
+    run_form(first, text="x")
+    thread = first.until("S.threadId")
+    second.run(f"location.hash = '#/t/{thread}'")
+    second.until("S.state?.values.total === 111 && !S.run")
+    first.idle()
+    first.write("text", "y")
+    first.click("Run", "#ask")
+    second.until("S.state?.values.text === 'y!' && !S.run")
+    assert "The run has ended." in second.until("$('spoken').textContent")
+
+
+def test_without_javascript_it_says_so(open_page: Callable[..., Page]) -> None:
+    page = open_page("steps")
+    page.do("Emulation.setScriptExecutionDisabled", value=True)
+    page.do("Page.reload")
+    time.sleep(0.3)
+    page.do("Emulation.setScriptExecutionDisabled", value=False)
+    page.sees("This page needs JavaScript", "main")
+
+
+def test_beside_an_application_the_page_is_at_ui(
+    open_page: Callable[..., Page], make_server: Callable[..., LiveServer]
+) -> None:
+    app = "from starlette.applications import Starlette\napp = Starlette()\n"
+    live = make_server(
+        {"steps": SERVED["steps"]}, {**FILES, "app.py": app}, "--no-reload", http={"app": "./app.py:app"}
+    )
+    page = open_page("steps", f"{live.url}/ui")
+    run_form(page, text="x")
+    page.until("S.state?.values.total === 111 && !S.run")
+    page.click("?", "header")
+    assert page.run("document.querySelector('#dialog a').href") == f"{live.url}/docs"
 
 
 def test_a_lost_server_keeps_the_draft_and_is_found_again(
@@ -569,6 +929,23 @@ def test_many_events_do_not_freeze_it(open_page: Callable[..., Page]) -> None:
     assert page.run("longest") < 300  # on a machine that does other things, too
 
 
+def test_a_thousand_messages_are_shown_in_parts(open_page: Callable[..., Page], server: LiveServer) -> None:
+    with server.http() as http:
+        thread = http.post("/threads", json={"metadata": {"graph_id": "tooled"}}).json()["thread_id"]
+        messages = [{"type": "human", "content": f"message {number}", "id": str(number)} for number in range(1000)]
+        http.post(
+            f"/threads/{thread}/state", json={"values": {"messages": messages}, "as_node": "ask"}
+        ).raise_for_status()
+    page = open_page("tooled")
+    began = time.monotonic()
+    page.run(f"location.hash = '#/t/{thread}'")
+    page.sees("message 999", "#talk")
+    assert time.monotonic() - began < 5
+    assert page.run("document.querySelectorAll('#talk article').length") == 100
+    page.click("Show 900 earlier messages", "#talk")
+    page.until("document.querySelectorAll('#talk article').length === 300")
+
+
 def test_a_long_thread_opens_and_shows_its_steps_in_pages(open_page: Callable[..., Page], server: LiveServer) -> None:
     with server.http() as http:
         thread = http.post("/threads", json={}).json()["thread_id"]
@@ -590,7 +967,7 @@ def test_a_page_at_rest_asks_once_in_five_seconds(open_page: Callable[..., Page]
     assert 1 <= page.run("count") <= 3
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.long)])
 def test_it_is_for_those_who_cannot_see_it_too(open_page: Callable[..., Page], modules: Path, scheme: str) -> None:
     """axe-core finds nothing, of whatever grade."""
     page = open_page("question")
