@@ -300,7 +300,7 @@ class Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", defer_build=True)
 
     def given(self) -> JsonObject:
-        """Only the fields that the client sent."""
+        """Return only the fields that the client sent."""
         return self.model_dump(exclude_unset=True)
 
 
@@ -328,14 +328,14 @@ class CheckpointConfig(Body):
     @model_validator(mode="before")
     @classmethod
     def _unwrap(cls, value: Any) -> Any:
-        """A RunnableConfig's configurable is checked like a place."""
+        """Check a RunnableConfig's configurable like a checkpoint."""
         nested = value.get("configurable") if isinstance(value, dict) else None
         return (
             {**{k: v for k, v in value.items() if k != "configurable"}, **nested} if isinstance(nested, dict) else value
         )
 
     def configurable(self) -> JsonObject:
-        """The keys of a RunnableConfig's configurable."""
+        """Return the keys of a RunnableConfig's configurable."""
         return {key: value for key, value in self.given().items() if key in PLACE_KEYS and value is not None}
 
 
@@ -503,7 +503,7 @@ class RunCreate(Body):
     strict_resume: bool | None = None
 
     def stream_modes(self) -> list[str]:
-        """The stream modes asked for; none means values."""
+        """Return the stream modes asked for; none means values."""
         modes = [self.stream_mode] if isinstance(self.stream_mode, str) else self.stream_mode
         return list(modes or ["values"])
 
@@ -730,7 +730,7 @@ def new_id() -> str:
 
 
 def now() -> str:
-    """The time of day in ISO 8601, UTC, with microseconds."""
+    """Return the time of day in ISO 8601, UTC, with microseconds."""
     return CLOCK.now().isoformat(timespec="microseconds")
 
 
@@ -739,7 +739,7 @@ def moment(at: datetime.datetime) -> str:
 
 
 def to_uuid(text: str, what: str) -> str:
-    """The canonical form of an id, leniently parsed. Raises InvalidId naming `what` it is the id of."""
+    """Return the canonical form of an id, leniently parsed. Raises InvalidId naming `what` has the id."""
     try:
         return str(uuid.UUID(text))
     except ValueError:
@@ -756,7 +756,7 @@ def is_loopback(host: str) -> bool:
 
 
 def exception_value(error: BaseException) -> JsonObject:
-    """An exception as clients see it, in events, threads and webhooks."""
+    """Return an exception as clients see it, in events, threads and webhooks."""
     try:
         message = str(error)
     except Exception:
@@ -765,7 +765,7 @@ def exception_value(error: BaseException) -> JsonObject:
 
 
 def _jsonable(value: Any) -> Any:  # noqa: C901  one branch per type
-    """What orjson is to write for a value it does not know (api: JSON out)."""
+    """Return what orjson is to write for a value of a type that it does not know."""
     if isinstance(value, BaseException):
         return exception_value(value)
     if type(value) is AIMessageChunk:  # a token: its fields, which are JSON or come here again, take less time
@@ -794,14 +794,14 @@ def _jsonable(value: Any) -> Any:  # noqa: C901  one branch per type
 
 
 def _text(value: Any) -> str:
-    """A readable text for any object."""
+    """Return a readable text for any object."""
     with contextlib.suppress(Exception):
         return str(value)
     return object.__repr__(value)
 
 
 def _keepable(value: Any) -> Any:
-    """The same for values that are kept as JSON: only of types whose JSON says all there is. Raises TypeError."""
+    """Do the same for values that are kept as JSON: only types whose JSON says all there is. Raises TypeError."""
     if isinstance(value, BaseModel):
         with contextlib.suppress(ValueError):
             value.model_dump_json(warnings=False)  # which fails if a field is of a type without JSON
@@ -817,7 +817,7 @@ _JSON_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
 
 def to_json(value: Any, default: Callable[[Any], Any] = _jsonable) -> bytes:
-    """Compact UTF-8 JSON of anything a graph may hold. A NUL becomes U+FFFD, NaN null, what JSON can't say text.
+    """Return compact UTF-8 JSON of anything that a graph may hold. NUL becomes U+FFFD, NaN null, other objects a text.
     Raises what `default`, which is given the values that orjson does not know, raises."""
     failures = (TypeError, RecursionError)
     try:
@@ -833,7 +833,7 @@ def to_json(value: Any, default: Callable[[Any], Any] = _jsonable) -> bytes:
 
 
 def kept_json(value: Any, namespace: Sequence[str], key: str) -> bytes:
-    """The JSON of a store item's value, as to_json writes it. Raises TypeError for what could not be read back."""
+    """Return the JSON of a store item's value. Raises TypeError for a value that could not be read back."""
     try:
         return to_json(value, _keepable)
     except TypeError as error:
@@ -872,7 +872,7 @@ def _mend(value: Any, default: Callable[[Any], Any], path: str = "", above: froz
 
 
 def _mended_key(key: Any, default: Callable[[Any], Any], path: str) -> str:
-    """The text that orjson writes for a key, or would if it knew its type."""
+    """Return the text that orjson writes for a key, or would write if it knew its type."""
     key = key.value if isinstance(key, enum.Enum) else key
     with contextlib.suppress(TypeError):
         (text,) = orjson.loads(orjson.dumps({key: None}, option=_JSON_OPTIONS))
@@ -883,19 +883,19 @@ def _mended_key(key: Any, default: Callable[[Any], Any], path: str) -> str:
 
 
 def unicode_text(text: str) -> str:
-    """The text with '?' for each lone surrogate, as no encoding has them."""
+    """Return the text with '?' for each lone surrogate, as no encoding has them."""
     return text.encode("utf-8", "replace").decode()
 
 
 def from_json(text: bytes | str) -> Any:
-    """Raises ValueError for what is not JSON (a NaN, a byte order mark, a lone surrogate ...)."""
+    """Parse JSON. Raises ValueError for anything else: a NaN, a byte order mark, a lone surrogate ..."""
     value = orjson.loads(text)
     marked = b"\\u0000" in text if isinstance(text, bytes) else "\\u0000" in text
     return orjson.loads(to_json(value)) if marked else value
 
 
 def contains(whole: Any, part: Any) -> bool:
-    """Every key of the part is in the whole, objects recursively, all else equal (api: containment)."""
+    """Return whether every key of the part is in the whole, objects recursively, and all else is equal."""
     if isinstance(part, dict):
         return isinstance(whole, dict) and all(k in whole and contains(whole[k], v) for k, v in part.items())
     if isinstance(part, bool) or isinstance(whole, bool):
@@ -932,7 +932,7 @@ def _has_operators(wanted: Any) -> bool:
 
 
 def matches_filter(value: JsonObject, condition: Mapping[str, Any]) -> bool:
-    """A store filter: equality per field, or operators. What can't be compared doesn't match."""
+    """Return whether an item passes a store filter: equality per field, or operators. What can't be compared does not."""
     met = ((value.get(key), wanted if _has_operators(wanted) else {"$eq": wanted}) for key, wanted in condition.items())
     with contextlib.suppress(TypeError, ValueError):
         return all(STORE_OPERATORS[name](have, operand) for have, wanted in met for name, operand in wanted.items())
@@ -940,7 +940,7 @@ def matches_filter(value: JsonObject, condition: Mapping[str, Any]) -> bool:
 
 
 def passes(metadata: JsonObject, limits: JsonObject) -> bool:
-    """Whether a row's metadata pass an authorization filter: key by key, equal to a value (or its `$eq`), or a
+    """Return whether metadata pass an authorization filter: key by key, equal to a value (or its `$eq`), or a
     list that `$contains` it, or all of several."""
     for key, wanted in limits.items():
         known = isinstance(wanted, dict) and wanted and wanted.keys() <= AUTH_OPERATORS.keys()
@@ -1041,7 +1041,7 @@ class SharedValue(BaseChannel[Any, Any, Any]):
     @classmethod
     @functools.cache
     def on(cls, scope: str) -> type[SharedValue]:
-        """The channel type for a scope: a key of the run's `config.configurable` or `context`."""
+        """Return the channel type for a scope: a key of the run's `config.configurable` or `context`."""
         if not isinstance(scope, str) or not scope:
             raise ValueError(f"SharedValue.on takes the name of a configurable key, not {scope!r}")
         return type("SharedValue", (cls,), {"scope": scope, "__slots__": (), "__module__": cls.__module__})
@@ -1060,7 +1060,7 @@ class SharedValue(BaseChannel[Any, Any, Any]):
         return self.typ
 
     def copy(self) -> Self:
-        """A copy outside any run: conditional edges try their node's writes on it."""
+        """Return a copy outside any run: conditional edges try their node's writes on it."""
         channel = self.__class__(self.typ, self.key)
         channel.items = self.run.peek(self) if self.run else dict(self.items)
         return channel
@@ -1103,7 +1103,7 @@ class SharedValue(BaseChannel[Any, Any, Any]):
         return puts
 
     def differing(self, items: Mapping[str, Any]) -> JsonObject:
-        """Those of these items that are not here already. Raises InvalidUpdateError."""
+        """Return those of the items that are not here already. Raises InvalidUpdateError."""
         return {key: items[key] for key, text in self.puts([items]).items() if self.items.get(key) != text}
 
 
@@ -1145,7 +1145,7 @@ def _has_task(path: tuple[str, ...], task_id: str) -> bool:
 
 
 def shared_prefix(sources: Iterable[Mapping[str, Any]], scope: str, key: str) -> str:
-    """The store namespace of a shared key, in the store's dotted form. Raises MissingScope."""
+    """Return the store namespace of a shared key, in the store's dotted form. Raises MissingScope."""
     for source in sources:
         value = source.get(scope)
         if isinstance(value, str | int | float | uuid.UUID) and value != "":
@@ -1219,7 +1219,7 @@ class SharedScope:
         return [step for step in self.supersteps if step.holder.prefix == prefix]
 
     def _forget_failed_attempts(self, path: tuple[str, ...]) -> None:
-        """A node that is tried again starts from what it saw the first time, and from what is stored."""
+        """Let a node that is tried again start from what it saw the first time, and from what is stored."""
         attempt = 1
         with contextlib.suppress(RuntimeError, KeyError, AttributeError):  # not in a node
             attempt = cast(Any, langgraph_runtime.get_runtime()).execution_info.node_attempt
@@ -1229,7 +1229,7 @@ class SharedScope:
             self._views = {view: c for view, c in self._views.items() if not _within(view[1], path)}
 
     def record(self, channel: SharedValue, values: Sequence[Any]) -> bool:
-        """The end of a superstep: the writes of its subgraphs become visible, then its own. Tells if any
+        """End a superstep: the writes of its subgraphs become visible, then its own. Return whether any
         are yet to be stored."""
         puts = channel.puts(values)
         if puts and not channel.prefix:
@@ -1256,7 +1256,7 @@ class SharedScope:
         return len(path) > len(channel.path) and _within(path, channel.path)
 
     def differing(self, path: tuple[str, ...], state: Mapping[str, Any]) -> JsonObject:
-        """A state whose shared keys hold only the items that the graph at this path does not see already."""
+        """Return a state whose shared keys hold only the items that the graph at this path does not see already."""
         with self._lock:
             views = {view.key: view for (_, at), view in self._views.items() if at == path}
         return {
@@ -1265,13 +1265,13 @@ class SharedScope:
         }
 
     def settle(self, path: tuple[str, ...]) -> None:
-        """A superstep of the graph at this path is done: none of its writes was refused."""
+        """Note that a superstep of the graph at this path is done: none of its writes was refused."""
         with self._lock:
             for step in self.supersteps:
                 step.settled = step.settled or step.holder.path == path
 
     def peek(self, channel: SharedValue) -> dict[str, bytes]:
-        """What a conditional edge starts from: what its graph sees, and what the subgraphs of its node wrote."""
+        """Return what a conditional edge sees: what its graph sees, and what the subgraphs of its node wrote."""
         task, items = _task_path(), dict(channel.items)
         with self._lock:
             for step in self._supersteps_of(channel.prefix):
@@ -1280,7 +1280,7 @@ class SharedScope:
         return items
 
     def take(self, channel: SharedValue) -> Any:
-        """The writes to store with a checkpoint of the channel's graph, or MISSING."""
+        """Return the writes to store with a checkpoint of the channel's graph, or MISSING."""
         puts: dict[str, bytes | None] = {}
         with self._lock:
             for step in self.supersteps:
@@ -1365,7 +1365,7 @@ class SharedInput(EphemeralValue[Any]):
 
 
 def _fields(state: Any) -> JsonObject | None:
-    """A state as a dict; a model or a dataclass by the fields that were set. None for anything else."""
+    """Return a state as a dict; a model or a dataclass by the fields that were set. None for anything else."""
     if isinstance(state, Mapping):
         return dict(state)
     unset: set[str] = set()
@@ -1410,7 +1410,7 @@ RUN_SCOPE: contextvars.ContextVar[SharedScope | None] = contextvars.ContextVar("
 
 
 def _task_path() -> tuple[str, ...]:
-    """The tasks that the graph now starting is nested in, outermost first; () for a run's own graph."""
+    """Return the tasks that the graph now starting is nested in, outermost first; () for a run's own graph."""
     config = var_child_runnable_config.get() or {}
     namespace = config.get("configurable", {}).get("checkpoint_ns") or ""
     return tuple(namespace.split("|")) if namespace else ()
@@ -1642,7 +1642,7 @@ _FAULTS = {
 
 
 def _fault(error: sqlite3.Error) -> str | None:
-    """What is wrong with the file, if the error is not the statement's own."""
+    """Return what is wrong with the file, None if the error is the statement's own."""
     fault = _FAULTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)  # the rest of the bits are details
     return fault and f"{fault} ({error})"
 
@@ -1682,7 +1682,7 @@ class Db:
         self._opened: contextlib.AsyncExitStack  # closes it all
 
     async def open(self) -> None:
-        """Raises StartError with a message for the user if the file can't be used."""
+        """Open the file, and bring it to the present schema. Raises StartError if it can't be used."""
         async with contextlib.AsyncExitStack() as stack:
             if self._temporary:
                 stack.callback(self._temporary.cleanup)
@@ -1768,7 +1768,7 @@ class Db:
         return conn
 
     def named(self, error: sqlite3.Error) -> Exception:
-        """The error, or Unavailable if it is the file's and not the statement's own."""
+        """Return the error, or Unavailable if it is the file's and not the statement's own."""
         fault = _fault(error)
         return Unavailable(f"{self.path}: {fault}") if fault else error
 
@@ -1787,7 +1787,7 @@ class Db:
         return ((file.st_dev, file.st_ino), (wal.st_dev, wal.st_ino)) == (self._identity, self._log)
 
     def check_present(self) -> None:
-        """Raises Unavailable where SQLite would go on with a file that nobody can find again."""
+        """Raise Unavailable where SQLite would go on with a file that nobody can find again."""
         if self._found() != self._identity:
             raise Unavailable(f"{self.path} was deleted or replaced. Put it back, or start the server again.")
 
@@ -1944,7 +1944,7 @@ def copy_database(source: Path, target: Path) -> None:
 
 
 def tool_name(name: str, assistant_id: str) -> str:
-    """What the Model Context Protocol calls an assistant; by its id if nothing of its name may be used."""
+    """Return what the Model Context Protocol calls an assistant: its id if nothing of its name may be used."""
     return re.sub(r"[^A-Za-z0-9_.-]", "", re.sub(r"\s+", "_", name))[:128] or assistant_id
 
 
@@ -1952,7 +1952,7 @@ _condition = functools.lru_cache(maxsize=4)(orjson.loads)  # a search has the sa
 
 
 def _add_vectors(conn: sqlite3.Connection) -> None:
-    """sqlite-vec's `vec_distance_cosine`: its own, or a slower one where Python's SQLite takes no extensions."""
+    """Add sqlite-vec's `vec_distance_cosine`, or a slower one where Python's SQLite takes no extensions."""
     if not hasattr(conn, "enable_load_extension"):
         conn.create_function("vec_distance_cosine", 2, _distance, deterministic=True)
         return
@@ -1964,7 +1964,7 @@ def _add_vectors(conn: sqlite3.Connection) -> None:
 
 
 def _distance(a: bytes, b: bytes) -> float | None:
-    """1 minus the cosine of the angle between two vectors; None if one has no direction."""
+    """Return 1 minus the cosine of the angle between two vectors; None if one has no direction."""
     x, y = array.array("f", a), array.array("f", b)
     lengths = math.hypot(*x) * math.hypot(*y)
     return 1 - sum(map(operator.mul, x, y)) / lengths if lengths else None
@@ -2053,7 +2053,7 @@ def _share_file(path: str, stack: contextlib.AsyncExitStack) -> None:
 
 
 def server_address(path: str) -> str | None:
-    """Where the server that has a database listens; None if none has it, or that can't be told."""
+    """Return the address of the server that has a database; None if none has it, or that can't be told."""
     with contextlib.suppress(OSError), io.FileIO(f"{os.path.realpath(absolute(path))}.lock") as lock:
         if not _try_lock(lock, shared=True):
             lock.seek(0)
@@ -2112,7 +2112,7 @@ class Table(Generic[R]):
 
     @classmethod
     def _row(cls, row: sqlite3.Row) -> Any:
-        """The object that a row becomes."""
+        """Return the object that a row becomes."""
         return cls.KIND(**_parsed(cls.KIND, row, cls.JSON)) if cls.KIND else row
 
     def _insert(self, new: R) -> None:
@@ -2129,12 +2129,12 @@ class Table(Generic[R]):
         return self._row(row) if row else None
 
     def _value(self, query: str, *parameters: Any) -> Any:
-        """The first column of the first row, None if there is none."""
+        """Return the first column of the first row, None if there is none."""
         row = self.conn.execute(query, parameters).fetchone()
         return row[0] if row else None
 
     def _page(self, query: str, where: Where, order: str, body: Search) -> Page:
-        """One page; one row more than asked for tells whether others follow."""
+        """Return one page; one row more than asked for tells whether others follow."""
         order = f"{_ORDER.get(order, order)} {body.sort_order}, rowid {body.sort_order}"
         page = f"{query} WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?"
         rows = self._all(page, *where.parameters, body.limit + 1, body.offset)
@@ -2156,7 +2156,7 @@ class Where:
         self.parameters.extend(parameters)
 
     def contains(self, column: str, part: JsonObject) -> None:
-        """A JSON column contains the part. Most rows fail by the text of a member, long before they are parsed."""
+        """Ask that a JSON column contains the part. Most rows fail by the text of a member, before they are parsed."""
         for key, value in itertools.islice(part.items(), 20):  # SQLite has a limit
             if isinstance(value, str):
                 self.add(f"instr({column}, ?)", _json_text({key: value})[1:-1])
@@ -2164,7 +2164,7 @@ class Where:
             self.add(f"contains({column}, ?)", _json_text(part))
 
     def passes(self, limits: JsonObject) -> None:
-        """Only rows whose metadata pass an authorization filter."""
+        """Ask that the row's metadata pass an authorization filter."""
         if limits:
             self.add("passes(metadata, ?)", _json_text(limits))
 
@@ -2249,7 +2249,7 @@ class Assistants(Table[Assistant]):
         return [_parsed(Assistant, row, self.JSON) for row in rows]
 
     def delete(self, assistant_id: str, *limits: JsonObject) -> bool:
-        """The assistant with its versions and crons."""
+        """Delete an assistant with its versions and crons. Return whether it was there."""
         if self.get(assistant_id, *limits) is None:
             return False
         for table in ("crons", "assistant_versions", "assistants"):
@@ -2264,7 +2264,7 @@ class Assistants(Table[Assistant]):
         return self._count("assistants", self._where(body, limits))
 
     def of_tool(self, name: str) -> list[Assistant]:
-        """Those that the Model Context Protocol knows by this name."""
+        """Return those that the Model Context Protocol knows by this name."""
         return self._all("SELECT * FROM assistants WHERE tool_name(name, assistant_id) = ?", name)
 
     def all_made_by_system(self) -> dict[str, Assistant]:
@@ -2302,7 +2302,7 @@ class Assistants(Table[Assistant]):
 
 
 def output_of(values: Any, keys: Sequence[str] | None) -> Any:
-    """The part of a graph's values that its output schema has."""
+    """Return the part of a graph's values that its output schema has."""
     if keys is None or not isinstance(values, dict):
         return values
     return {key: value for key, value in values.items() if key in keys}
@@ -2326,7 +2326,7 @@ class Thread:
     output_keys: list[str] | None = None
 
     def to_dict(self) -> JsonObject:
-        """`error` and `interrupts` appear once a state was written."""
+        """Return it as clients see it: `error` and `interrupts` appear once a state was written."""
         thread = {**vars(self), "values": self.state and orjson.Fragment(self.state)}
         del thread["state"], thread["output_keys"]
         if self.interrupts is None:
@@ -2339,7 +2339,7 @@ class Thread:
 
     @property
     def output(self) -> Any:
-        """The values as a run's result shows them."""
+        """Return the values as a run's result shows them."""
         return output_of(self.values, self.output_keys)
 
 
@@ -2408,24 +2408,24 @@ class Threads(Table[Thread]):
         )
 
     def set_unshown(self, thread_id: str) -> None:
-        """An update changes the thread's checkpoints; `set_state` has to follow."""
+        """Note that an update changes the thread's checkpoints; `set_state` has to follow."""
         self.conn.execute("UPDATE threads SET unshown = 1 WHERE thread_id = ?", (thread_id,))
 
     def is_unshown(self, thread_id: str) -> bool:
         return bool(self._value("SELECT 1 FROM threads WHERE unshown AND thread_id = ?", thread_id))
 
     def unshown(self) -> list[Thread]:
-        """Threads without live runs whose state was changed, but not shown before the server died."""
+        """Return threads without live runs whose state was changed, but not shown before the server died."""
         return self._all(f"{_THREAD} WHERE unshown AND NOT EXISTS {_LIVE_RUN}")
 
     def delete(self, thread_id: str) -> bool:
-        """The thread with everything that belongs to it."""
+        """Delete a thread with everything that belongs to it. Return whether it was there."""
         for table in ("checkpoints", "writes", "runs", "run_writes", "events", "crons"):
             self.conn.execute(f"DELETE FROM {table} WHERE thread_id = ?", (thread_id,))
         return self.conn.execute("DELETE FROM threads WHERE thread_id = ?", (thread_id,)).rowcount > 0
 
     def copy(self, thread_id: str, copy_id: str) -> None:
-        """A new thread with the same metadata, state and history, under the same checkpoint ids."""
+        """Make a thread with the same metadata, state and history, under the same checkpoint ids."""
         at = now()
         self.conn.execute(
             "INSERT INTO threads (thread_id, created_at, updated_at, state_updated_at, config, metadata, rest, state, "
@@ -2447,7 +2447,7 @@ class Threads(Table[Thread]):
         )
 
     def ttl(self, thread_id: str) -> JsonObject | None:
-        """A thread's time to live, and when it expires if it is not updated (None: its history was pruned)."""
+        """Return a thread's time to live, and when it expires if it is not updated (None: its history was pruned)."""
         row = self.conn.execute(
             "SELECT json_extract(ttl, '$.strategy') AS strategy, json_extract(ttl, '$.ttl') AS ttl_minutes, "
             "expires_at FROM threads WHERE thread_id = ? AND ttl IS NOT NULL",
@@ -2458,14 +2458,14 @@ class Threads(Table[Thread]):
         return {**row, "expires_at": moment(EPOCH + datetime.timedelta(microseconds=at - CLOCK.ahead))}
 
     def next_expiry(self) -> float | None:
-        """In how many seconds the next thread that is not busy expires."""
+        """Return in how many seconds the next thread that is not busy expires."""
         at = self._value(
             f"SELECT expires_at FROM threads WHERE expires_at IS NOT NULL AND {_MAY_EXPIRE} ORDER BY expires_at LIMIT 1"
         )
         return None if at is None else (at - CLOCK.steady()) / 1e6
 
     def expired(self) -> tuple[str, str] | None:
-        """Thread id and strategy of the first thread that has expired and is not busy."""
+        """Return id and strategy of the first thread that has expired and is not busy."""
         row = self.conn.execute(
             "SELECT thread_id, json_extract(ttl, '$.strategy') FROM threads "
             f"WHERE expires_at <= ? AND {_MAY_EXPIRE} ORDER BY expires_at LIMIT 1",
@@ -2474,7 +2474,7 @@ class Threads(Table[Thread]):
         return tuple(row) if row else None
 
     def set_pruned(self, thread_id: str) -> None:
-        """The thread does not expire again before its next update."""
+        """Let the thread not expire again before its next update."""
         self.conn.execute("UPDATE threads SET pruned_at = updated_at WHERE thread_id = ?", (thread_id,))
 
     def of_assistant(self, assistant_id: str, limits: JsonObject) -> list[str]:
@@ -2489,7 +2489,7 @@ class Threads(Table[Thread]):
         return self._page(_THREAD, self._where(body, limits, ids), body.sort_by, body)
 
     def _search_by_status(self, body: ThreadSearchRequest, ids: list[str] | None, limits: JsonObject) -> Page:
-        """Status after status, each found by its index, until the page is full; those of one by their last change."""
+        """Search status after status, each by its index, until the page is full; those of one by their last change."""
         found: list[Thread] = []
         skip = body.offset
         statuses = [body.status] if body.status else typing.get_args(ThreadStatus)
@@ -2546,11 +2546,11 @@ class Run:
 
     @property
     def temporary(self) -> bool:
-        """Whether the run and its thread vanish when it ends."""
+        """Return whether the run and its thread vanish when it ends."""
         return bool(self.kwargs["temporary"])
 
     def started(self) -> Run:
-        """The run as its next attempt begins."""
+        """Return the run as its next attempt begins."""
         at = now()
         return replace(self, status="running", attempt=self.attempt + 1, started_at=at, updated_at=at)
 
@@ -2561,7 +2561,7 @@ class Run:
         return {**kwargs, "config": config, "context": context}
 
     def config(self) -> JsonObject:
-        """The config of the run as its graph gets it: with the run's id, and the number of the attempt."""
+        """Return the config as the run's graph gets it: with the run's id, and the number of the attempt."""
         config = {**self.kwargs["config"], "run_id": uuid.UUID(self.run_id)}
         return {**config, "metadata": {**config["metadata"], "run_attempt": self.attempt}} if self.attempt else config
 
@@ -2592,7 +2592,7 @@ class Runs(Table[Run]):
         return self._all(f"SELECT * FROM runs WHERE thread_id = ? AND {LIVE} ORDER BY due, rowid", thread_id)
 
     def live_ids(self, status: str, limits: JsonObject) -> list[tuple[str, str]]:
-        """(thread id, run id) of all live runs, or of those pending or running only, whose threads pass the filter."""
+        """Return (thread id, run id) of live runs, all or of one status, whose threads pass the filter."""
         wanted = ("pending", "running") if status == "all" else (status, status)
         threads = Where()
         threads.passes(limits)
@@ -2607,7 +2607,7 @@ class Runs(Table[Run]):
         return [row[0] for row in self.conn.execute(query)]
 
     def claim(self, thread_id: str) -> Run | float | None:
-        """Start the thread's next run: the run, or in how many seconds the next one is due, or None."""
+        """Start the thread's next run. Return it, or in how many seconds the next one is due, or None."""
         query = f"SELECT * FROM runs WHERE thread_id = ? AND {LIVE} AND status = ? ORDER BY due, rowid LIMIT 1"
         if self._one(query, thread_id, "running"):  # started when it was made, and on its way to its worker
             return None
@@ -2625,7 +2625,7 @@ class Runs(Table[Run]):
         return run
 
     def has_since(self, thread_id: str, since: int) -> bool:
-        """Whether the thread has live runs, or any that went on since that steady time: its own row shows that, too."""
+        """Return whether the thread has live runs, or had any since that steady time: its own row shows that, too."""
         live = f"SELECT 1 FROM runs WHERE thread_id = ? AND {LIVE}"
         went_on = (
             "SELECT 1 FROM threads WHERE thread_id = ? AND changed >= ? "
@@ -2648,7 +2648,7 @@ class Runs(Table[Run]):
         return bool(self._value(f"SELECT 1 FROM runs WHERE run_id = ? AND {LIVE}", run_id))
 
     def wanted_after(self, run_id: str) -> tuple[bool, int]:
-        """Whether a run that was claimed is still to begin, and the number of the last event before it."""
+        """Return whether a claimed run should still start, and the number of the last event before it."""
         query = (
             "SELECT status = 'running' AND cancel IS NULL, last_seq FROM runs JOIN threads USING (thread_id) "
             "WHERE run_id = ?"
@@ -2657,7 +2657,7 @@ class Runs(Table[Run]):
         return bool(wanted), last_seq
 
     def begun(self) -> int:
-        """How many runs began, and have not ended."""
+        """Return how many runs began, and have not ended."""
         return int(self._value(f"SELECT count(*) FROM runs WHERE {LIVE} AND attempt > 0"))
 
     def release(self) -> None:
@@ -2690,7 +2690,7 @@ class Runs(Table[Run]):
         return self._all(query, *where.parameters, limit, offset)
 
     def delete(self, run: Run) -> None:
-        """The run with its checkpoints, its events, and what it wrote to older checkpoints."""
+        """Delete a run with its checkpoints, its events, and its writes to older checkpoints."""
         self.take_back(run.run_id, run.thread_id, None)
         of_run = f"thread_id = ? AND {_RUN_ID} = ?"
         for row in self.conn.execute(
@@ -2705,7 +2705,7 @@ class Runs(Table[Run]):
         self.conn.execute("DELETE FROM runs WHERE run_id = ?", (run.run_id,))
 
     def take_back(self, run_id: str, thread_id: str, task_id: str | None, index: int | None = None) -> None:
-        """Delete what the run (or one task of it) wrote to checkpoints that are not its own."""
+        """Delete the writes of a run (or of one task of it) to checkpoints that are not its own."""
         self.conn.execute(
             "DELETE FROM writes WHERE thread_id = ? AND (checkpoint_ns, checkpoint_id, task_id, idx) IN "
             "(SELECT checkpoint_ns, checkpoint_id, task_id, idx FROM run_writes "
@@ -2718,7 +2718,7 @@ class Runs(Table[Run]):
         )
 
     def has_checkpoint(self, run: Run) -> bool:
-        """Whether the thread's latest checkpoint is of this run: then its input was applied."""
+        """Return whether the thread's latest checkpoint is of this run: then its input was applied."""
         query = (
             f"SELECT {_RUN_ID} FROM checkpoints "
             "WHERE thread_id = ? AND checkpoint_ns = '' ORDER BY checkpoint_id DESC LIMIT 1"
@@ -2726,7 +2726,7 @@ class Runs(Table[Run]):
         return bool(self._value(query, run.thread_id) == run.run_id)
 
     def reached_in(self, run: Run) -> int:
-        """The attempt that wrote the thread's latest checkpoint; 0 if no attempt of this run did."""
+        """Return the attempt that wrote the thread's latest checkpoint; 0 if no attempt of this run did."""
         query = (
             "SELECT json_extract(CAST(metadata AS TEXT), '$.run_attempt') FROM checkpoints WHERE thread_id = ? "
             f"AND {_RUN_ID} = ? ORDER BY checkpoint_id DESC LIMIT 1"
@@ -2734,7 +2734,7 @@ class Runs(Table[Run]):
         return self._value(query, run.thread_id, run.run_id) or 0
 
     def has_used_answer(self, run: Run) -> bool:
-        """Whether the answer that the run brought was used: by a task, or by a subgraph that has gone on."""
+        """Return whether the answer that the run brought was used: by a task, or by a subgraph that has gone on."""
         query = (
             "SELECT 1 FROM run_writes WHERE run_id = ? AND idx = ? UNION ALL SELECT 1 FROM checkpoints "
             f"WHERE thread_id = ? AND checkpoint_ns != '' AND {_RUN_ID} = ?"
@@ -2742,7 +2742,7 @@ class Runs(Table[Run]):
         return bool(self._value(query, run.run_id, ANSWERED, run.thread_id, run.run_id))
 
     def queue(self) -> JsonObject:
-        """Figures for the metrics."""
+        """Return the figures that the metrics show."""
         rows = self.conn.execute(f"SELECT thread_id, status, due FROM runs WHERE {LIVE}").fetchall()
         busy = {thread_id for thread_id, status, _ in rows if status == "running"}
         at = CLOCK.steady()
@@ -2760,7 +2760,7 @@ class Runs(Table[Run]):
 
     @classmethod
     def _row(cls, row: sqlite3.Row) -> Run:
-        """A run as it was made, though by an older server: that kept values which only the server gives now."""
+        """Return a run as it was made, though by an older server, which kept values that only the server gives now."""
         values = _parsed(Run, row, cls.JSON)
         kept = values["kwargs"]["config"]["configurable"]
         flags = {name: kept[name] for name in OWN_FLAGS if name in kept}
@@ -2800,7 +2800,7 @@ class Tasks(Table[Task]):
         return self._one(query, thread_id, task_id)
 
     def waiting(self, thread_id: str) -> Task | None:
-        """The task whose question the thread waits for an answer to."""
+        """Return the task that has asked the question which the thread waits for."""
         latest = "SELECT run_id FROM runs WHERE thread_id = ? ORDER BY due DESC, rowid DESC LIMIT 1"
         return self._one(f"{_TASK} AND run_id = ({latest}) AND state = 'input-required'", thread_id)
 
@@ -2814,7 +2814,7 @@ class Tasks(Table[Task]):
         limit: int,
         offset: int,
     ) -> tuple[list[Task], int]:
-        """A page of an assistant's tasks, those changed last first, and how many there are in all."""
+        """Return a page of an assistant's tasks, those changed last first, and how many there are in all."""
         where, threads = Where(), Where()
         threads.passes(limits)
         if limits:
@@ -2852,7 +2852,7 @@ PART_BYTES = 256 * 1024
 
 
 def first_part(events: Iterable[Event]) -> list[Event]:
-    """As many of the events as are handled at once: some hundred KB, but at least one."""
+    """Return as many of the events as are handled at once: some hundred KB, but at least one."""
     part, size = [], 0
     for event in events:
         part.append(event)
@@ -2919,12 +2919,12 @@ class Events(Table[Event]):
         return first_part(Event((ms, n), *rest) for ms, n, *rest in rows)
 
     def newest(self, thread_id: str, name: str) -> Iterator[Event]:
-        """A thread's events of one name, the last first."""
+        """Yield a thread's events of one name, the last first."""
         query = f"{self._QUERY} thread_id = ? AND event = ? ORDER BY ms DESC, n DESC"
         return (Event((ms, n), *rest) for ms, n, *rest in self.conn.execute(query, (thread_id, name)))
 
     def last_seq(self, thread_id: str) -> int:
-        """The number of a thread's last event, as of the end of its last run; 0 if there was none."""
+        """Return the number of a thread's last event, as of the end of its last run; 0 if there was none."""
         return self._value("SELECT last_seq FROM threads WHERE thread_id = ?", thread_id) or 0
 
     def set_last_seq(self, thread_id: str, seq: int) -> None:
@@ -2971,7 +2971,7 @@ class Cron:
 
 
 def parse_moment(text: str, what: str = "end_time") -> datetime.datetime:
-    """Raises Invalid for what is no ISO 8601 moment; without a zone it is UTC."""
+    """Read a moment in ISO 8601; without a zone it is UTC. Raises Invalid."""
     try:
         at = datetime.datetime.fromisoformat(text)
     except ValueError:
@@ -2980,7 +2980,7 @@ def parse_moment(text: str, what: str = "end_time") -> datetime.datetime:
 
 
 def next_run_date(schedule: str, timezone: str | None) -> str:
-    """When a schedule is due next, from now. Raises Invalid."""
+    """Return when a schedule is due next, from now. Raises Invalid."""
     import zoneinfo
 
     from croniter import croniter  # type: ignore[import-untyped]
@@ -3023,7 +3023,7 @@ class Crons(Table[Cron]):
         return self.conn.execute("DELETE FROM crons WHERE cron_id = ?", (cron_id,)).rowcount > 0
 
     def next_due(self) -> float | None:
-        """In how many seconds the next cron fires."""
+        """Return in how many seconds the next cron fires."""
         due = self._value("SELECT min(next_run_date) FROM crons WHERE enabled")
         return (datetime.datetime.fromisoformat(due) - CLOCK.now()).total_seconds() if due else None
 
@@ -3031,7 +3031,7 @@ class Crons(Table[Cron]):
         return self._all("SELECT * FROM crons WHERE enabled AND next_run_date <= ?", at)
 
     def correct_dates(self) -> None:
-        """The clock was put back: let crons not wait for the moments that it had said come next."""
+        """Let crons not wait for the moments that came next before the clock was put back."""
         for cron in self._all("SELECT * FROM crons"):
             with contextlib.suppress(Invalid):  # it never comes again
                 due = next_run_date(cron.schedule, cron.timezone)
@@ -3106,7 +3106,7 @@ class Items(Table[sqlite3.Row]):
             self.conn.execute(f"DELETE FROM {table} WHERE prefix = ? AND key = ?", (prefix, key))
 
     def load(self, prefix: str) -> dict[str, bytes]:
-        """All items of one namespace, as JSON text by key."""
+        """Return all items of one namespace, as JSON text by key."""
         query = (
             "SELECT key, value FROM store WHERE prefix = ? AND (expires_at IS NULL OR expires_at > ?) ORDER BY rowid"
         )
@@ -3130,7 +3130,7 @@ class Items(Table[sqlite3.Row]):
         offset: int,
         vector: bytes | None = None,
     ) -> list[sqlite3.Row]:
-        """In order of first writing; or those that have vectors, by the one that is nearest to `vector`."""
+        """Return items in order of first writing; or those with vectors, by the one that is nearest to `vector`."""
         where = Where()
         for wanted in (condition or {}).values():
             for name in wanted if _has_operators(wanted) else ():
@@ -3156,7 +3156,7 @@ class Items(Table[sqlite3.Row]):
         return self._all(query, vector, *where.parameters, limit, offset)
 
     def namespaces(self) -> list[tuple[str, ...]]:
-        """Those with items that have not expired. Goes from one to the next, however many items each has."""
+        """Return those with items that have not expired. Goes from one to the next, however many items each has."""
         query = (
             "WITH RECURSIVE each (name) AS (SELECT min(prefix) FROM store UNION ALL "
             "SELECT (SELECT min(prefix) FROM store WHERE prefix > name) FROM each WHERE name IS NOT NULL) "
@@ -3176,12 +3176,12 @@ class Items(Table[sqlite3.Row]):
         )
 
     def next_expiry(self) -> float | None:
-        """In how many seconds the next item expires."""
+        """Return in how many seconds the next item expires."""
         query = "SELECT (julianday(min(expires_at)) - julianday(?)) * 86400 FROM store WHERE expires_at IS NOT NULL"
         return cast("float | None", self._value(query, self._time()))
 
     def sweep(self, limit: int) -> int:
-        """Delete items that have expired; gives how many there were."""
+        """Delete items that have expired. Return how many there were."""
         query = "SELECT prefix, key FROM store WHERE expires_at <= ? LIMIT ?"
         expired = self.conn.execute(query, (self._time(), limit)).fetchall()
         for prefix, key in expired:
@@ -3190,7 +3190,7 @@ class Items(Table[sqlite3.Row]):
 
     @staticmethod
     def _time(minutes: float = 0) -> str:
-        """The steady time in so many minutes, as the store writes moments."""
+        """Return the steady time in so many minutes, as the store writes moments."""
         at = EPOCH + datetime.timedelta(microseconds=CLOCK.steady(), minutes=minutes)
         return at.isoformat(" ", "microseconds")
 
@@ -3570,13 +3570,13 @@ class Index:
 
     @staticmethod
     def concerns(op: Op) -> bool:
-        """Whether the operation has text to embed."""
+        """Return whether the operation has text to embed."""
         if isinstance(op, PutOp):
             return op.value is not None and op.index is not False
         return isinstance(op, SearchOp) and bool(op.query)
 
     async def vectors(self, ops: list[Op]) -> Vectors:
-        """What puts and searches need. Raises EmbeddingFailed."""
+        """Return the vectors that puts and searches need. Raises EmbeddingFailed."""
         texts = [(n, *text) for n, op in enumerate(ops) if isinstance(op, PutOp) for text in self._texts(op)]
         queries = [(n, "", op.query) for n, op in enumerate(ops) if isinstance(op, SearchOp) and op.query]
         found: Vectors = {}
@@ -3594,7 +3594,7 @@ class Index:
         return found
 
     def _texts(self, op: PutOp) -> Iterator[tuple[str, str]]:
-        """(field, text); fields with several texts are numbered, as AsyncSqliteStore does."""
+        """Yield (field, text); fields with several texts are numbered, as AsyncSqliteStore does."""
         if not self.concerns(op):
             return
         value = orjson.loads(kept_json(op.value, op.namespace, op.key))
@@ -3653,7 +3653,7 @@ class Store(BaseStore):
         return results
 
     def _embedding(self, ops: list[Op], blocks: bool = False) -> concurrent.futures.Future[Vectors] | None:
-        """The vectors for operations, in the making; None if they need none. `blocks`: this thread is to wait."""
+        """Begin to make the vectors for operations; None if they need none. `blocks`: this thread is to wait."""
         index = self.index
         if index is None or not any(map(index.concerns, ops)):
             return None
@@ -3668,7 +3668,7 @@ class Store(BaseStore):
     def _run(
         self, conn: sqlite3.Connection, ops: list[Op], vectors: Vectors
     ) -> tuple[list[Result], list[tuple[str, str]]]:
-        """The results, and (prefix, key) of items whose time to live begins anew as they were read."""
+        """Return the results, and (prefix, key) of items whose time to live begins anew as they were read."""
         items, results, read = Items(conn, self.shared), list[Result](), list[tuple[str, str]]()
         for n, op in enumerate(ops):
             found: Result = None
@@ -3720,7 +3720,7 @@ def _check_labels(namespace: Sequence[str]) -> None:
 
 
 def list_namespaces(items: Items, op: ListNamespacesOp) -> list[tuple[str, ...]]:
-    """Sorted, cut to `max_depth` without doubles; `*` matches one label."""
+    """Return namespaces, sorted, cut to `max_depth` without doubles; `*` matches one label."""
     found = items.namespaces()
     for condition in op.match_conditions or ():
         _check_labels(condition.path)
@@ -3773,7 +3773,7 @@ def prune_history(conn: sqlite3.Connection, serde: SerializerProtocol, thread_id
 def _delta_chain(
     conn: sqlite3.Connection, serde: SerializerProtocol, thread_id: str, namespace: str, checkpoint_id: str | None
 ) -> list[str]:
-    """A checkpoint with its ancestors, back to where each of its delta channels was stored whole."""
+    """Return a checkpoint with its ancestors, back to where each of its delta channels was stored whole."""
     query = (
         "SELECT parent_checkpoint_id, type, checkpoint, metadata FROM checkpoints "
         "WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?"
@@ -3792,7 +3792,7 @@ def _delta_chain(
 
 
 def expire_thread(conn: sqlite3.Connection, serde: SerializerProtocol) -> bool:
-    """Delete or prune a thread that has expired; gives whether there was one."""
+    """Delete or prune a thread that has expired. Return whether there was one."""
     expired = Threads(conn).expired()
     if expired is None:
         return False
@@ -3806,7 +3806,7 @@ def expire_thread(conn: sqlite3.Connection, serde: SerializerProtocol) -> bool:
 
 
 def thread_storage(conn: sqlite3.Connection, serde: JsonPlusSerializer, thread_id: str) -> JsonObject:
-    """Counts and bytes of what a thread keeps; a channel counts once per version."""
+    """Return counts and bytes of what a thread keeps; a channel counts once per version."""
     versions: dict[tuple[str, str, Any], int] = {}
     count = size = 0
     query = "SELECT checkpoint_ns, type, checkpoint, length(metadata) FROM checkpoints WHERE thread_id = ?"
@@ -4122,7 +4122,7 @@ class Settings(SettingsPart):
 
     @property
     def roots(self) -> list[Path]:
-        """The folders that the application's modules are in."""
+        """Return the folders that the application's modules are in."""
         root = self.path.resolve().parent
         named = [root / name for name in self.dependencies if isinstance(name, str)]
         return [root, *(folder.resolve() for folder in named if folder.is_dir())]
@@ -5038,7 +5038,7 @@ def system_assistant_id(graph_id: str) -> str:
 
 
 def to_assistant_id(server: Application, name: str) -> str:
-    """The id of an assistant that is named by it, or by its graph if it is that graph's own. Raises InvalidId."""
+    """Return an assistant's id. It is named by that, or by its graph if it is the graph's own. Raises InvalidId."""
     return system_assistant_id(name) if name in server.graphs.loaded else to_uuid(name, "assistant")
 
 
@@ -5079,7 +5079,7 @@ async def allow_thread(
 
 
 def still_shown(server: Application, thread_id: str) -> Callable[[], bool]:
-    """Tells, each time something of a thread is to be sent, if its reader may see it: the thread may be made, or
+    """Return what tells, each time something of a thread is to be sent, if its reader may see it: it may be made, or
     change hands, while somebody follows it."""
     limits, seen = ACCESS.get().limits["threads.read"] if server.auth else {}, False
 
@@ -5119,7 +5119,7 @@ async def allow_run(
 
 
 def _run_value(thread_id: str | None, body: RunCreate, run_id: str) -> JsonObject:
-    """A run as authorization handlers take it."""
+    """Return a run as authorization handlers take it."""
     given = body.given()
     config = {"configurable": {}, "metadata": {}, **(given.get("config") or {})}
     kwargs = {"input": None, "command": None, "context": {}, "config": config}
@@ -5207,7 +5207,7 @@ _CHECKPOINT_KEYS = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_m
 
 
 def checkpoint_value(config: RunnableConfig | None) -> JsonObject | None:
-    """The checkpoint that a RunnableConfig names, as clients see it."""
+    """Return the checkpoint that a RunnableConfig names, as clients see it."""
     configurable = (config or {}).get("configurable", {})
     if not configurable.get("checkpoint_id"):
         return None
@@ -5215,18 +5215,18 @@ def checkpoint_value(config: RunnableConfig | None) -> JsonObject | None:
 
 
 def _subgraph_place(config: Mapping[str, Any]) -> JsonObject:
-    """Where a task's subgraph keeps its checkpoints."""
+    """Return where a task's subgraph keeps its checkpoints."""
     return {key: value for key, value in config.get("configurable", {}).items() if key in _CHECKPOINT_KEYS}
 
 
 def interrupt_value(interrupt: langgraph_types.Interrupt) -> JsonObject:
-    """A question as it is kept: all its fields, but those that are optional and not given."""
+    """Return a question as it is kept: all its fields, but those that are optional and not given."""
     fields = {each.name: getattr(interrupt, each.name) for each in dataclasses.fields(interrupt)}
     return {key: value for key, value in fields.items() if key in ("id", "value") or value is not None}
 
 
 def state_value(snapshot: langgraph_types.StateSnapshot) -> JsonObject:
-    """A state as clients see it."""
+    """Return a state as clients see it."""
     checkpoint = checkpoint_value(snapshot.config)
     parent = checkpoint_value(snapshot.parent_config)
     metadata: JsonObject | None = None
@@ -5287,7 +5287,7 @@ class Rest(NamedTuple):
 
 
 def output_keys(graph: Graph) -> Sequence[str] | None:
-    """The keys of a graph's output schema, None if its output is its state."""
+    """Return the keys of a graph's output schema, None if its output is its state."""
     keys = graph.output_channels
     return None if isinstance(keys, str) or set(keys) >= set(graph.stream_channels_asis) else keys
 
@@ -5311,7 +5311,7 @@ async def read_history(
 
 
 def state_updates(body: ThreadSuperstepUpdate, graph: Graph) -> list[langgraph_types.StateUpdate]:
-    """The changes of one superstep, as the graph library takes them. Raises InvalidUpdateError."""
+    """Return the changes of one superstep, as LangGraph takes them. Raises InvalidUpdateError."""
     update: Any = langgraph_types.StateUpdate  # it takes commands as well, its annotation does not say so
     return [
         update(to_command(entry.command.given(), graph) if entry.command else entry.values, entry.as_node, None)
@@ -5320,7 +5320,7 @@ def state_updates(body: ThreadSuperstepUpdate, graph: Graph) -> list[langgraph_t
 
 
 def to_command(command: JsonObject, graph: Graph) -> langgraph_types.Command[Any]:
-    """A client's command as LangGraph's own. Raises InvalidUpdateError."""
+    """Return a client's command as LangGraph's own. Raises InvalidUpdateError."""
     update = command.get("update")
     if isinstance(update, list) and "__root__" not in graph.channels:  # else any list is a state
         pairs = [(pair[0], pair[1]) for pair in update if isinstance(pair, list) and len(pair) == 2]
@@ -7329,7 +7329,7 @@ class ApiRequest(Request):
     """A request of the API. No more of its body is read than the limit; `body()` may be called again."""
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
-        """Raises TooLarge, without reading on, for a body over the limit."""
+        """Yield the body's parts. Raises TooLarge, without reading on, for one over the limit."""
         size = int(self.headers.get("content-length") or 0)
         if size <= MAX_BODY_BYTES:
             size = 0
@@ -7354,12 +7354,12 @@ class Call:
     limits: list[JsonObject] = field(default_factory=lambda: [{}])  # filters that the rows it is about have to pass
 
     def id(self, kind: str) -> str:
-        """The id of a kind of thing in the path. Raises Invalid."""
+        """Return the id of a kind of thing in the path. Raises Invalid."""
         return to_uuid(self.request.path_params[f"{kind}_id"], kind)
 
     @functools.cached_property
     def query(self) -> JsonObject:
-        """What the query says, None for what was not given. Raises BadRequest or Invalid."""
+        """Return the parameters of the query, None for those not given. Raises BadRequest or Invalid."""
         values: JsonObject = {}
         for name, _, type_, default in PARAMETER.findall(self.parameters):
             texts = self.request.query_params.getlist(name) or ([default] if default else [])
@@ -7370,7 +7370,7 @@ class Call:
         return values
 
     async def json(self) -> Any:
-        """The body as JSON. Raises Invalid and TooLarge."""
+        """Return the body as JSON. Raises Invalid and TooLarge."""
         try:
             value = from_json(await self.request.body())
         except ValueError:
@@ -7416,7 +7416,7 @@ PARAMETER = re.compile(r"([\w-]+)(!?)(?::([^\s=]+))?(?:=(\S+))?")
 
 
 def query_list(name: str, texts: list[str]) -> list[str]:
-    """A list as clients write it: the key repeated (JS SDK 1.15), a JSON list (JS SDK 2.0), or with commas."""
+    """Read a list as clients write it: the key repeated (JS SDK 1.15), a JSON list (JS SDK 2.0), or with commas."""
     found: list[str] = []
     for text in texts:
         try:
@@ -7451,7 +7451,7 @@ def query_value(name: str, type_: str, text: str) -> Any:
 def paged(
     rows: list[JsonObject], more: bool, body: AssistantSearchRequest | ThreadSearchRequest | CronSearch
 ) -> Response:
-    """A page of search results, with headers that tell of the next one."""
+    """Return a page of search results, with headers that tell of the next one."""
     end = body.offset + len(rows)
     following = {"x-pagination-next": str(end)} if more else {}
     return reply(rows, headers={**following, "x-pagination-total": str(end + more)})
@@ -7546,7 +7546,7 @@ async def get_ui(call: Call) -> Response:
 
 
 def config_and_context(body: AssistantCreate | AssistantPatch) -> JsonObject:
-    """An assistant's config and context mirror each other: the one given is copied to the other."""
+    """Return an assistant's config and context, which mirror each other: the one given is copied to the other."""
     config, context = client_config(body.config), without_own(body.context)
     configurable = config.get("configurable")
     if context and configurable:
@@ -7839,7 +7839,7 @@ def check_extract(paths: Mapping[str, str]) -> None:
 
 
 def extract(value: Any, path: str) -> Any:
-    """The part of a thread that `values.messages[-1].content` names; None where there is nothing."""
+    """Return the part of a thread that `values.messages[-1].content` names; None where there is nothing."""
     for key, index in map(re.Match.groups, re.finditer(r"([^.\[\]]+)|\[(-?\d{1,9})\]", path)):
         if index and isinstance(value, list) and -len(value) <= int(index) < len(value):
             value = value[int(index)]
@@ -8009,7 +8009,7 @@ async def change_state(server: Server, thread: Thread, place: RunnableConfig, su
 
 
 def _refused_update(thread: Thread, error: Exception) -> BadRequest:
-    """The answer to an update that LangGraph refuses, or that a reducer or an edge can't take: those are logged."""
+    """Return the answer to an update that LangGraph refuses, or that a reducer or an edge can't take (logged)."""
     where, raised_in = user_line(error), traceback.extract_tb(error.__traceback__)[-1].filename
     refuses = isinstance(error, ValueError) and f"{os.sep}langgraph{os.sep}" in raised_in
     if where is None and (refuses or isinstance(error, InvalidUpdateError)):
@@ -8464,7 +8464,7 @@ def check_cron_run(conn: sqlite3.Connection, graphs: Graphs, new: NewRun) -> Non
 
 
 async def allow_cron(server: Server, cron: Cron) -> Cron:
-    """The cron, with the access of the runs that it is to make, and what authorization changes in them. They are on
+    """Return the cron, with the access of its runs, and what authorization changes in them. They are on
     behalf of who made the cron, whoever changes it. Raises Refused."""
     new = cron_run(cron)
     changes, access = await allow_run(server, cron.thread_id, new.body, new.run_id)
@@ -8476,7 +8476,7 @@ async def allow_cron(server: Server, cron: Cron) -> Cron:
 
 
 def cron_payload(payload: JsonObject, cron_id: str) -> JsonObject:
-    """A request as it is kept: with the cron's id among the configurable."""
+    """Return a request as it is kept: with the cron's id among the configurable."""
     config = payload.get("config") or {}
     configurable = {**(config.get("configurable") or {}), "cron_id": cron_id}
     return {**payload, "config": {**config, "configurable": configurable}}
@@ -11427,7 +11427,7 @@ def page_address(server: Server, address: str) -> str:
 
 
 def banner(server: Server, address: str, port: int | None, reload: bool) -> str:
-    """What a person wants to know at the start."""
+    """Return what a person wants to know at the start."""
     lines = [f"devserver {__version__}", f"  API       {address}"]
     if not server.settings.http.disable_meta:
         lines += [f"  Page      {page_address(server, address)}", f"  Docs      {address}/docs"]
@@ -11545,7 +11545,7 @@ def set_environment(settings: Settings, env_file: Path | None) -> None:
 
 
 def tls_context(options: types.SimpleNamespace) -> ssl.SSLContext | None:
-    """What makes it https, if a certificate was given. Raises StartError."""
+    """Return what makes it https, if a certificate was given. Raises StartError."""
     import ssl
 
     if not options.ssl_certfile:
@@ -11738,7 +11738,7 @@ CRONS_AT_ONCE = 1000
 
 
 def cron_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say whose crons are meant."""
+    """Add the options that say whose crons are meant."""
     for option in (
         click.option("--header", "headers", multiple=True, help="To send along: 'authorization: Bearer ...'"),
         click.option("--url", help="Address of the server  [default: that of the one that has the database]"),
@@ -11784,7 +11784,7 @@ def fire_now(cron_id: str, config: Path, db: str | None, url: str | None, header
 
 
 def post(url: str, headers: Sequence[str], body: Body | None = None) -> Any:
-    """What a server answers. Raises ClickException with its refusal."""
+    """Post to a server, and return its answer. Raises ClickException with its refusal."""
     try:
         sent = {name.strip(): value.strip() for name, _, value in (header.partition(":") for header in headers)}
         verify = not is_loopback(httpx.URL(url).host)  # nobody vouches for the certificate of a server of this machine
@@ -11799,7 +11799,7 @@ def post(url: str, headers: Sequence[str], body: Body | None = None) -> Any:
 
 
 def stored_crons(path: str, asked: CronSearch) -> list[JsonObject]:
-    """Crons from a database that no server has."""
+    """Return crons from a database that no server has."""
 
     async def search(db: Db) -> list[JsonObject]:
         return [cron.to_dict() for cron in (await db.read(lambda conn: Crons(conn).search(asked, {}))).rows]
