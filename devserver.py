@@ -932,7 +932,7 @@ def _has_operators(wanted: Any) -> bool:
 
 
 def matches_filter(value: JsonObject, condition: Mapping[str, Any]) -> bool:
-    """Return whether an item passes a store filter: equality per field, or operators. What can't be compared does not."""
+    """Return whether an item passes a store filter: equal fields, or operators. What can't be compared does not."""
     met = ((value.get(key), wanted if _has_operators(wanted) else {"$eq": wanted}) for key, wanted in condition.items())
     with contextlib.suppress(TypeError, ValueError):
         return all(STORE_OPERATORS[name](have, operand) for have, wanted in met for name, operand in wanted.items())
@@ -1953,21 +1953,21 @@ _condition = functools.lru_cache(maxsize=4)(orjson.loads)  # a search has the sa
 
 def _add_vectors(conn: sqlite3.Connection) -> None:
     """Add sqlite-vec's `vec_distance_cosine`, or a slower one where Python's SQLite takes no extensions."""
+
+    def distance(a: bytes, b: bytes) -> float | None:
+        """Return 1 minus the cosine of the angle between two vectors; None if one has no direction."""
+        x, y = array.array("f", a), array.array("f", b)
+        lengths = math.hypot(*x) * math.hypot(*y)
+        return 1 - sum(map(operator.mul, x, y)) / lengths if lengths else None
+
     if not hasattr(conn, "enable_load_extension"):
-        conn.create_function("vec_distance_cosine", 2, _distance, deterministic=True)
+        conn.create_function("vec_distance_cosine", 2, distance, deterministic=True)
         return
     import sqlite_vec  # type: ignore[import-untyped]
 
     conn.enable_load_extension(True)
     sqlite_vec.load(conn)
     conn.enable_load_extension(False)
-
-
-def _distance(a: bytes, b: bytes) -> float | None:
-    """Return 1 minus the cosine of the angle between two vectors; None if one has no direction."""
-    x, y = array.array("f", a), array.array("f", b)
-    lengths = math.hypot(*x) * math.hypot(*y)
-    return 1 - sum(map(operator.mul, x, y)) / lengths if lengths else None
 
 
 def absolute(path: str) -> str:
@@ -4137,7 +4137,7 @@ class Settings(SettingsPart):
             return {key: str(value) for key, value in self.env.items() if value is not None}
         if not isinstance(self.env, str):
             raise StartError(f"{self.path}: 'env' must be the path of a file, or an object")
-        return read_env_file(self.env_file) if self.env_file and self.env_file.exists() else {}
+        return read_env_file(self.env_file if self.env_file and self.env_file.exists() else None)
 
 
 def read_text(path: Path) -> str:
@@ -4180,9 +4180,12 @@ def read_settings(path: Path) -> Settings:
     return settings.model_copy(update={"not_served": in_vain})
 
 
-def read_env_file(path: Path) -> dict[str, str]:
+def read_env_file(path: Path | None) -> dict[str, str]:
+    """Return the variables of a file, none without one. Raises StartError."""
     from dotenv import dotenv_values
 
+    if path is None:
+        return {}
     if not path.is_file():
         raise StartError(f"environment file {path} not found")
     try:
@@ -4678,15 +4681,6 @@ def _fields_schema(title: str, types_: Mapping[str, Any], required: Container[st
             typ = Any
         definitions[f"field_{number}"] = (typ, default)
     return schema(definitions)
-
-
-async def graph_drawing(graph: Graph, xray: int | bool) -> JsonObject:
-    """Return nodes and edges as langchain draws them."""
-    drawing: JsonObject = (await graph.aget_graph(xray=xray)).to_json()
-    for node in drawing.get("nodes", ()):
-        if isinstance(node.get("data"), dict):
-            node["data"].pop("id", None)
-    return drawing
 
 
 # -- langgraph_sdk.cache --
@@ -5295,19 +5289,6 @@ def output_keys(graph: Graph) -> Sequence[str] | None:
 async def snapshot(graph: Graph, config: RunnableConfig, subgraphs: bool = False) -> langgraph_types.StateSnapshot:
     with without_shared_values():
         return await graph.aget_state(config, subgraphs=subgraphs)
-
-
-async def read_state(graph: Graph, config: RunnableConfig, subgraphs: bool) -> JsonObject:
-    return state_value(await snapshot(graph, config, subgraphs))
-
-
-async def read_history(
-    graph: Graph, config: RunnableConfig, limit: int, before: RunnableConfig | None, metadata: JsonObject | None
-) -> list[JsonObject]:
-    """Newest first."""
-    with without_shared_values():
-        history = graph.aget_state_history(config, filter=metadata, before=before, limit=limit)
-        return [state_value(found) async for found in history]
 
 
 def state_updates(body: ThreadSuperstepUpdate, graph: Graph) -> list[langgraph_types.StateUpdate]:
@@ -7683,7 +7664,15 @@ async def get_assistant_graph(call: Call) -> JsonObject:
     """The drawing of an assistant's graph; `xray` opens subgraphs."""
     assistant_id = to_assistant_id(call.server, call.request.path_params["assistant_id"])
     assistant = find_assistant(call.server, assistant_id, *call.limits)
-    return await of_assistant_graph(call.server, assistant, lambda graph: graph_drawing(graph, call.query["xray"]))
+
+    async def drawing(graph: Graph) -> JsonObject:
+        drawn: JsonObject = (await graph.aget_graph(xray=call.query["xray"])).to_json()
+        for node in drawn.get("nodes", ()):
+            if isinstance(node.get("data"), dict):
+                node["data"].pop("id", None)
+        return drawn
+
+    return await of_assistant_graph(call.server, assistant, drawing)
 
 
 async def get_assistant_schemas(call: Call) -> JsonObject:
@@ -7927,7 +7916,11 @@ async def get_state(call: Call) -> JsonObject:
         checkpoint_id, subgraphs = call.request.path_params.get("checkpoint_id"), call.query["subgraphs"]
         place = {"checkpoint_id": checkpoint_id} if checkpoint_id else {}
     config = place_config(call.id("thread"), **place)
-    return await of_thread_state(call, lambda graph: read_state(graph, config, bool(subgraphs)), EMPTY_STATE)
+
+    async def read(graph: Graph) -> JsonObject:
+        return state_value(await snapshot(graph, config, bool(subgraphs)))
+
+    return await of_thread_state(call, read, EMPTY_STATE)
 
 
 async def get_history(call: Call) -> list[JsonObject]:
@@ -7941,7 +7934,9 @@ async def get_history(call: Call) -> list[JsonObject]:
     bound = place_config(call.id("thread"), **before) if before.get("checkpoint_id") else None
 
     async def read(graph: Graph) -> list[JsonObject]:
-        return await read_history(graph, config, limit, bound, metadata) if limit else []
+        with without_shared_values():
+            history = graph.aget_state_history(config, filter=metadata, before=bound, limit=limit)
+            return [state_value(each) async for each in history] if limit else []
 
     return await of_thread_state(call, read, list[JsonObject]())
 
@@ -8748,12 +8743,12 @@ async def stream_events(call: Call) -> Response:
     """Stream a thread's events by the event streaming protocol, from its beginning."""
     wanted, follower = EventFilter(await protocol_body(call.request)), Follower()
     tape = protocol_tape(call.server, call.id("thread"), wanted.envelopes, follower)
-    return CutResponse(with_heartbeats(tape, follower, protocol_frame), STREAM_HEADERS, call.server.runner)
 
+    def frame(envelope: JsonObject) -> bytes:
+        data, name, seq = to_json(envelope), envelope["method"].encode(), envelope["seq"]
+        return b"event: %b\r\ndata: %b\r\nid: %d\r\n\r\n" % (name, data, seq)
 
-def protocol_frame(envelope: JsonObject) -> bytes:
-    data, name, seq = to_json(envelope), envelope["method"].encode(), envelope["seq"]
-    return b"event: %b\r\ndata: %b\r\nid: %d\r\n\r\n" % (name, data, seq)
+    return CutResponse(with_heartbeats(tape, follower, frame), STREAM_HEADERS, call.server.runner)
 
 
 async def protocol_body(request: Request) -> Any:
@@ -9057,32 +9052,31 @@ async def call_mcp(call: Call) -> Response:
     if "id" not in message or "method" not in message:
         return Response(status_code=202)
     try:
-        result = await _mcp_result(call.server, message["method"], message.get("params") or {})
+        method, params = message["method"], message.get("params") or {}
+        require(isinstance(params, dict), "params must be an object")
+        require(isinstance(method, str) and method in MCP_METHODS, f"Method not found: {method}", -32601)
+        result = await MCP_METHODS[method](call.server, params)
     except ProtocolError as error:
         return reply(rpc_answer(message["id"], "error", error.value()))
     return reply(rpc_answer(message["id"], "result", result))
 
 
-async def _mcp_result(server: Server, method: Any, params: Any) -> JsonObject:
-    require(isinstance(params, dict), "params must be an object")
-    if method == "ping":
-        return {}
-    if method == "initialize":
-        version = params.get("protocolVersion")
-        return {
-            "protocolVersion": version if version in MCP_VERSIONS else MCP_VERSIONS[-1],
-            "capabilities": {"tools": {"listChanged": False}},
-            "serverInfo": {"name": "devserver", "version": __version__},
-        }
-    if method == "tools/list":
-        return await _mcp_tools(server, params.get("cursor"))
-    if method == "tools/call":
-        return await _mcp_call(server, params)
-    raise ProtocolError(-32601, f"Method not found: {method}")
+async def mcp_ping(server: Server, params: JsonObject) -> JsonObject:
+    return {}
 
 
-async def _mcp_tools(server: Server, cursor: Any) -> JsonObject:
+async def mcp_initialize(server: Server, params: JsonObject) -> JsonObject:
+    version = params.get("protocolVersion")
+    return {
+        "protocolVersion": version if version in MCP_VERSIONS else MCP_VERSIONS[-1],
+        "capabilities": {"tools": {"listChanged": False}},
+        "serverInfo": {"name": "devserver", "version": __version__},
+    }
+
+
+async def list_tools(server: Server, params: JsonObject) -> JsonObject:
     """Return a page of the user's assistants, each as a tool that takes the input of its graph."""
+    cursor = params.get("cursor")
     offset = int(cursor) if isinstance(cursor, str) and cursor.isascii() and cursor.isdigit() else 0
     value = AssistantSearchRequest(limit=MCP_PAGE, offset=min(offset, SAFE_INTEGER)).model_dump()
     limits = await allow(server, "assistants.search", value)
@@ -9130,7 +9124,7 @@ async def input_schema(server: Server, assistant: Assistant) -> JsonObject:
 INPUT_SCHEMAS: weakref.WeakKeyDictionary[Graph, JsonObject] = weakref.WeakKeyDictionary()
 
 
-async def _mcp_call(server: Server, params: JsonObject) -> JsonObject:
+async def call_tool(server: Server, params: JsonObject) -> JsonObject:
     """Run the assistant that a tool stands for. Return its result as a text. Raises ProtocolError."""
     name = params.get("name")
     value: JsonObject = {"metadata": {}}
@@ -9158,6 +9152,14 @@ async def _mcp_call(server: Server, params: JsonObject) -> JsonObject:
     failure = result.get("__error__") if isinstance(result, dict) else None
     text = {"type": "text", "text": failure_text(failure) if failure else repr(result)}
     return {"content": [text], **({"isError": True} if failure else {})}
+
+
+MCP_METHODS: dict[str, Callable[[Server, JsonObject], Coroutine[Any, Any, JsonObject]]] = {
+    "ping": mcp_ping,
+    "initialize": mcp_initialize,
+    "tools/list": list_tools,
+    "tools/call": call_tool,
+}
 
 
 async def wait_for_end(server: Server, run: Run, run_log: RunLog) -> None:
@@ -11499,7 +11501,12 @@ async def prepare(
     import uvicorn
 
     settings = read_settings(options.config)
-    set_environment(settings, options.env_file)
+    for name, value in (settings.environment() | read_env_file(options.env_file)).items():
+        os.environ.setdefault(name, value)
+    if (file := settings.env_file) and not file.exists():
+        log.warning("%s: the env file %s is not there, its variables are not set", settings.path, file)
+    if settings.not_served:
+        log.warning("%s: not served yet, ignored: %s", settings.path, ", ".join(settings.not_served))
     tls = tls_context(options)
     listeners = [stack.enter_context(listener) for listener in bind(options.host, options.port)]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(options.host, options.host)
@@ -11532,16 +11539,6 @@ async def prepare(
     if options.open_browser:
         click.launch(page_address(server, base))
     return _http_server(config, server), listeners
-
-
-def set_environment(settings: Settings, env_file: Path | None) -> None:
-    """Set the variables that langgraph.json and the options name, unless they are set; warn of what is not served."""
-    for name, value in (settings.environment() | (read_env_file(env_file) if env_file else {})).items():
-        os.environ.setdefault(name, value)
-    if (file := settings.env_file) and not file.exists():
-        log.warning("%s: the env file %s is not there, its variables are not set", settings.path, file)
-    if settings.not_served:
-        log.warning("%s: not served yet, ignored: %s", settings.path, ", ".join(settings.not_served))
 
 
 def tls_context(options: types.SimpleNamespace) -> ssl.SSLContext | None:
@@ -11756,9 +11753,13 @@ def list_crons(config: Path, db: str | None, url: str | None, headers: Sequence[
     path = db or str(config.parent / "devserver.db")
     address = url or server_address(path)
     found: list[JsonObject] = []
+
+    async def search(db: Db) -> list[JsonObject]:
+        return [cron.to_dict() for cron in (await db.read(lambda conn: Crons(conn).search(asked, {}))).rows]
+
     while True:
         asked = CronSearch(limit=CRONS_AT_ONCE, offset=len(found))
-        page = post(f"{address}/runs/crons/search", headers, asked) if address else stored_crons(path, asked)
+        page = post(f"{address}/runs/crons/search", headers, asked) if address else use_database(path, search)
         found += page
         if len(page) < asked.limit:
             break
@@ -11796,15 +11797,6 @@ def post(url: str, headers: Sequence[str], body: Body | None = None) -> Any:
         raise click.ClickException(f"{url} answered {answer.status_code}: {answer.text}") from None
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise click.ClickException(f"{url} cannot be reached: {error}") from None
-
-
-def stored_crons(path: str, asked: CronSearch) -> list[JsonObject]:
-    """Return crons from a database that no server has."""
-
-    async def search(db: Db) -> list[JsonObject]:
-        return [cron.to_dict() for cron in (await db.read(lambda conn: Crons(conn).search(asked, {}))).rows]
-
-    return use_database(path, search)
 
 
 def use_database(path: str, use: Callable[[Db], Coroutine[Any, Any, T]]) -> T:

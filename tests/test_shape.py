@@ -6,6 +6,7 @@ import subprocess
 import symtable
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ TREE = ast.parse(SOURCE)
 MAX_LINES = 11100  # of the server, until it is made shorter; the test kit and the page have limits of their own
 MAX_TEST_KIT, MAX_PAGE = 750, 1200
 MAX_FUNCTION, MAX_CLASS, MAX_COMPLEXITY = 70, 250, 12
+MAX_USED_ONCE = 70  # functions; more than that, and what belongs together is read apart
 SQL_SECTIONS = {"Database", "Tables", "Persistence"}
 WEB_SECTIONS = {"Access", "HTTP", "Protocols", "App"}
 
@@ -90,6 +92,20 @@ def test_every_class_says_what_it_keeps_true() -> None:
         if not ast.get_docstring(node) and title(node.lineno) not in ("Vocabulary", "Values")
     ]
     assert silent == []
+
+
+def test_few_functions_are_used_once() -> None:
+    """Neither counted are commands, pytest's hooks, nor handlers that a table names: of routes, commands, methods."""
+    own = {node.name for node in TREE.body if isinstance(node, Function) and not node.decorator_list}
+    own = {name for name in own if not name.startswith("pytest_")}
+    in_tables: set[str] = set()
+    for node in TREE.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.List | ast.Dict):
+            in_tables |= {name for _, name in names_in(node.value)}
+    uses = Counter(name for _, name in names_in(TREE))
+    once = sorted(name for name in own - in_tables if uses[name] == 1)
+    assert len(own - in_tables) > 100
+    assert len(once) <= MAX_USED_ONCE, once
 
 
 # No section uses a name that a later one defines
