@@ -856,8 +856,8 @@ class OneCommand:
 
     async def serve(self) -> None:
         """Run a session whose server is none: for faults that no real one has."""
-        db, graphs = types.SimpleNamespace(look=lambda function: 0), types.SimpleNamespace(auth=None)
-        server: Any = types.SimpleNamespace(db=db, graphs=graphs)
+        db = types.SimpleNamespace(look=lambda function: 0)
+        server: Any = types.SimpleNamespace(db=db, auth=None)
         connection: Any = self
         async with asyncio.timeout(5):
             await devserver.Session(server, connection, new_id()).run()

@@ -387,7 +387,7 @@ async def test_an_event_is_not_lost_for_an_end_that_was_kept_before_it(tmp_path:
     """A run that waits is cancelled while the one ahead of it has told what is not stored yet."""
     database, logs = devserver.Db(str(tmp_path / "late.db")), devserver.Logs()
     await database.open()
-    server: Any = types.SimpleNamespace(db=database, graphs=types.SimpleNamespace(auth=None))
+    server: Any = types.SimpleNamespace(db=database, auth=None)
     server.runner = types.SimpleNamespace(logs=logs)
     early = devserver.Event(devserver.event_id(), "values", b"{}", run_id="ahead")
     done = devserver.Event(devserver.event_id(), devserver.RUN_DONE, b"{}", run_id="behind")
