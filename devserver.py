@@ -272,7 +272,7 @@ CronSchedule = Annotated[str, Field(max_length=256)]
 MAX_CONDITIONS = 500
 
 
-def _bounded(condition: Any) -> Any:
+def _check_conditions(condition: Any) -> Any:
     """Refuse more conditions than may be looked for in each row."""
     inside = [condition]
     for number, value in enumerate(inside):
@@ -283,15 +283,17 @@ def _bounded(condition: Any) -> Any:
     return condition
 
 
-def _sql_integer(value: Any) -> Any:
+def _check_integer(value: Any) -> Any:
     if isinstance(value, int) and abs(value) > SAFE_INTEGER:
         raise PydanticCustomError("too_large", "Input should be an integer of 64 bits at most")
     return value
 
 
-Conditions = Annotated[JsonObject, BeforeValidator(_bounded)]
+Conditions = Annotated[JsonObject, BeforeValidator(_check_conditions)]
 _Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]+$")]  # LangGraph's checkpointer makes SQL of it
-HistoryConditions = Annotated[dict[_Name, Annotated[Any, BeforeValidator(_sql_integer)]], BeforeValidator(_bounded)]
+HistoryConditions = Annotated[
+    dict[_Name, Annotated[Any, BeforeValidator(_check_integer)]], BeforeValidator(_check_conditions)
+]
 
 
 class Body(BaseModel):
@@ -354,17 +356,6 @@ class Command(Body):
     goto: str | Send | Many[str | Send] | None = None
 
 
-class AssistantCreate(Body):
-    graph_id: str
-    assistant_id: Id | None = None
-    config: Config = Field(default_factory=Config)
-    context: JsonObject = Field(default_factory=dict)
-    metadata: JsonObject = Field(default_factory=dict)
-    if_exists: IfExists = "raise"
-    name: str = "Untitled"
-    description: str | None = None
-
-
 class AssistantPatch(Body):
     graph_id: str = ""
     config: Config = Field(default_factory=Config)
@@ -372,6 +363,13 @@ class AssistantPatch(Body):
     metadata: JsonObject = Field(default_factory=dict)
     name: str = ""
     description: str | None = None
+
+
+class AssistantCreate(AssistantPatch):
+    graph_id: str
+    assistant_id: Id | None = None
+    if_exists: IfExists = "raise"
+    name: str = "Untitled"
 
 
 class Search(Body):
@@ -425,17 +423,15 @@ class ThreadSuperstepUpdate(Body):
     updates: Annotated[Many[StateUpdateEntry], Field(min_length=1)]
 
 
-class ThreadCreate(Body):
-    thread_id: Id | None = None
-    metadata: JsonObject = Field(default_factory=dict)
-    if_exists: IfExists = "raise"
-    ttl: ThreadTtl | None = None
-    supersteps: Many[ThreadSuperstepUpdate] = Field(default_factory=list)
-
-
 class ThreadPatch(Body):
     metadata: JsonObject = Field(default_factory=dict)
     ttl: ThreadTtl | None = None
+
+
+class ThreadCreate(ThreadPatch):
+    thread_id: Id | None = None
+    if_exists: IfExists = "raise"
+    supersteps: Many[ThreadSuperstepUpdate] = Field(default_factory=list)
 
 
 class ThreadCountRequest(Body):
@@ -856,7 +852,7 @@ def _mend(value: Any, default: Callable[[Any], Any], path: str = "", above: froz
         return None
     above |= {id(value)}
     if isinstance(value, Mapping):
-        return {_mended_key(k, default, path): _mend(v, default, f"{path}.{_text(k)}", above) for k, v in value.items()}
+        return {_mend_key(k, default, path): _mend(v, default, f"{path}.{_text(k)}", above) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset) and not hasattr(value, "_asdict"):
         return [_mend(v, default, f"{path}[{n}]", above) for n, v in enumerate(value)]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -871,7 +867,7 @@ def _mend(value: Any, default: Callable[[Any], Any], path: str = "", above: froz
     return known if isinstance(known, orjson.Fragment) else _mend(known, default, path, above)
 
 
-def _mended_key(key: Any, default: Callable[[Any], Any], path: str) -> str:
+def _mend_key(key: Any, default: Callable[[Any], Any], path: str) -> str:
     """Return the text that orjson writes for a key, or would write if it knew its type."""
     key = key.value if isinstance(key, enum.Enum) else key
     with contextlib.suppress(TypeError):
@@ -4414,14 +4410,14 @@ def _embed_target(embed: str, root: Path) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "langchain":
             raise
-        raise ImportError(f"a model needs langchain. {installing('models')}") from None
+        raise ImportError(f"a model needs langchain. {how_to_install('models')}") from None
 
 
 # What the extras of pyproject.toml bring: messages name it, as in a checkout no index has a package called devserver.
 EXTRAS = {"debug": "debugpy>=1.8", "models": "langchain>=1.2.11"}
 
 
-def installing(extra: str) -> str:
+def how_to_install(extra: str) -> str:
     """Tell how to install an extra's package."""
     return f"Install it where devserver is installed: python -m pip install '{EXTRAS[extra]}'"
 
@@ -5072,7 +5068,7 @@ async def allow_thread(
     return await allow(server, action, {"thread_id": uuid.UUID(to_uuid(thread_id, "thread")), "metadata": {}, **asked})
 
 
-def still_shown(server: Application, thread_id: str) -> Callable[[], bool]:
+def visibility(server: Application, thread_id: str) -> Callable[[], bool]:
     """Return what tells, each time something of a thread is to be sent, if its reader may see it: it may be made, or
     change hands, while somebody follows it."""
     limits, seen = ACCESS.get().limits["threads.read"] if server.auth else {}, False
@@ -7429,7 +7425,7 @@ def query_value(name: str, type_: str, text: str) -> Any:
     return number
 
 
-def paged(
+def page_reply(
     rows: list[JsonObject], more: bool, body: AssistantSearchRequest | ThreadSearchRequest | CronSearch
 ) -> Response:
     """Return a page of search results, with headers that tell of the next one."""
@@ -7438,7 +7434,7 @@ def paged(
     return reply(rows, headers={**following, "x-pagination-total": str(end + more)})
 
 
-def selected(row: JsonObject, select: Sequence[str] | None) -> JsonObject:
+def select_fields(row: JsonObject, select: Sequence[str] | None) -> JsonObject:
     return {key: row[key] for key in row if key in select} if select else row
 
 
@@ -7627,7 +7623,7 @@ async def search_assistants(call: Call) -> Response:
     if body.graph_id:
         call.server.graphs.get(body.graph_id)
     page = await call.server.db.read(lambda conn: Assistants(conn).search(body, *call.limits))
-    return paged([selected(row.to_dict(), body.select) for row in page.rows], page.more, body)
+    return page_reply([select_fields(row.to_dict(), body.select) for row in page.rows], page.more, body)
 
 
 async def count_assistants(call: Call) -> int:
@@ -7803,12 +7799,12 @@ async def search_threads(call: Call) -> Response:
     page = await call.server.db.read(lambda conn: Threads(conn).search(body, wanted, *call.limits))
     rows = []
     for thread in page.rows:
-        row = selected(thread.to_dict(), body.select)
+        row = select_fields(thread.to_dict(), body.select)
         if body.extract:
             whole = {**vars(thread), "values": thread.values}
             row["extracted"] = {name: extract(whole, path) for name, path in body.extract.items()}
         rows.append(row)
-    return paged(rows, page.more, body)
+    return page_reply(rows, page.more, body)
 
 
 EXTRACT_ROOTS = ("config", "interrupts", "metadata", "values")
@@ -7983,7 +7979,7 @@ async def change_state(server: Server, thread: Thread, place: RunnableConfig, su
             except ApiError:
                 raise
             except Exception as error:
-                raise _refused_update(thread, error) from None
+                raise _update_refusal(thread, error) from None
             finally:
                 RUN_SCOPE.reset(token)
             found = await snapshot(graph, place_config(thread.thread_id))
@@ -8003,7 +7999,7 @@ async def change_state(server: Server, thread: Thread, place: RunnableConfig, su
         return changed
 
 
-def _refused_update(thread: Thread, error: Exception) -> BadRequest:
+def _update_refusal(thread: Thread, error: Exception) -> BadRequest:
     """Return the answer to an update that LangGraph refuses, or that a reducer or an edge can't take (logged)."""
     where, raised_in = user_line(error), traceback.extract_tb(error.__traceback__)[-1].filename
     refuses = isinstance(error, ValueError) and f"{os.sep}langgraph{os.sep}" in raised_in
@@ -8221,7 +8217,7 @@ async def list_runs(call: Call) -> list[JsonObject]:
             Threads(conn).require(thread_id, *call.limits)
         return Runs(conn).list(thread_id, query["status"], query["limit"], query["offset"], call.limits)
 
-    return [selected(run.to_dict(), query["select"]) for run in await call.server.db.read(runs)]
+    return [select_fields(run.to_dict(), query["select"]) for run in await call.server.db.read(runs)]
 
 
 def find_run(call: Call) -> Run | None:
@@ -8345,7 +8341,7 @@ async def thread_tape(
     server: Server, thread_id: str, joined: RunLog, follower: Follower, after: tuple[int, int] | None
 ) -> AsyncIterator[list[Event]]:
     """A thread's events, in batches: those that are kept, if they are wanted from a place on, and those that come."""
-    shown, seen = still_shown(server, thread_id), dict[str, tuple[int, int]]()  # by run: each keeps its own in order
+    shown, seen = visibility(server, thread_id), dict[str, tuple[int, int]]()  # by run: each keeps its own in order
     try:
         while after and (part := await server.db.read(lambda conn, at=after: Events(conn).of_thread(thread_id, at))):
             after, seen = part[-1].id, seen | {event.run_id: event.id for event in part}
@@ -8553,7 +8549,7 @@ async def search_crons(call: Call) -> Response:
     """Crons by assistant, thread and metadata."""
     body: CronSearch = call.body
     page = await call.server.db.read(lambda conn: Crons(conn).search(body, *call.limits))
-    return paged([selected(row.to_dict(), body.select) for row in page.rows], page.more, body)
+    return page_reply([select_fields(row.to_dict(), body.select) for row in page.rows], page.more, body)
 
 
 async def count_crons(call: Call) -> int:
@@ -8776,7 +8772,7 @@ async def answer_command(server: Server, thread: str, command: Any, session: Ses
     try:
         require(method in COMMANDS, f"Unknown protocol command: {method}", "unknown_command")
         await allow_thread(server, thread)
-        seq = server.db.look(lambda conn: Events(conn).last_seq(thread)) if still_shown(server, thread)() else 0
+        seq = server.db.look(lambda conn: Events(conn).last_seq(thread)) if visibility(server, thread)() else 0
         result = await COMMANDS[method](server, thread, params if isinstance(params, dict) else {}, session)
     except ProtocolError as error:
         return command_failure(command_id, error.code, str(error)), 200
@@ -8826,7 +8822,7 @@ async def start_protocol_run(server: Server, thread_id: str, body: JsonObject) -
 async def asking_thread(server: Server, thread_id: str) -> Thread | None:
     """Return the thread if it waits for answers. A run that has asked is about to end, and its client may be faster:
     wait for its end."""
-    shown = still_shown(server, thread_id)
+    shown = visibility(server, thread_id)
 
     def look() -> Thread | None:
         return server.db.look(lambda conn: Threads(conn).get(thread_id)) if shown() else None
@@ -8916,7 +8912,7 @@ async def get_tree(server: Server, thread: str, params: JsonObject, session: Ses
         root = nodes.pop((), None)
         return {**root, "children": list(nodes.values())[::-1]} if root and nodes else root
 
-    found = await server.db.read(tree) if session and still_shown(server, thread)() else None
+    found = await server.db.read(tree) if session and visibility(server, thread)() else None
     require(found, NO_ACTIVE_RUN, "no_such_run")
     return {"tree": found}
 
@@ -9346,7 +9342,7 @@ class SentMessage(Body):
     reference_task_ids: list[str] | None = Field(default=None, alias="referenceTaskIds")
 
 
-def sent_message(call: AgentCall) -> SentMessage:
+def read_message(call: AgentCall) -> SentMessage:
     """Return the message of a call of either version. Raises ProtocolError."""
     raw: Any = call.params.get("message")
     require(isinstance(raw, dict), "Missing or invalid 'message' in params")
@@ -9511,7 +9507,7 @@ def task_artifacts(call: AgentCall, task: Task, thread: Thread, history: list[Js
     return [{"artifactId": artifact_id, "name": name, "description": description, "parts": parts}] if parts else []
 
 
-def shown_task(run: Run, status: JsonObject, history: list[JsonObject], length: int | None) -> JsonObject:
+def task_object(run: Run, status: JsonObject, history: list[JsonObject], length: int | None) -> JsonObject:
     """Return a task with the last `length` messages of its history."""
     ids = task_ids(run)
     kept = {} if length == 0 else {"history": history[-(length or 0) :]}
@@ -9524,7 +9520,7 @@ def present_task(call: AgentCall, task: Task, thread: Thread, length: int | None
     if call.scope() == "task":
         history = [message for message in history if message.get("taskId") == task_id]
     made = task_artifacts(call, task, thread, history)
-    shown = shown_task(task.run, present_status(task, thread, note), history, length)
+    shown = task_object(task.run, present_status(task, thread, note), history, length)
     return {**shown, "artifacts": made} if made else shown
 
 
@@ -9581,7 +9577,7 @@ async def start_task(call: AgentCall, message: SentMessage, follower: Follower |
         raise ProtocolError(INVALID_PARAMS, f"Failed to create run: {detail}") from None
 
 
-async def ended_task(call: AgentCall, run: Run, run_log: RunLog) -> tuple[Task, Thread]:
+async def wait_for_task(call: AgentCall, run: Run, run_log: RunLog) -> tuple[Task, Thread]:
     """Wait for the end of a task's run. Return the task, and its thread with what that run left in it. Raises
     ProtocolError."""
     await wait_for_end(call.server, run, run_log)
@@ -9600,16 +9596,16 @@ async def send_message(call: AgentCall) -> JsonObject | Response:
     require(isinstance(options, dict), "configuration must be an object")
     pushes = options.get("pushNotificationConfig") or options.get("taskPushNotificationConfig")
     require(not pushes, "Push notifications are not supported", -32003)
-    length, message = call.length(options), sent_message(call)
+    length, message = call.length(options), read_message(call)
     follower = Follower() if call.streams else None
     run, run_log = await start_task(call, message, follower)
     said = {"kind": "message", **message.model_dump(by_alias=True, exclude_none=True), **task_ids(run)}
-    submitted = shown_task(run, task_status(run, "submitted", [], run.updated_at), [said], length)
+    submitted = task_object(run, task_status(run, "submitted", [], run.updated_at), [said], length)
     if follower:
         return task_stream(call, submitted, run, run_log, follower)
     if options.get("blocking") is False or options.get("returnImmediately") is True:
         return call.wrapped(submitted)
-    return call.wrapped(present_task(call, *await ended_task(call, run, run_log), length))
+    return call.wrapped(present_task(call, *await wait_for_task(call, run, run_log), length))
 
 
 async def resubscribe_task(call: AgentCall) -> Response:
@@ -9650,7 +9646,7 @@ async def task_answers(
                     said = parts
         yield answers
     try:
-        task, thread = await ended_task(call, run, run_log)
+        task, thread = await wait_for_task(call, run, run_log)
     except ProtocolError as error:
         yield [rpc_answer(call.rpc_id, "error", error.value())]
         return
@@ -11565,7 +11561,7 @@ async def debugger(options: types.SimpleNamespace) -> None:
         debugpy = importlib.import_module("debugpy")
         debugpy.listen((host, options.debug_port))
     except ModuleNotFoundError:
-        raise StartError(f"--debug-port needs debugpy. {installing('debug')}") from None
+        raise StartError(f"--debug-port needs debugpy. {how_to_install('debug')}") from None
     except Exception as error:  # debugpy has no class of its own for this
         raise StartError(f"cannot listen for a debugger on {host}:{options.debug_port}: {error}") from error
     log.info("a debugger may attach to %s:%s", host, options.debug_port)
