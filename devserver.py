@@ -11517,8 +11517,8 @@ async def prepare(
     server = await start_server(settings, db, options.max_concurrency, address)
     stack.push_async_callback(server.runner.stop)
     app = create_app(server, options.host, options.studio)
-    # "auto" is another one before uvicorn 0.50
-    own: Any = {"http": _http_protocol(), "ws": "websockets-sansio", "lifespan": "on" if server.app else "off"}
+    http, ws = _protocols()
+    own: Any = {"http": http, "ws": ws, "lifespan": "on" if server.app else "off"}
     # backlog: else asyncio tries 2048 times to accept a connection for which there is no file descriptor, and logs each
     config = uvicorn.Config(app, log_level=max(logging.WARNING, log.level), access_log=False, backlog=1, **own)
     config.load()
@@ -11584,8 +11584,10 @@ MAX_HEAD_BYTES = 256 * 1024
 MAX_CONNECTIONS = 450 if sys.platform == "win32" else sys.maxsize  # select() takes 512 sockets there, of any kind
 
 
-def _http_protocol() -> type[asyncio.Protocol]:
+def _protocols() -> tuple[type[asyncio.Protocol], type[asyncio.Protocol]]:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+    from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+    from websockets.exceptions import InvalidState
 
     class HttpProtocol(HttpToolsProtocol):
         """uvicorn's, but the head of a request has an end, and connections have a limit."""
@@ -11610,7 +11612,16 @@ def _http_protocol() -> type[asyncio.Protocol]:
                 self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\r\n")
                 self.transport.close()
 
-    return HttpProtocol
+    class WebSocketProtocol(WebSocketsSansIOProtocol):
+        """uvicorn's, but a stop of the server ends also those that are closing: before uvicorn 0.53 they ended it."""
+
+        def shutdown(self) -> None:
+            try:
+                super().shutdown()
+            except InvalidState:
+                self.transport.close()
+
+    return HttpProtocol, WebSocketProtocol
 
 
 def _http_server(config: uvicorn.Config, server: Server) -> uvicorn.Server:
