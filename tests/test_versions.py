@@ -62,12 +62,13 @@ def test_imports_are_declared() -> None:
     owners: dict[str, str] = {}
     for name in names - {"tzdata"}:
         owners |= {os.path.realpath(str(file.locate())): name for file in metadata.files(name) or ()}
-    third_party = {name for name in imported() if name.partition(".")[0] not in {*sys.stdlib_module_names, "devserver"}}
+    ours = {*sys.stdlib_module_names, "devserver", "pytest"}  # pytest: the test kit is part of a session of its own
+    third_party = {name for name in imported() if name.partition(".")[0] not in ours}
     files = {name: file for name in third_party if (file := file_of(name))}
     assert {name for name, file in files.items() if os.path.realpath(file) not in owners} == set()
     used = {owners[os.path.realpath(file)] for file in files.values()}
     assert used > {"langgraph", "langgraph-checkpoint", "langgraph-checkpoint-sqlite", "langgraph-sdk", "sqlite-vec"}
-    assert names - used == {"httptools", "tzdata", "websockets"}  # uvicorn speaks by two; Windows has no time zones
+    assert names - used == {"httptools", "tzdata"}  # uvicorn speaks by the one; Windows has no time zones
 
 
 # Versions that are too old
