@@ -498,11 +498,6 @@ class RunCreate(Body):
     durability: Durability | None = None
     strict_resume: bool | None = None
 
-    def stream_modes(self) -> list[str]:
-        """Return the stream modes asked for; none means values."""
-        modes = [self.stream_mode] if isinstance(self.stream_mode, str) else self.stream_mode
-        return list(modes or ["values"])
-
 
 class RunCreateStateful(RunCreate):
     pass
@@ -696,7 +691,7 @@ class Clock:
     def steady(self) -> int:
         """Return the steady time; each call gives a greater one."""
         with self._lock:
-            day = self.micros()
+            day = time.time_ns() // 1000 + self.shift  # self.micros(), in half the time
             started = day - time.monotonic_ns() // 1000
             jump = started - self._seen
             if abs(jump) > self.JUMP:
@@ -980,21 +975,21 @@ def without_reserved(metadata: Mapping[str, Any]) -> JsonObject:
     return {key: value for key, value in metadata.items() if key not in RESERVED_METADATA}
 
 
-def without_own(given: Mapping[str, Any] | None) -> JsonObject:
-    """Return a client's values without the names that only the server gives a value."""
-    return {name: value for name, value in (given or {}).items() if not SERVER_ONLY.fullmatch(name)}
+def without_own(given: Mapping[str, Any] | None, own: Mapping[str, Any] = types.MappingProxyType({})) -> JsonObject:
+    """Return a client's values without the names that only the server gives a value; an id of the server's `own` values
+    is the server's, wherever the client gave one."""
+    known = {name: own[name] for name in given or () if isinstance(own.get(name), str)}
+    return {name: value for name, value in (given or {}).items() if not SERVER_ONLY.fullmatch(name)} | known
 
 
 def client_config(body: Config | None) -> JsonObject:
     """Return the config of a request without what only the server says."""
     config = without_own(body.given() if body else {})
-    parts = {"configurable": without_own, "metadata": without_reserved}
-    return config | {name: clean(config[name]) for name, clean in parts.items() if name in config}
-
-
-def with_own(given: Mapping[str, Any] | None, own: JsonObject) -> JsonObject:
-    """Return a client's values; an id that only the server knows is the server's, wherever the client gave one."""
-    return without_own(given) | {name: own[name] for name in given or () if isinstance(own.get(name), str)}
+    if "configurable" in config:
+        config["configurable"] = without_own(config["configurable"])
+    if "metadata" in config:
+        config["metadata"] = without_reserved(config["metadata"])
+    return config
 
 
 def graph_config(given: Mapping[str, Any], own: JsonObject) -> JsonObject:
@@ -1003,8 +998,8 @@ def graph_config(given: Mapping[str, Any], own: JsonObject) -> JsonObject:
     LangGraph copies keys that no RunnableConfig has over the configurable: they are moved there before."""
     config = {key: given[key] for key in CONFIG_KEYS if key in given}
     others = {key: given[key] for key in given if key not in CONFIG_KEYS and given[key] not in (None, [], {})}
-    config["configurable"] = {**without_own(config.get("configurable")), **without_own(others), **own}
-    config["metadata"] = with_own(config.get("metadata"), own)
+    config["configurable"] = {**without_own({**(config.get("configurable") or {}), **others}), **own}
+    config["metadata"] = without_own(config.get("metadata"), own)
     return config
 
 
@@ -1643,6 +1638,11 @@ def _fault(error: sqlite3.Error) -> str | None:
     return fault and f"{fault} ({error})"
 
 
+def impatient(error: Unavailable) -> bool:
+    """Give up at once."""
+    return False
+
+
 class Db:
     """The SQLite file: a writer, readers, and the lock that keeps other servers out.
 
@@ -1709,7 +1709,7 @@ class Db:
         await self._opened.aclose()
 
     async def write(
-        self, function: Callable[..., T], *args: Any, patient: Callable[[Unavailable], bool] = lambda error: False
+        self, function: Callable[..., T], *args: Any, patient: Callable[[Unavailable], bool] = impatient
     ) -> T:
         """Run a function as one transaction; again in a while if the file can't be used and `patient` says so."""
         loop = asyncio.get_running_loop()
@@ -2068,17 +2068,7 @@ def _json_text(value: Any) -> str:
 
 
 def _columns(values: JsonObject) -> list[Any]:
-    return [_json_text(value) if isinstance(value, dict | list) else value for value in values.values()]
-
-
-def _parsed(kind: type[Any], row: sqlite3.Row, columns: Sequence[str]) -> JsonObject:
-    """Return a row as the fields of a dataclass, with its JSON columns parsed; columns of others are passed over."""
-    found = dict(zip(row.keys(), row, strict=True))
-    values = {field.name: found[field.name] for field in dataclasses.fields(kind) if field.name in found}
-    for column in columns:
-        if values[column] is not None:
-            values[column] = orjson.loads(values[column])
-    return values
+    return [to_json(value).decode() if isinstance(value, dict | list) else value for value in values.values()]
 
 
 # Moments are for people: rows are in the order in which they were made or changed, whatever the clock said.
@@ -2108,8 +2098,12 @@ class Table(Generic[R]):
 
     @classmethod
     def _row(cls, row: sqlite3.Row) -> Any:
-        """Return the object that a row becomes."""
-        return cls.KIND(**_parsed(cls.KIND, row, cls.JSON)) if cls.KIND else row
+        """Return the object that a row becomes; columns that KIND does not have are passed over."""
+        if cls.KIND is None:
+            return row
+        found = dict(zip(row.keys(), row, strict=True))
+        found |= {name: orjson.loads(found[name]) for name in cls.JSON if found[name] is not None}
+        return cls.KIND(**{each.name: found[each.name] for each in dataclasses.fields(cls.KIND)})
 
     def _insert(self, new: R) -> None:
         """Insert a row that was made just now."""
@@ -2242,7 +2236,7 @@ class Assistants(Table[Assistant]):
             f"SELECT * FROM assistant_versions WHERE {where} ORDER BY version DESC LIMIT ? OFFSET ?",
             (*where.parameters, limit, offset),
         )
-        return [_parsed(Assistant, row, self.JSON) for row in rows]
+        return [{**row, **{name: orjson.loads(row[name]) for name in self.JSON}} for row in rows]
 
     def delete(self, assistant_id: str, *limits: JsonObject) -> bool:
         """Delete an assistant with its versions and crons. Return whether it was there."""
@@ -2375,25 +2369,27 @@ class Threads(Table[Thread]):
         return Thread(thread_id, at, at, at, metadata, config, "idle", None, None, None)
 
     def update(self, thread_id: str, **columns: Any) -> None:
-        """Set metadata, config or ttl, and `updated_at`."""
-        sets = ", ".join(f"{name} = ?" for name in columns)
-        self.conn.execute(
-            f"UPDATE threads SET {sets}{', ' if sets else ''}updated_at = ?, changed = steady() WHERE thread_id = ?",
-            (*_columns(columns), now(), thread_id),
-        )
+        """Set columns, and `updated_at`; with a `state`, which is JSON, also `state_updated_at`."""
+        changes, steady = {**columns, "updated_at": now()}, "changed = steady()"
+        if "state" in columns:
+            changes["state_updated_at"], steady = changes["updated_at"], f"{steady}, state_changed = steady()"
+        sets = ", ".join(f"{name} = ?" for name in changes)
+        query = f"UPDATE threads SET {sets}, {steady} WHERE thread_id = ?"
+        self.conn.execute(query, (*_columns(changes), thread_id))
 
     def set_state(
-        self, thread_id: str, rest: str, values: Any, interrupts: JsonObject, error: Any, output_keys: Any = None
+        self,
+        thread_id: str,
+        rest: str,
+        values: Any,
+        interrupts: JsonObject,
+        error: Any,
+        output_keys: Sequence[str] | None = None,
     ) -> None:
         """`output_keys` are those of the values that a run's result shows, None for all."""
-        at = now()
-        shown = (_json_text(values), _json_text(interrupts), _json_text(error) if error else None)
-        keys = None if output_keys is None else _json_text(output_keys)
-        self.conn.execute(
-            "UPDATE threads SET rest = ?, state = ?, interrupts = ?, error = ?, output_keys = ?, unshown = 0, "
-            "updated_at = ?, state_updated_at = ?, changed = steady(), state_changed = steady() WHERE thread_id = ?",
-            (rest, *shown, keys, at, at, thread_id),
-        )
+        state, keys = to_json(values).decode(), None if output_keys is None else list(output_keys)
+        shown = {"state": state, "interrupts": interrupts, "error": error or None, "output_keys": keys}
+        self.update(thread_id, rest=rest, **shown, unshown=0)
 
     def set_outcome(self, thread_id: str, rest: str | None, error: Any) -> None:
         """After a run that left the state as it was: only the error, and the status if it has changed."""
@@ -2540,21 +2536,10 @@ class Run:
     def graph_id(self) -> str:
         return str(self.kwargs["config"]["configurable"]["graph_id"])
 
-    @property
-    def temporary(self) -> bool:
-        """Return whether the run and its thread vanish when it ends."""
-        return bool(self.kwargs["temporary"])
-
     def started(self) -> Run:
         """Return the run as its next attempt begins."""
         at = now()
         return replace(self, status="running", attempt=self.attempt + 1, started_at=at, updated_at=at)
-
-    @staticmethod
-    def kwargs_with(kwargs: JsonObject, own: JsonObject) -> JsonObject:
-        """Return a run's kwargs with a config and a context in which the server's own values stand."""
-        config, context = graph_config(kwargs["config"], own), with_own(kwargs.get("context"), own)
-        return {**kwargs, "config": config, "context": context}
 
     def config(self) -> JsonObject:
         """Return the config as the run's graph gets it: with the run's id, and the number of the attempt."""
@@ -2629,8 +2614,12 @@ class Runs(Table[Run]):
         )
         return bool(self._value(live, thread_id) or self._value(went_on, thread_id, since, since))
 
-    def has_pending(self, thread_id: str) -> bool:
-        return bool(self._value(f"SELECT 1 FROM runs WHERE thread_id = ? AND {LIVE} AND status = 'pending'", thread_id))
+    def prospects(self, thread_id: str) -> tuple[bool, bool]:
+        """Whether a thread has pending runs, and whether it expires."""
+        pending = f"SELECT 1 FROM runs WHERE runs.thread_id = threads.thread_id AND {LIVE} AND status = 'pending'"
+        query = f"SELECT EXISTS ({pending}), ttl IS NOT NULL FROM threads WHERE thread_id = ?"
+        has_pending, expires = self.conn.execute(query, (thread_id,)).fetchone() or (False, False)
+        return bool(has_pending), bool(expires)
 
     def set_status(self, run_id: str, status: str) -> None:
         self.conn.execute(
@@ -2642,6 +2631,12 @@ class Runs(Table[Run]):
 
     def is_live(self, run_id: str) -> bool:
         return bool(self._value(f"SELECT 1 FROM runs WHERE run_id = ? AND {LIVE}", run_id))
+
+    def cancel_of(self, run_id: str) -> tuple[str | None, str | None] | None:
+        """How a running run is to be cancelled and why, (None, None) if it is not; None if it is not running."""
+        query = "SELECT cancel, reason FROM runs WHERE run_id = ? AND status = 'running'"
+        row = self.conn.execute(query, (run_id,)).fetchone()
+        return row and (row["cancel"], row["reason"])
 
     def wanted_after(self, run_id: str) -> tuple[bool, int]:
         """Return whether a claimed run should still start, and the number of the last event before it."""
@@ -2757,13 +2752,14 @@ class Runs(Table[Run]):
     @classmethod
     def _row(cls, row: sqlite3.Row) -> Run:
         """Return a run as it was made, though by an older server, which kept values that only the server gives now."""
-        values = _parsed(Run, row, cls.JSON)
-        kept = values["kwargs"]["config"]["configurable"]
+        run: Run = super()._row(row)
+        kept = run.kwargs["config"]["configurable"]
         flags = {name: kept[name] for name in OWN_FLAGS if name in kept}
         own = flags | {name: kept[name] for name in kept if SERVER_ONLY.fullmatch(name) and name[:2] != "__"}
-        own |= {name: values[name] for name in ("run_id", "thread_id", "assistant_id")}
+        own |= {name: getattr(run, name) for name in ("run_id", "thread_id", "assistant_id")}
         own |= user_values(User(user) if (user := own.get("langgraph_auth_user")) else None)
-        return Run(**{**values, "kwargs": Run.kwargs_with(values["kwargs"], own)})
+        config, context = graph_config(run.kwargs["config"], own), without_own(run.kwargs.get("context"), own)
+        return replace(run, kwargs={**run.kwargs, "config": config, "context": context})
 
 
 @dataclass(frozen=True)
@@ -2827,7 +2823,7 @@ class Tasks(Table[Task]):
 
     @classmethod
     def _row(cls, row: sqlite3.Row) -> Task:
-        return Task(Run(**_parsed(Run, row, Runs.JSON)), row["state"], bool(row["latest"]))
+        return Task(Runs._row(row), row["state"], bool(row["latest"]))
 
 
 class Event(NamedTuple):
@@ -2919,8 +2915,11 @@ class Events(Table[Event]):
         query = f"{self._QUERY} thread_id = ? AND event = ? ORDER BY ms DESC, n DESC"
         return (Event((ms, n), *rest) for ms, n, *rest in self.conn.execute(query, (thread_id, name)))
 
-    def last_seq(self, thread_id: str) -> int:
-        """Return the number of a thread's last event, as of the end of its last run; 0 if there was none."""
+    def last_seq(self, thread_id: str, *limits: JsonObject) -> int:
+        """Return the number of a thread's last event, as of the end of its last run; 0 if there was none, or if the
+        thread does not pass the filters."""
+        if any(limits) and not Threads(self.conn).get(thread_id, *limits):
+            return 0
         return self._value("SELECT last_seq FROM threads WHERE thread_id = ?", thread_id) or 0
 
     def set_last_seq(self, thread_id: str, seq: int) -> None:
@@ -3052,8 +3051,8 @@ class Crons(Table[Cron]):
 
     @classmethod
     def _row(cls, row: sqlite3.Row) -> Cron:
-        values = _parsed(Cron, row, cls.JSON)
-        return Cron(**{**values, "enabled": bool(values["enabled"])})
+        cron: Cron = super()._row(row)
+        return replace(cron, enabled=bool(cron.enabled))
 
 
 class Webhooks(Table[tuple[int, str, bytes]]):
@@ -3342,8 +3341,7 @@ class Saver(BaseCheckpointSaver[str]):
         super().__init__(serde=serde)
         self.db = db
 
-    def get_next_version(self, current: str | None, channel: None) -> str:
-        return SqliteSaver.get_next_version(cast(SqliteSaver, self), current, channel)
+    get_next_version = SqliteSaver.get_next_version
 
     def _official(self, conn: sqlite3.Connection) -> SqliteSaver:
         saver = SqliteSaver(conn, serde=RECALL.get() or self.serde)
@@ -4982,7 +4980,8 @@ class HeaderBytes(dict[bytes, bytes]):
 
 def note_headers(server: Application, connection: HTTPConnection) -> None:
     """Note a request's id, and the headers that langgraph.json wants in the configurable of its runs."""
-    selected = server.settings.http.configurable_headers.select(connection.scope["headers"])
+    patterns = server.settings.http.configurable_headers
+    selected = patterns.select(connection.scope["headers"]) if patterns.includes or patterns.include else {}
     request_id = connection.headers.get("x-request-id") or new_id()
     CONFIGURABLE_HEADERS.set({**selected, "langgraph_request_id": request_id})
 
@@ -5332,15 +5331,11 @@ def event_id() -> tuple[int, int]:
     return divmod(CLOCK.steady(), 1000)
 
 
-def run_done(run: Run) -> Event:
-    """Return the event that tells those who follow a thread that a run is over."""
-    return Event(event_id(), RUN_DONE, to_json({"status": "run_done", "run_id": run.run_id}), run_id=run.run_id)
-
-
-def keep_done(conn: sqlite3.Connection, run: Run) -> Event:
-    """Return the same, kept if the run's events are, also if the run was rolled back."""
-    done = run_done(run)
-    if run.kwargs["resumable"]:
+def run_done(run: Run, conn: sqlite3.Connection | None = None) -> Event:
+    """Return the event that tells those who follow a thread that a run is over. With a connection it is kept if the
+    run's events are, also if the run was rolled back."""
+    done = Event(event_id(), RUN_DONE, to_json({"status": "run_done", "run_id": run.run_id}), run_id=run.run_id)
+    if conn and run.kwargs["resumable"]:
         Events(conn).append(run.thread_id, [done])
     return done
 
@@ -5360,28 +5355,23 @@ class Follower:
         self.quiet_since = time.monotonic()
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
-        self._ready: Callable[[], bool] | None = None  # while asleep
+        self.looks = False  # and sleeps if there is nothing new
 
     def wake(self) -> None:
-        """Called from any thread; costs a system call only if the follower sleeps, and not any longer."""
-        ready = self._ready
-        if ready and ready():
-            self._ready = None
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._event.set)
+        """Called from any thread. Costs a system call."""
+        self.looks = False
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._event.set)
 
-    async def sleep(self, ready: Callable[[], bool], seconds: float | None) -> bool:
-        """Sleep until something is ready; return whether it is, after `seconds` at the latest."""
-        self._event.clear()
-        self._ready = ready
+    async def sleep(self, seconds: float | None) -> bool:
+        """Sleep until woken, or for so many seconds; return whether it was woken. That may be for nothing."""
         try:
-            if not ready():
-                async with asyncio.timeout(seconds):
-                    await self._event.wait()
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
         except TimeoutError:
-            return ready()
+            return False
         finally:
-            self._ready = None
+            self._event.clear()
         return True
 
 
@@ -5423,7 +5413,8 @@ class RunLog:
                 if self._size > self.MEMORY_BYTES:
                     self._make_room()
         for follower in followers:
-            follower.wake()
+            if follower.looks:
+                follower.wake()
 
     def _make_room(self) -> None:
         oldest = first_part(self._events)
@@ -5463,14 +5454,15 @@ class RunLog:
             self.followers.pop(follower, None)
             if not self.followers:
                 self._forget(self._first + len(self._events))
-                self._drop_overflow()
+                if self._overflow:
+                    self._drop_overflow()
 
     async def ended(self, seconds: float | None = None) -> bool:
         """Wait until the log is closed; False if it is not after so many seconds."""
         follower = Follower()
         self._waiters.add(follower)
         try:
-            return await follower.sleep(lambda: self.closed, seconds)
+            return self.closed or await follower.sleep(seconds) or self.closed
         finally:
             self._waiters.discard(follower)
 
@@ -5483,10 +5475,14 @@ class RunLog:
             if number < self._first and self._overflow is not None:
                 fresh = self._overflow.part(number)
             else:
-                fresh = first_part(self._events[number - self._first :])
+                fresh = self._events[number - self._first :]
+                if self._size > PART_BYTES:
+                    fresh = first_part(fresh)
             self.followers[follower] = number + len(fresh)
-            if (seen := min(self.followers.values())) >= self._first:
+            seen = min(self.followers.values())
+            if seen > self._first:
                 self._forget(seen)
+            if self._overflow and seen >= self._first:
                 self._drop_overflow()
             return fresh
 
@@ -5496,18 +5492,16 @@ class RunLog:
 
         An event after a pause goes at once; a burst goes in batches, the more apart the larger they are.
         """
-
-        def ready() -> bool:
-            return self.closed or self.followers.get(follower, 0) < self._first + len(self._events)
-
         next_at = 0.0
         try:
             while True:
-                closed = self.closed  # before the last look
+                follower.looks, closed = True, self.closed  # before the look, so that nothing is missed
                 fresh = self.take(follower)
                 if fresh:
-                    if (left := next_at - time.monotonic()) > 0:
-                        await follower.sleep(lambda: self.closed, left)
+                    follower.looks = False
+                    if next_at > time.monotonic():
+                        while (left := next_at - time.monotonic()) > 0 and not self.closed:
+                            await follower.sleep(left)
                         fresh += self.take(follower)
                     pause = min(max(len(fresh) * PAUSE_SECONDS, SHORTEST_PAUSE), LONGEST_PAUSE)
                     next_at = time.monotonic() + pause
@@ -5518,7 +5512,7 @@ class RunLog:
                     return
                 else:
                     left = follower.quiet_since + heartbeat - time.monotonic()
-                    if not await follower.sleep(ready, left + 0.001):  # timers may be early
+                    if not await follower.sleep(left + 0.001):  # timers may be early
                         yield []
                         follower.quiet_since = time.monotonic()
         finally:
@@ -5533,11 +5527,13 @@ class Logs:
         self.threads: dict[str, RunLog] = {}
         self._lock = threading.Lock()
 
-    def of_run(self, run_id: str) -> RunLog:
-        """The log of a live run; made by whoever asks first."""
+    def of_run(self, run_id: str, follower: Follower | None = None) -> RunLog:
+        """Return the log of a live run, joined by a follower. Whoever asks first makes it."""
         with self._lock:
             if run_id not in self._runs:
                 self._runs[run_id] = RunLog()
+            if follower:
+                self._runs[run_id].join(follower)
             return self._runs[run_id]
 
     def close_run(self, run_id: str) -> None:
@@ -5607,12 +5603,12 @@ def envelope(event: Event) -> JsonObject:
 
 def is_ordinary(name: str) -> bool:
     """Return whether a run's ordinary stream shows the events of a name."""
-    return name in PROTOCOL_SHOWN or not name.startswith(PROTOCOL)
+    return name in PROTOCOL_SHOWN or not name.startswith((PROTOCOL, RUN_DONE))
 
 
 def sse_frame(event: Event, with_id: bool) -> bytes:
-    """Return an event as a server-sent one of an ordinary stream, which has those of `is_ordinary` names. JSON has no
-    line ends of its own, and names lose theirs."""
+    """Return an event as a server-sent one of an ordinary stream. JSON has no line ends of its own, and names lose
+    theirs."""
     name, data = "metadata" if event.name == RUN_DONE else event.name, event.data
     if name in PROTOCOL_SHOWN:
         params = from_json(data)
@@ -5680,7 +5676,7 @@ class ChunkConverter:
             for name, part in self._message_parts(*data):
                 yield name + suffix, part
         elif mode in ("debug", "checkpoints"):
-            if not (self._run.temporary and (mode == "checkpoints" or data["type"] == "checkpoint")):
+            if not (self._run.kwargs["temporary"] and (mode == "checkpoints" or data["type"] == "checkpoint")):
                 yield mode + suffix, _checkpoint_event(data) if mode == "checkpoints" else _debug_event(data)
         elif mode in self._modes or mode == "messages":
             yield mode + suffix, data if namespace or self._keys is None else self._output(mode, data, self._keys)
@@ -5741,10 +5737,10 @@ def _checkpoint_event(payload: JsonObject) -> JsonObject:
     return {**payload, "config": public(payload.get("config")), "parent_config": public(payload.get("parent_config"))}
 
 
-async def protocol_events(graph: Graph, run: Run, control: RunControl | None) -> AsyncIterator[tuple[str, JsonObject]]:
-    """Run the graph: what it emits as (method, params) of the event streaming protocol, which LangGraph
-    itself makes."""
-    need_event_streaming()  # the run may be of a start with a newer LangGraph
+@functools.cache
+def protocol_transformers() -> list[Any]:
+    """Return those of LangGraph's stream transformers that its event streaming protocol takes only if they are asked
+    for, and one of the server's own."""
     from langgraph.stream import CheckpointsTransformer, CustomTransformer, StreamTransformer, UpdatesTransformer
     from langgraph.stream.stream_channel import StreamChannel
 
@@ -5763,10 +5759,16 @@ async def protocol_events(graph: Graph, run: Run, control: RunControl | None) ->
                 self._channel.push(event)
             return True
 
-    own = [CheckpointsTransformer, CustomTransformer, UpdatesTransformer]
+    return [CheckpointsTransformer, CustomTransformer, UpdatesTransformer, TasksTap]
+
+
+async def protocol_events(graph: Graph, run: Run, control: RunControl | None) -> AsyncIterator[tuple[str, JsonObject]]:
+    """Run the graph: what it emits as (method, params) of the event streaming protocol, which LangGraph
+    itself makes."""
+    need_event_streaming()  # the run may be of a start with a newer LangGraph
     call, calls, converter = _graph_call(graph, run, control), cast(Any, graph), ProtocolConverter(run)
     del call["stream_mode"], call["subgraphs"]
-    call["transformers"] = [each for each in own if each not in graph.stream_transformers] + [TasksTap]
+    call["transformers"] = [each for each in protocol_transformers() if each not in graph.stream_transformers]
     held: list[tuple[str, JsonObject]] = []  # root values; a root checkpoint right after them is theirs, and goes first
     async for event in await calls.astream_events(**call, version="v3"):
         for method, params in converter.convert(event):
@@ -5933,12 +5935,15 @@ class NewRun:
     def metadata(self) -> JsonObject:
         config = self.body.config.metadata if self.body.config else {}
         given = {**config, **(self.body.metadata or {}), **self.access.metadata}
-        return without_reserved({key: given[key] for key in given if key != "graph_id"})
+        return {key: given[key] for key in given if key != "graph_id" and key not in RESERVED_METADATA}
 
-    def run(self, graphs: Graphs, assistant: Assistant, thread_id: str, thread: Thread | None) -> Run:
-        """Return the run for its row. `thread` is None if it is made for the run. Raises BadRequest or Invalid."""
-        body, config = self.body, client_config(self.body.config)
-        context = body.context or {}
+    def run(
+        self, graphs: Graphs, assistant: Assistant, thread_id: str, thread: Thread | None, config: JsonObject
+    ) -> Run:
+        """Return the run for its row. `thread` is None if it is made for the run, `config` the client's. Raises
+        BadRequest or Invalid."""
+        body, context, own = self.body, self.body.context or {}, self.own(assistant, thread_id)
+        modes = body.stream_mode or ["values"]
         if config.get("configurable") and without_own(context):
             raise BadRequest(NOT_TWICE)
         given = {**config.get("configurable", {}), **context}
@@ -5947,33 +5952,35 @@ class NewRun:
         configurable = {"user_id": "", **above[0], **above[1], **given, **self.headers}
         metadata = {**assistant.metadata, **(thread.metadata if thread else {}), **self.metadata()}
         metadata["assistant_id"] = assistant.assistant_id
-        asked = {
+        kwargs = {
             "input": body.input,
-            "command": _given_command(body),
-            "stream_mode": PROTOCOL_MODES if self.protocol else body.stream_modes(),
+            "command": _given_command(body) if body.command else None,
+            "stream_mode": PROTOCOL_MODES if self.protocol else [modes] if isinstance(modes, str) else modes,
             "interrupt_before": body.interrupt_before,
             "interrupt_after": body.interrupt_after,
             "webhook": body.webhook,
             "feedback_keys": body.feedback_keys,
+            # the run and its thread vanish when it ends
             "temporary": self.thread_id is None and body.on_completion != "keep",
             "subgraphs": bool(body.stream_subgraphs),
             "resumable": bool(body.stream_resumable),
             "checkpoint_during": True if body.checkpoint_during is None else body.checkpoint_during,
             "durability": body.durability or ("exit" if body.checkpoint_during is False else "async"),
-            "config": {**assistant.config, **config, "configurable": configurable, "metadata": metadata},
-            "context": {**assistant.context, **given, **from_cron},
+            "config": graph_config(
+                {**assistant.config, **config, "configurable": configurable, "metadata": metadata}, own
+            ),
+            "context": without_own({**assistant.context, **given, **from_cron}, own),
         }
-        kwargs = Run.kwargs_with(asked, self.own(assistant, thread_id))
         loaded = graphs.loaded.get(assistant.graph_id)
         for each in loaded.shared if loaded else ():  # raises MissingScope, which is Invalid
             shared_prefix((kwargs["config"]["configurable"], kwargs["context"]), *each)
-        at, delay = CLOCK.now(), datetime.timedelta(seconds=body.after_seconds or 0)
+        at, delay = now(), datetime.timedelta(seconds=body.after_seconds or 0)
         return Run(
             run_id=self.run_id,
             thread_id=thread_id,
             assistant_id=assistant.assistant_id,
-            created_at=moment(at + delay),
-            updated_at=moment(at),
+            created_at=moment(CLOCK.now() + delay) if delay else at,
+            updated_at=at,
             started_at=None,
             status="pending",
             metadata=metadata,
@@ -6020,7 +6027,7 @@ class Created(NamedTuple):
 def make_run(conn: sqlite3.Connection, graphs: Graphs, new: NewRun) -> Created:
     """Make a run: thread, multitask rule, run row. Raises NotFound, Conflict or BadRequest."""
     body = new.body
-    assistant = within(Assistants(conn).get(body.assistant_id), new.access.assistants)
+    assistant = Assistants(conn).get(body.assistant_id, new.access.assistants)
     thread = Threads(conn).get(new.thread_id) if new.thread_id else None
     makes_thread = thread is None and (new.thread_id is None or body.if_not_exists == "create")
     if assistant is None or not (makes_thread or within(thread, new.access.threads)):
@@ -6050,7 +6057,7 @@ def make_run(conn: sqlite3.Connection, graphs: Graphs, new: NewRun) -> Created:
     elif free or gave_way:
         thread = replace(thread, metadata={**thread.metadata, **ids}, config=thread_config)
         Threads(conn).update(thread_id, metadata=thread.metadata, config=thread.config)
-    run = new.run(graphs, assistant, thread_id, thread)
+    run = new.run(graphs, assistant, thread_id, thread, config)
     started = run.started() if new.start and free and not body.after_seconds else None
     Runs(conn).insert(started or run)
     return Created(run, gave_way, started, keep_ends(conn, graphs, gave_way) if gave_way else [])
@@ -6100,7 +6107,7 @@ def cancel_live_run(conn: sqlite3.Connection, run: Run, action: str, reason: str
     else:
         Runs(conn).set_status(run.run_id, "interrupted")
     status, name = CANCELLED[action]
-    _let_go(conn, run, Outcome(status, {"error": name, "message": reason}))
+    leave_behind(conn, run, Outcome(status, {"error": name, "message": reason}))
 
 
 def _given_command(body: RunCreate) -> JsonObject | None:
@@ -6141,18 +6148,18 @@ def _terminals(outcome: Outcome) -> list[JsonObject]:
 def finish_run(conn: sqlite3.Connection, run: Run, outcome: Outcome) -> Outcome | None:
     """End a running run: its row, its thread, its webhook. Return how it ended, which a cancel decides that came before
     this transaction; None if the run was deleted meanwhile."""
-    current = Runs(conn).get(run.thread_id, run.run_id)
-    if current is None or current.status != "running":
+    if (cancel := Runs(conn).cancel_of(run.run_id)) is None:
         return None
-    if current.cancel:
-        status, name = CANCELLED[current.cancel]
-        error = {"error": name, "message": current.reason or "cancelled"}
+    action, reason = cancel
+    if action:
+        status, name = CANCELLED[action]
+        error = {"error": name, "message": reason or "cancelled"}
         outcome = replace(outcome, status=status, error=error, refusal=None)
     for puts in outcome.shared:
         Items(conn).apply(puts)
     failed = outcome.status == "error" and outcome.refusal is None
     if outcome.status == "rollback":
-        Runs(conn).delete(current)
+        Runs(conn).delete(run)
     else:
         Runs(conn).set_status(run.run_id, outcome.status)
     if (rest := outcome.rest) and outcome.status != "rollback":
@@ -6160,14 +6167,15 @@ def finish_run(conn: sqlite3.Connection, run: Run, outcome: Outcome) -> Outcome 
         Threads(conn).set_state(run.thread_id, status, rest.values, rest.interrupts, outcome.error, rest.output_keys)
     else:
         Threads(conn).set_outcome(run.thread_id, "error" if failed else None, outcome.error)
-    _let_go(conn, current, outcome)
+    if run.kwargs["webhook"] or run.kwargs["temporary"]:
+        leave_behind(conn, run, outcome)
     return outcome
 
 
-def _let_go(conn: sqlite3.Connection, run: Run, outcome: Outcome) -> None:
+def leave_behind(conn: sqlite3.Connection, run: Run, outcome: Outcome) -> None:
     """Keep what a run that is over leaves for its webhook, and delete its thread if that was made for it alone."""
     if url := run.kwargs["webhook"]:
-        shown = outcome.rest if outcome.status != "rollback" and not run.temporary else None
+        shown = outcome.rest if outcome.status != "rollback" and not run.kwargs["temporary"] else None
         payload = {
             **run.to_dict(),
             "status": outcome.status,
@@ -6178,7 +6186,7 @@ def _let_go(conn: sqlite3.Connection, run: Run, outcome: Outcome) -> None:
             **({"error": outcome.error} if outcome.error is not None else {}),
         }
         Webhooks(conn).insert(url, to_json(payload))
-    if run.temporary:
+    if run.kwargs["temporary"]:
         Threads(conn).delete(run.thread_id)
 
 
@@ -6336,7 +6344,7 @@ def keep_ends(conn: sqlite3.Connection, graphs: Graphs, cancelled: Iterable[Run]
                 Events(conn).append(run.thread_id, ends, run.run_id)
             Events(conn).set_last_seq(run.thread_id, seq)
             told += [(run, event) for event in ends]
-        told.append((run, keep_done(conn, run)))
+        told.append((run, run_done(run, conn)))
     return told
 
 
@@ -6353,9 +6361,11 @@ class Execution:
         self._run = run
         self.caller = caller
         self._run_log = logs.of_run(run.run_id)
-        self._resumable = run.kwargs["resumable"]
-        self._queue, self._reader = RunLog(), Follower()  # to the database; what is too much for memory overflows
-        self._queue.join(self._reader)
+        self._queue: RunLog | None = None  # of a resumable run to the database; what is too much for memory overflows
+        self._reader: Follower
+        if run.kwargs["resumable"]:
+            self._queue, self._reader = RunLog(), Follower()
+            self._queue.join(self._reader)
         self._part: list[Event] = []  # taken from the queue, not written yet
         self._writing: asyncio.Task[None] | None = None
         wanted, last_seq = db.look(lambda conn: Runs(conn).wanted_after(run.run_id))
@@ -6408,7 +6418,8 @@ class Execution:
             return True
 
         try:
-            await self._flush(patient)
+            if self._queue:
+                await self._flush(patient)
             ended, last, done = await self._db.write(self._finish, outcome, failure, patient=patient)
         except Unavailable:
             raise
@@ -6419,20 +6430,21 @@ class Execution:
             ended, last, done = await self._db.write(self._finish, outcome, failure, patient=patient)
         if failure in last:
             self._run_log.error = to_json(outcome.error)
-        self._queue.leave(self._reader)
-        self._show(last)
-        self._logs.tell_thread(self._run.thread_id, done)
+        if self._queue:
+            self._queue.leave(self._reader)
+        self._show([*last, done])
         self._logs.close_run(self._run.run_id)
         return ended
 
     async def leave(self) -> None:
         """Let the run go on with the next start of the server."""
-        await self._flush()
-        self._queue.leave(self._reader)
+        if self._queue:
+            await self._flush(impatient)
+            self._queue.leave(self._reader)
 
     async def rest_after_cancel(self, failure: JsonObject | None = None) -> Rest | None:
         """Return the thread's state after a run that was stopped, or failed so; None if that can't be told."""
-        if self._run.temporary:
+        if self._run.kwargs["temporary"]:
             return None
         try:
             async with self._graphs.open(self._run.graph_id, self._run.config(), "threads.read") as graph:
@@ -6458,9 +6470,10 @@ class Execution:
             last.append(self._event(f"{PROTOCOL}messages", params))
         for each in _terminals(told):
             last.append(self._event(f"{PROTOCOL}lifecycle", _lifecycle(self._graphs, self._run, each)))
-        self._append(conn, last)
+        if self._queue:
+            Events(conn).append(self._run.thread_id, last, self._run.run_id)
         Events(conn).set_last_seq(self._run.thread_id, self._seq)
-        return ended, last, keep_done(conn, self._run) if ended else run_done(self._run)
+        return ended, last, run_done(self._run, conn if ended else None)
 
     def _event(self, name: str, data: Any) -> Event:
         numbered = name.startswith(PROTOCOL) or name.partition("|")[0] in NUMBERED
@@ -6486,51 +6499,56 @@ class Execution:
                 question = {**params, "data": asked_question(interrupt_value(asked))}
                 told.insert(-1, (f"{PROTOCOL}input.requested", question))
         for each in told:
-            if self._resumable:
+            if self._queue:
                 self._queue.append(self._event(*each))
                 if self._writing is None or self._writing.done():
-                    self._writing = asyncio.ensure_future(self._try())
+                    self._writing = asyncio.ensure_future(self._write())
             elif self._run.thread_id in self._logs.threads or (self._run_log.followers and is_ordinary(each[0])):
                 self._show([self._event(*each)])
 
     def _show(self, events: Iterable[Event]) -> None:
+        thread_log = self._logs.threads.get(self._run.thread_id)
         for event in events:
             if is_ordinary(event.name) and not self._run_log.closed:  # else those who followed were let go
                 self._run_log.append(event)
-            self._logs.tell_thread(self._run.thread_id, event)
+            if thread_log:
+                thread_log.append(event)
 
-    async def _try(self) -> None:
-        with contextlib.suppress(Unavailable, Overtaken):  # the flush that has to follow says so
-            await self._write()
+    async def _write(self, patient: Callable[[Unavailable], bool] | None = None) -> None:
+        """Write the events that are left, then show them. Without `patient` what goes wrong is left to the flush."""
+        run = self._run
+        try:
+            while self._queue and (part := self._part or self._queue.take(self._reader)):
+                self._part = part
+                await self._db.write(
+                    lambda conn, part: Events(conn).append(run.thread_id, part, run.run_id),
+                    part,
+                    patient=patient or impatient,
+                )
+                self._part = []
+                self._show(part)
+        except (Unavailable, Overtaken):
+            if patient:
+                raise
 
-    async def _write(self, patient: Callable[[Unavailable], bool] = lambda error: False) -> None:
-        while part := self._part or self._queue.take(self._reader):
-            self._part = part
-            await self._db.write(self._append, part, patient=patient)
-            self._part = []
-            self._show(part)
-
-    async def _flush(self, patient: Callable[[Unavailable], bool] = lambda error: False) -> None:
+    async def _flush(self, patient: Callable[[Unavailable], bool]) -> None:
         """Write all that is left. Raises Unavailable, and Overtaken if events were lost."""
         if self._writing is not None:
             await asyncio.wait([self._writing])
         await self._write(patient)
 
-    def _append(self, conn: sqlite3.Connection, events: Sequence[Event]) -> None:
-        if self._resumable:
-            Events(conn).append(self._run.thread_id, events, self._run.run_id)
-
     async def _call_graph(self) -> Outcome:
         run, kwargs = self._run, self._run.kwargs
         scope = SharedScope(
-            (run.config()["configurable"], kwargs["context"] or {}),
+            (kwargs["config"]["configurable"], kwargs["context"] or {}),
             lambda prefix: self._db.look(lambda conn: Items(conn).load(prefix)),
             run.run_id,
             at_exit=kwargs["durability"] == "exit",
         )
         if run.attempt > 1:
             run = await self._db.write(_resume, run)
-        run = self._with_null_answer(run)
+        if run.kwargs["command"]:
+            run = self._with_null_answer(run)
         RUN_SCOPE.set(scope)
         entry = self._graphs.get(run.graph_id)
         if entry.shared:
@@ -6545,11 +6563,11 @@ class Execution:
             else:
                 async for name, data in graph_events(graph, run, self.control):
                     self._tell(name, data)
-            RUN_SCOPE.set(None)
-            if run.temporary and not kwargs["webhook"] and not self._run_log.interrupts:
+            RUN_SCOPE.set(NO_SCOPE)  # which the thread's state has no part in
+            if run.kwargs["temporary"] and not kwargs["webhook"] and not self._run_log.interrupts:
                 return Outcome("success", shared=scope.rest())
             RECALL.set(Recall(cast(Saver, graph.checkpointer).serde, *scope.latest) if scope.latest else None)
-            rest = Rest.of(graph, await snapshot(graph, place_config(run.thread_id)))
+            rest = Rest.of(graph, await graph.aget_state(place_config(run.thread_id)))
             if rest.status == "interrupted" and self._run_log.last_values is not MISSING:
                 # LangGraph's last values have writes that wait for the rest of their superstep
                 self._run_log.last_values = output_of(rest.values, rest.output_keys)
@@ -6559,7 +6577,7 @@ class Execution:
     def _with_null_answer(self, run: Run) -> Run:
         """Name the question of a null answer: LangGraph takes one that names none for no answer."""
         command = run.kwargs["command"]
-        if not command or command.get("resume", MISSING) is not None:
+        if command.get("resume", MISSING) is not None:
             return run
         thread = self._db.look(lambda conn: Threads(conn).get(run.thread_id))
         asked = [each["id"] for asked in ((thread and thread.interrupts) or {}).values() for each in asked]
@@ -6970,12 +6988,12 @@ class LoopbackTransport(httpx.AsyncBaseTransport):
         return await LoopbackCall(caller, request, await request.aread()).open()
 
 
+@dataclass
 class Worker:
     """Works on the runs of one thread: those that were started for it, and those it claims."""
 
-    def __init__(self) -> None:
-        self.noticed = asyncio.Event()
-        self.started: deque[Run] = deque()
+    noticed: asyncio.Event = field(default_factory=asyncio.Event)
+    started: deque[Run] = field(default_factory=deque)
 
 
 class Runner:
@@ -6986,11 +7004,8 @@ class Runner:
     def __init__(
         self, db: Db, graphs: Graphs, saver: Saver, webhooks: WebhookSender, max_concurrency: int, loopback: Loopback
     ) -> None:
-        self.db = db
-        self.graphs = graphs
-        self.loopback = loopback
-        self.logs = Logs()
-        self.loop = RunLoop()
+        self.db, self.graphs, self.loopback = db, graphs, loopback
+        self.logs, self.loop = Logs(), RunLoop()
         self.max_concurrency = max_concurrency
         self._slots: asyncio.Semaphore
         self._workers: dict[str, Worker] = {}
@@ -7037,30 +7052,30 @@ class Runner:
         self.logs.close_all()
         self.loop.stop()
 
-    async def create(self, *asked: NewRun) -> list[Run]:
+    async def create(self, *news: NewRun) -> list[Run]:
         """Make runs, all of them or none; those that need not wait are started in the same transaction."""
-
-        async def create() -> list[Run]:
-            free = 0 if self.stopping else self.max_concurrency - len(self._executions)
-            news = [replace(new, start=n < free) for n, new in enumerate(asked)]
-            made = await self.db.write(lambda conn: [make_run(conn, self.graphs, new) for new in news])
-            return [self.begin(created) for created in made]
-
-        return await asyncio.shield(create())  # also if the client leaves meanwhile
+        return await asyncio.shield(self._create(*news))  # also if the client leaves meanwhile
 
     async def create_followed(self, new: NewRun, follower: Follower | None = None) -> tuple[Run, RunLog]:
         """Make a run with its log open, and followed, before it can begin: a busy thread's worker may claim it."""
-        run_log = self.logs.of_run(new.run_id)
-        if follower:
-            run_log.join(follower)
+        run_log = self.logs.of_run(new.run_id, follower)
         try:
-            return (await self.create(new))[0], run_log
+            [run] = await asyncio.shield(self._create(new))
         except BaseException:
             self.logs.close_run(new.run_id)
             raise
+        return run, run_log
+
+    async def _create(self, *asked: NewRun) -> list[Run]:
+        free = 0 if self.stopping else self.max_concurrency - len(self._executions)
+        news = [replace(new, start=n < free) for n, new in enumerate(asked)]
+        made = await self.db.write(lambda conn: [make_run(conn, self.graphs, new) for new in news])
+        return [self.begin(created) for created in made]
 
     def begin(self, created: Created) -> Run:
-        self.end(created.gave_way, created.told)
+        """Let a run that was made go its way. Thread-safe."""
+        if created.gave_way:
+            self.end(created.gave_way, created.told)
         # in a context of its own: what runs for others must not inherit who asked for this one
         noticed = (created.run.thread_id, created.started)
         self.loop.loop.call_soon_threadsafe(self._notice, *noticed, context=contextvars.Context())
@@ -7139,6 +7154,7 @@ class Runner:
 
     async def _work(self, thread_id: str, worker: Worker) -> None:
         """Run a thread's runs, one after the other, until none is left."""
+        expires = True
         try:
             while not self.stopping:
                 worker.noticed.clear()
@@ -7149,8 +7165,10 @@ class Runner:
                     try:
                         if worker.started:
                             claimed = worker.started.popleft()
-                        elif self.db.look(lambda conn: Runs(conn).has_pending(thread_id)):
-                            claimed = await self.db.write(lambda conn: Runs(conn).claim(thread_id))
+                        else:
+                            has_pending, expires = self.db.look(lambda conn: Runs(conn).prospects(thread_id))
+                            if has_pending:
+                                claimed = await self.db.write(lambda conn: Runs(conn).claim(thread_id))
                     except Unavailable as error:
                         log.warning("thread %s waits: %s", thread_id, error)
                         claimed = RETRY_SECONDS
@@ -7165,7 +7183,8 @@ class Runner:
             log.exception("thread %s cannot go on", thread_id)
         finally:
             del self._workers[thread_id]
-            self.threads.notice()  # it may expire now
+            if expires:
+                self.threads.notice()  # as no run holds it any more
 
     async def _fire_crons(self) -> None:
         for created in await self.db.write(fire_crons, self.graphs):
@@ -7183,7 +7202,7 @@ class Runner:
     async def _run(self, run: Run) -> None:
         """Execute a run and store how it ended."""
         begun = time.monotonic()
-        caller = Caller(self.loopback, run.config()["configurable"].get("langgraph_auth_user"), self._slots)
+        caller = Caller(self.loopback, run.kwargs["config"]["configurable"]["langgraph_auth_user"], self._slots)
         try:
             execution = self._executions[run.run_id] = Execution(self.db, self.graphs, self.logs, run, caller)
             try:
@@ -7216,9 +7235,8 @@ class Runner:
         for execution in self._executions.values():
             if execution.control:
                 execution.control.request_drain()
-        self._webhooks.stop()
-        for schedule in (self.crons, self.items, self.threads):
-            schedule.stop()
+        for each in (self._webhooks, self.crons, self.items, self.threads):
+            each.stop()
         for worker in self._workers.values():
             worker.noticed.set()
         if self._background:
@@ -8012,8 +8030,10 @@ def _update_refusal(thread: Thread, error: Exception) -> BadRequest:
 # -- runs --
 
 
-async def new_run(server: Server, thread_id: str | None, body: RunCreate, **more: Any) -> NewRun:
-    """A run as asked for, with its assistant found by id or graph. Raises Invalid for what can't be."""
+async def new_run(server: Server, thread: str | None, body: RunCreate, **more: Any) -> NewRun:
+    """A run as asked for, on a thread or else on one of its own, with its assistant found by id or graph. Raises
+    Invalid for what can't be."""
+    thread_id = to_uuid(thread, "thread") if thread else None
     try:
         assistant_id = to_assistant_id(server, body.assistant_id)
     except InvalidId:
@@ -8024,9 +8044,10 @@ async def new_run(server: Server, thread_id: str | None, body: RunCreate, **more
     new = NewRun(
         thread_id, body.model_copy(update={"assistant_id": assistant_id}), headers=CONFIGURABLE_HEADERS.get(), **more
     )
-    changes, new.access = await allow_run(server, thread_id, new.body, new.run_id)
-    if changes:
-        new.body = validate(type(body), {**new.body.given(), **changes})
+    if server.auth:
+        changes, new.access = await allow_run(server, thread_id, new.body, new.run_id)
+        if changes:
+            new.body = validate(type(body), {**new.body.given(), **changes})
     await check_run_body(server, new.body)
     if thread_id is None and new.body.command and new.body.command.resume is not None:
         raise BadRequest("You must provide a thread_id when resuming.")
@@ -8054,15 +8075,9 @@ def run_headers(thread_id: str | None, run_id: str, location: str | None = None)
     return {"content-location": path, **({"location": f"{path}/{location}"} if location else {})}
 
 
-async def asked_run(call: Call) -> NewRun:
-    """The run that the body asks for, on the thread in the path, or else on one of its own."""
-    thread_id = call.id("thread") if "thread_id" in call.request.path_params else None
-    return await new_run(call.server, thread_id, call.body)
-
-
 async def create_run(call: Call) -> Response:
     """Start a run in the background, on a thread or on one of its own."""
-    new = await asked_run(call)
+    new = await new_run(call.server, call.request.path_params.get("thread_id"), call.body)
     [run] = await call.server.runner.create(new)
     return reply(run.to_dict(), headers=run_headers(new.thread_id, run.run_id))
 
@@ -8081,7 +8096,8 @@ async def create_run_batch(call: Call) -> list[JsonObject]:
 
 async def stream_run(call: Call) -> Response:
     """Start a run, on a thread or on one of its own, and stream its events."""
-    new, follower = await asked_run(call), Follower()
+    new = await new_run(call.server, call.request.path_params.get("thread_id"), call.body)
+    follower = Follower()
     run, run_log = await call.server.runner.create_followed(new, follower)
     frame = functools.partial(sse_frame, with_id=run.kwargs["resumable"])
     headers = STREAM_HEADERS | run_headers(new.thread_id, run.run_id, "stream")
@@ -8127,7 +8143,7 @@ STREAM_HEADERS = {
 
 async def wait_run(call: Call) -> Response:
     """Start a run, on a thread or on one of its own, and wait for its result."""
-    new = await asked_run(call)
+    new = await new_run(call.server, call.request.path_params.get("thread_id"), call.body)
     run, run_log = await call.server.runner.create_followed(new)
     return wait_reply(call.server, run, run_log, new.body.on_disconnect == "cancel")
 
@@ -8250,7 +8266,7 @@ async def delete_run(call: Call) -> None:
             raise NotFound("Run not found")
         shows_its_state = Runs(conn).has_checkpoint(run) and run.graph_id in call.server.graphs.loaded
         Runs(conn).delete(run)
-        if run.temporary:
+        if run.kwargs["temporary"]:
             Threads(conn).delete(thread_id)
         elif shows_its_state:
             Threads(conn).set_unshown(thread_id)
@@ -8267,9 +8283,7 @@ async def live_log(server: Server, run: Run, follower: Follower | None = None) -
     """The log of a run, joined; None if the run is over."""
     if run.status not in ("pending", "running"):
         return None
-    joined = server.runner.logs.of_run(run.run_id)
-    if follower:
-        joined.join(follower)
+    joined = server.runner.logs.of_run(run.run_id, follower)
     current = server.db.look(lambda conn: Runs(conn).get(run.thread_id, run.run_id))
     if current is None or current.status not in ("pending", "running"):
         server.runner.logs.close_run(run.run_id)  # it ended before the log was made: nobody else will
@@ -8331,7 +8345,7 @@ async def join_thread_stream(call: Call) -> Response:
             wanted = "state_update" in modes
         else:
             wanted = "run_modes" in modes or ("lifecycle" in modes and event.name in ("metadata", RUN_DONE))
-        return sse_frame(event, True) if wanted and is_ordinary(event.name) else b""
+        return sse_frame(event, True) if wanted and (event.name == RUN_DONE or is_ordinary(event.name)) else b""
 
     tape = thread_tape(call.server, thread_id, joined, follower, after)
     return CutResponse(with_heartbeats(tape, follower, frame), STREAM_HEADERS, call.server.runner)
@@ -8442,16 +8456,16 @@ def cron_assistant(server: Server, name: str) -> str:
 
 def check_cron_run(conn: sqlite3.Connection, graphs: Graphs, new: NewRun) -> None:
     """Refuse a cron whose run could not be made now. Raises NotFound, Invalid or BadRequest."""
-    assistant = within(Assistants(conn).get(new.body.assistant_id), new.access.assistants)
+    assistant = Assistants(conn).get(new.body.assistant_id, new.access.assistants)
     if assistant is None:
         raise NotFound(f"Assistant '{new.body.assistant_id}' not found")
-    thread = within(Threads(conn).get(new.thread_id), new.access.threads) if new.thread_id else None
+    thread = Threads(conn).get(new.thread_id, new.access.threads) if new.thread_id else None
     if new.thread_id and thread is None:
         raise NotFound(
             f"Thread with ID '{new.thread_id}' not found. Please verify the ID is correct and the thread hasn't been "
             "deleted or expired."
         )
-    new.run(graphs, assistant, new.thread_id or new_id(), thread)
+    new.run(graphs, assistant, new.thread_id or new_id(), thread, client_config(new.body.config))
 
 
 async def allow_cron(server: Server, cron: Cron) -> Cron:
@@ -8771,8 +8785,8 @@ async def answer_command(server: Server, thread: str, command: Any, session: Ses
         return command_failure(command_id, "invalid_argument", form), 400
     try:
         require(method in COMMANDS, f"Unknown protocol command: {method}", "unknown_command")
-        await allow_thread(server, thread)
-        seq = server.db.look(lambda conn: Events(conn).last_seq(thread)) if visibility(server, thread)() else 0
+        limits = await allow_thread(server, thread)
+        seq = server.db.look(lambda conn: Events(conn).last_seq(thread, limits))
         result = await COMMANDS[method](server, thread, params if isinstance(params, dict) else {}, session)
     except ProtocolError as error:
         return command_failure(command_id, error.code, str(error)), 200
@@ -8822,18 +8836,14 @@ async def start_protocol_run(server: Server, thread_id: str, body: JsonObject) -
 async def asking_thread(server: Server, thread_id: str) -> Thread | None:
     """Return the thread if it waits for answers. A run that has asked is about to end, and its client may be faster:
     wait for its end."""
-    shown = visibility(server, thread_id)
-
-    def look() -> Thread | None:
-        return server.db.look(lambda conn: Threads(conn).get(thread_id)) if shown() else None
-
-    thread = look()
+    limits = ACCESS.get().limits["threads.read"] if server.auth else {}
+    thread = server.db.look(lambda conn: Threads(conn).get(thread_id, limits))
     if thread and thread.status == "busy":
         for run in await server.db.read(lambda conn: Runs(conn).live(thread_id)):
             joined = await live_log(server, run) if run.status == "running" else None
             if joined and joined.interrupts:
                 await joined.ended(5)
-        thread = look()
+        thread = server.db.look(lambda conn: Threads(conn).get(thread_id, limits))
     return thread if thread and thread.status == "interrupted" and questions(thread) else None
 
 
@@ -9570,7 +9580,7 @@ async def start_task(call: AgentCall, message: SentMessage, follower: Follower |
     }
     try:
         checked = validate(RunCreateStateful, body)
-        new = await new_run(server, to_uuid(thread_id, "thread"), checked, run_id=run_id, task_id=task_id)
+        new = await new_run(server, thread_id, checked, run_id=run_id, task_id=task_id)
         return await server.runner.create_followed(new, follower)
     except ApiError as error:
         detail = "Invalid thread ID" if isinstance(error, InvalidId) else error.detail
@@ -10286,9 +10296,10 @@ def endpoint(operation: Operation) -> Callable[[Request], Coroutine[Any, Any, Re
         request.scope.setdefault("route", operation)  # as new Starlettes do: requests are counted by its path
         call = Call(server, ApiRequest(request.scope, request.receive), operation.query)
         note_headers(server, request)
-        if operation.rule != "open":
+        auth = None if operation.rule == "open" else server.auth
+        if auth:
             await enter(server, call.request)
-        if server.auth and not operation.rule:
+        if auth and not operation.rule:
             raise Refused(403, "Nothing decides who may do this")
         if changes and (foreign := request.scope.get("foreign")):
             flag = call.query[changes]
@@ -10297,7 +10308,7 @@ def endpoint(operation: Operation) -> Callable[[Request], Coroutine[Any, Any, Re
         if operation.body and operation.parsed:
             call.raw = await call.json()
             call.body = validate(operation.body, call.raw)
-        if server.auth and operation.rule not in ("open", "inside"):
+        if auth and operation.rule != "inside":
             await decide(call, operation.rule)
         made = await operation.handler(call)
         if isinstance(made, Response):
@@ -11581,7 +11592,7 @@ def raise_file_limit() -> None:
 
 
 MAX_HEAD_BYTES = 256 * 1024
-MAX_CONNECTIONS = 450 if sys.platform == "win32" else sys.maxsize  # select() takes 512 sockets there, of any kind
+MAX_CONNECTIONS = 450 if sys.platform == "win32" else None  # select() takes 512 sockets there, of any kind
 
 
 def _protocols() -> tuple[type[asyncio.Protocol], type[asyncio.Protocol]]:
@@ -11595,14 +11606,16 @@ def _protocols() -> tuple[type[asyncio.Protocol], type[asyncio.Protocol]]:
         _head = 0  # bytes of one that is not complete yet
         _silent_until = 0.0
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            if len(self.connections) > MAX_CONNECTIONS:
-                transport.write(b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n\r\n")
-                transport.close()
-                if time.monotonic() > HttpProtocol._silent_until:
-                    HttpProtocol._silent_until = time.monotonic() + 60
-                    log.error("%d connections are open, more are refused: close clients", MAX_CONNECTIONS)
+        if MAX_CONNECTIONS is not None:
+
+            def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+                super().connection_made(transport)
+                if len(self.connections) > MAX_CONNECTIONS:
+                    transport.write(b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n\r\n")
+                    transport.close()
+                    if time.monotonic() > HttpProtocol._silent_until:
+                        HttpProtocol._silent_until = time.monotonic() + 60
+                        log.error("%d connections are open, more are refused: close clients", MAX_CONNECTIONS)
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
