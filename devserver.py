@@ -131,7 +131,14 @@ import aiosqlite
 import click
 import httpx
 import orjson
-from langchain_core.messages import AIMessageChunk, BaseMessage, BaseMessageChunk, ToolMessage, message_chunk_to_message
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    BaseMessageChunk,
+    ToolMessage,
+    message_chunk_to_message,
+)
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph import errors as langgraph_errors
@@ -10887,6 +10894,658 @@ async def set_clock(call: Call) -> JsonObject:
 TEST_CLOCK = Operation("POST", "/devserver/clock", set_clock, "open", ClockMove, "object")
 
 
+# -- what models are asked, and answer, as JSON --
+
+MESSAGE_KEYS = ("type", "content", "name", "tool_calls", "tool_call_id", "status")
+SECRET_KEYS = re.compile(r"(^|_)(headers?|api_?key|key|token|secret|password|signature|sig|auth\w*)$", re.I)
+FINGERPRINT = "(secret)"
+
+
+def call_place() -> tuple[str | None, str]:
+    """Return the node that calls, and where its task is in the graph: nodes' names, and its place among its likes."""
+    about = (var_child_runnable_config.get() or {}).get("metadata") or {}
+    names = [part.partition(":")[0] for part in about.get("langgraph_checkpoint_ns", "").split("|") if part]
+    places = [str(part) for part in about.get("langgraph_path") or () if type(part) is int]
+    return about.get("langgraph_node"), "/".join([*names, *places])
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON: classes by their schema, other objects as text without addresses, and no secrets."""
+
+    def text(value: Any) -> Any:
+        if isinstance(value, type) and issubclass(value, BaseModel):
+            return {"class": value.__name__, **value.model_json_schema()}
+        return FINGERPRINT if hasattr(value, "get_secret_value") else re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+    def open_only(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: open_only(each) for key, each in value.items() if not SECRET_KEYS.search(key)}
+        return [open_only(each) for each in value] if isinstance(value, list) else value
+
+    return open_only(json.loads(json.dumps(value, default=text)))
+
+
+def model_question(model: Any, messages: Sequence[BaseMessage], kwargs: JsonObject) -> JsonObject:
+    """Return what a chat model is asked, without ids of messages; those of tool calls are numbers."""
+    numbers: dict[str, int] = {}
+    told = []
+    for message in messages:
+        fields = {key: getattr(message, key, None) for key in MESSAGE_KEYS}
+        fields["tool_calls"] = [
+            {"name": each["name"], "args": each["args"], "id": numbers.setdefault(each["id"] or "", len(numbers) + 1)}
+            for each in fields["tool_calls"] or ()
+        ]
+        fields["tool_call_id"] = numbers.get(fields["tool_call_id"] or "")
+        told.append({key: value for key, value in fields.items() if value not in (None, [], "success")})
+    options = {key: value for key, value in kwargs.items() if key not in ("run_manager", "tools") and value is not None}
+    options = {**getattr(model, "_identifying_params", {}), **options}
+    return {"messages": told, "tools": kwargs.get("tools") or [], "options": options}
+
+
+def kept_part(part: Any) -> JsonObject:
+    """Return a generation, or a chunk of one, to be written down."""
+    data = part.message.model_dump(mode="json")
+    kept = {key: value for key, value in data.items() if value not in (None, [], {}) or key == "content"}
+    kept["response_metadata"] = plain(kept.get("response_metadata", {}))
+    return {"message": kept, **({"generation_info": plain(part.generation_info)} if part.generation_info else {})}
+
+
+def read_chunks(answer: JsonObject) -> list[Any]:
+    """Return the chunks of an answer, or the one that a whole answer is. Builds messages, and nothing else."""
+    from langchain_core.outputs import ChatGenerationChunk
+
+    chunks = []
+    for kept in answer.get("chunks") or answer["generations"][:1]:
+        fields = {**kept["message"], "type": "AIMessageChunk"}
+        calls = fields.pop("tool_calls", [])  # else made from their chunks
+        fields.pop("invalid_tool_calls", None)
+        if "generations" in answer:
+            pieces = [{**each, "args": json.dumps(each["args"]), "index": i} for i, each in enumerate(calls)]
+            fields |= {
+                "chunk_position": "last",
+                "tool_call_chunks": [{**each, "type": "tool_call_chunk"} for each in pieces],
+            }
+        message = AIMessageChunk(**fields)
+        chunks.append(ChatGenerationChunk(message=message, generation_info=kept.get("generation_info")))
+    return chunks
+
+
+def read_result(answer: JsonObject) -> Any:
+    """Return an answer whole."""
+    from langchain_core.language_models.chat_models import generate_from_stream
+    from langchain_core.outputs import ChatGeneration, ChatResult
+
+    if "chunks" in answer:
+        return generate_from_stream(iter(read_chunks(answer)))
+    parts = [(AIMessage(**kept["message"]), kept.get("generation_info")) for kept in answer["generations"]]
+    return ChatResult(generations=[ChatGeneration(message=message, generation_info=info) for message, info in parts])
+
+
+# -- recordings --
+
+
+class Missed(LookupError):
+    """A model was asked something that its recording does not have."""
+
+
+def differences(one: Any, other: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield where two JSON values differ: path, value, other value."""
+    if isinstance(one, list) and isinstance(other, list):
+        one, other, form = dict(enumerate(one)), dict(enumerate(other)), "{}[{}]"
+    elif isinstance(one, dict) and isinstance(other, dict):
+        form = "{}.{}" if place else "{}{}"
+    else:
+        if one != other:
+            yield place, one, other
+        return
+    for key in {**one, **other}:
+        yield from differences(one.get(key, "(nothing)"), other.get(key, "(nothing)"), form.format(place, key))
+
+
+def shortened(value: Any, size: int = 120) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= size else f"{text[:size]}…"
+
+
+class Recording:
+    """What models answered, in a file of JSON lines: a header, then an entry for each call, written as its answer was
+    whole. In mode `replay` nothing else is asked, in `missing` what it lacks, in `all` everything. Thread-safe."""
+
+    VERSION = 1
+
+    def __init__(self, path: Path, mode: str, ignore: Sequence[str] = (), scrub: Sequence[str] = ()) -> None:
+        """`ignore` and `scrub` are patterns of texts that keep no entry from being found, or are not written. Raises
+        StartError."""
+        self.path, self.mode = path, mode
+        self.misses: list[str] = []
+        self._patterns = (
+            [(re.compile(each), "(scrubbed)") for each in scrub],
+            [(re.compile(each), "…") for each in ignore],
+        )
+        self._lock = threading.Lock()
+        self._uses: Counter[int] = Counter()
+        self._asked: Counter[str] = Counter()
+        self._file: io.FileIO | None = None
+        self._added = 0
+        if mode != "replay":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = io.FileIO(self._part, "a+")
+            if not _try_lock(self._file):
+                raise StartError(f"{path}: another test records to it, too. Give each a file of its own.")
+        source = (
+            self._part if self._file and self._part.stat().st_size else path
+        )  # an interrupted one has all, and more
+        self.entries = [] if mode == "all" else self._read(source)
+        self._by_key: dict[str, list[int]] = {}
+        for number in sorted(range(len(self.entries)), key=lambda number: self.entries[number].get("nth", 0)):
+            self._by_key.setdefault(self._key(self.entries[number]), []).append(number)
+        if self._file:
+            self._file.truncate(0)
+            for entry in ({"devserver_recording": self.VERSION}, *self.entries):
+                self._write(entry)
+
+    @property
+    def _part(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.part")
+
+    def _read(self, path: Path) -> list[JsonObject]:
+        *lines, last = path.read_bytes().split(b"\n") if path.exists() else [b""]
+        if last and path == self.path:
+            raise StartError(f"{path}:{len(lines) + 1}: the last line is torn. Delete it, or record it again.")
+        entries = []
+        for number, line in enumerate(lines, 1):
+            try:
+                entry = json.loads(line)
+                newer = number == 1 and entry["devserver_recording"] > self.VERSION
+                entries.append(
+                    entry if number == 1 else {key: entry[key] for key in (*self.KEYS, "node", "answer")} | entry
+                )
+            except (ValueError, KeyError, TypeError) as error:
+                problem = f"is no line of a recording ({error!r}). Delete it, or record it again."
+                raise StartError(f"{path}:{number}: {problem}") from None
+            if newer:
+                raise StartError(
+                    f"{path}:1: it was recorded by a newer devserver. Upgrade this one, or record it again."
+                )
+        return entries[1:]
+
+    KEYS = ("path", "model", "asked")
+
+    def _without(self, value: Any, patterns: Sequence[tuple[re.Pattern[str], str]]) -> Any:
+        if isinstance(value, str):
+            for pattern, mark in patterns:
+                value = pattern.sub(mark, value)
+        elif isinstance(value, dict):
+            return {key: self._without(each, patterns) for key, each in value.items()}
+        return [self._without(each, patterns) for each in value] if isinstance(value, list) else value
+
+    def _key(self, entry: JsonObject) -> str:
+        scrub, ignore = self._patterns
+        return json.dumps(self._without([entry[key] for key in self.KEYS], [*scrub, *ignore]), sort_keys=True)
+
+    def find(self, asked: JsonObject) -> Any:
+        """Return the answer of an entry, of several equal ones that which was used least; None: ask the model. Raises
+        Missed where nothing may be asked."""
+        with self._lock:
+            key = self._key(asked)
+            if found := self._by_key.get(key):
+                number = min(found, key=lambda each: self._uses[each])
+                self._uses[number] += 1
+                return self.entries[number]["answer"]
+            if self.mode == "replay":
+                self.misses.append(self._miss(asked))
+                raise Missed(self.misses[-1])
+            asked["nth"] = self._asked[key]  # of equal ones, which may be answered in another order
+            self._asked[key] += 1
+            return None
+
+    def add(self, asked: JsonObject, answer: JsonObject) -> None:
+        with self._lock:
+            self._write({**asked, "answer": answer})
+            self._added += 1
+
+    def _write(self, entry: JsonObject) -> None:
+        if self._file and not self._file.closed:
+            text = json.dumps(self._without(entry, self._patterns[0]), ensure_ascii=False)
+            self._file.write(f"{text}\n".encode())
+
+    def close(self) -> None:
+        """Put in its place what was recorded."""
+        if self._file:
+            self._file.close()
+            if self._added:
+                self._part.replace(self.path)
+            else:
+                self._part.unlink()
+
+    def unused(self) -> list[str]:
+        numbers = [number for number in range(len(self.entries)) if not self._uses[number]]
+        return [f"{self.path}:{number + 2}: {self.entries[number]['model']} was not asked this" for number in numbers]
+
+    def _miss(self, asked: JsonObject) -> str:
+        who = f"node {asked['node']} asked {asked['model']}" if asked["node"] else f"{asked['model']} was asked"
+        now, *others = [{key: each[key] for key in self.KEYS} for each in (asked, *self.entries)]
+        found = min(([*differences(now, then)] for then in others), key=len, default=[("", "", "")])
+        place, here, there = found[0]
+        nearest = f"the nearest entry differs at {place}: asked {shortened(here)}, recorded {shortened(there)}"
+        text = f"{who} for what {self.path} does not have; {nearest if others else 'it is empty'}"
+        return f"{text}. To add it: --devserver-record=missing"
+
+
+# -- the tape, which stands between models and their providers --
+
+# Set while a model works: what it calls or sends is its own.
+IN_MODEL: contextvars.ContextVar[bool] = contextvars.ContextVar("devserver_in_model", default=False)
+DONE: Any = object()
+
+
+@contextlib.contextmanager
+def in_model() -> Iterator[None]:
+    token = IN_MODEL.set(True)
+    try:
+        yield
+    finally:
+        IN_MODEL.reset(token)
+
+
+def is_async(name: str) -> bool:
+    return name.lstrip("_").startswith("a")
+
+
+class Tape:
+    """Answers chat models, embeddings and named tools from a recording, or adds to it what they answer; or from a
+    script. Classes that are made later are taped, too."""
+
+    def __init__(self, tools: Sequence[str] = ()) -> None:
+        from langchain_core.embeddings import Embeddings
+        from langchain_core.language_models import BaseChatModel
+        from langchain_core.tools import BaseTool
+
+        self.recording: Recording | None = None
+        self.script: Any = None  # a ScriptedChatModel in place of all models
+        self.address, self.tools = "(none)", tools  # the server's, which is not taped
+        self._undo: list[Callable[[], None]] = []
+        models = ("_generate", "_agenerate", "_stream", "_astream", *EVENTS)
+        embeddings = ("embed_query", "embed_documents", "aembed_query", "aembed_documents")
+        for base, names in ((BaseChatModel, models), (Embeddings, embeddings), (BaseTool, ("_run", "_arun"))):
+            self._tape_class(base, names)
+        for package in ("httpx", "httpx2"):
+            if importlib.util.find_spec(package):
+                Tee(self, importlib.import_module(package))
+
+    def stop(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+    def replace(self, cls: type, name: str, value: Any) -> None:
+        real = cls.__dict__.get(name, DONE)
+        setattr(cls, name, value)
+        self._undo.append(lambda: delattr(cls, name) if real is DONE else setattr(cls, name, real))
+
+    def _tape_class(self, base: Any, names: Sequence[str]) -> None:
+        inherited = getattr(base.__init_subclass__, "__func__", lambda cls: None)
+
+        def tape(cls: Any) -> None:
+            for name in names:
+                if callable(real := cls.__dict__.get(name)) and cls.__name__ != "ScriptedChatModel":
+                    wrap = self._stream if "_stream" in name or "_astream" in name else self._call
+                    self.replace(cls, name, functools.wraps(real)(wrap(real, name)))
+            for below in cls.__subclasses__():
+                tape(below)
+
+        def tape_later(cls: Any, /, **kwargs: Any) -> None:
+            inherited(cls, **kwargs)
+            tape(cls)
+
+        for cls in base.__subclasses__():
+            tape(cls)
+        self.replace(base, "__init_subclass__", classmethod(tape_later))
+
+    def _look(self, name: str, model: Any, args: Sequence[Any], kwargs: JsonObject) -> tuple[JsonObject | None, Any]:
+        """Return what the recording is asked, None if it is not; and its answer, None if it has none. Raises Missed."""
+        is_tool, is_model = name.endswith("run"), name.startswith("_") and not name.endswith("run")
+        not_named = is_tool and model.name not in self.tools
+        if self.recording is None or IN_MODEL.get() or not_named or (is_model and self.script):
+            return None, None
+        if is_tool:
+            question: Any = {
+                "args": args,
+                **{key: kwargs[key] for key in kwargs if key not in ("config", "run_manager")},
+            }
+        elif "embed" in name:
+            question = {name.removeprefix("a"): args[0]}
+        else:
+            stop = args[1] if len(args) > 1 else kwargs.get("stop")
+            question = model_question(model, args[0] if args else kwargs["messages"], {**kwargs, "stop": stop})
+        named = (
+            getattr(model, "model_name", None) or getattr(model, "model", None) or getattr(model, "name", None) or ""
+        )
+        node, path = call_place()
+        asked = {
+            "node": node,
+            "path": path,
+            "model": f"{type(model).__name__} {named}".strip(),
+            "asked": plain(question),
+        }
+        return asked, self.recording.find(asked)
+
+    def _stand_in(self, name: str, model: Any, real: Any) -> tuple[Any, Any]:
+        """Return the model and the method that answer: a script's, or its own."""
+        if self.script is None or IN_MODEL.get() or "embed" in name or name.endswith("run"):
+            return model, real
+        if name not in EVENTS:
+            return self.script, getattr(type(self.script), name)
+        from langchain_core.language_models._compat_bridge import achunks_to_events, chunks_to_events
+
+        if is_async(name):
+            return self.script, lambda script, *args, **kwargs: achunks_to_events(script._astream(*args, **kwargs))
+        return self.script, lambda script, *args, **kwargs: chunks_to_events(script._stream(*args, **kwargs))
+
+    def add(self, asked: JsonObject | None, answer: JsonObject) -> None:
+        if asked is not None and self.recording:
+            self.recording.add(asked, answer)
+
+    def _call(self, real: Any, name: str) -> Any:
+        def read(answer: JsonObject) -> Any:
+            return answer["value"] if "value" in answer else read_result(answer)
+
+        def keep(result: Any) -> JsonObject:
+            if "generate" in name:
+                return {"generations": [kept_part(each) for each in result.generations]}
+            return {"value": json.loads(json.dumps(result))}
+
+        def call(model: Any, *args: Any, **kwargs: Any) -> Any:
+            asked, answer = self._look(name, model, args, kwargs)
+            if answer is not None:
+                return read(answer)
+            model, method = self._stand_in(name, model, real)
+            with in_model():
+                result = method(model, *args, **kwargs)
+            self.add(asked, keep(result) if asked else {})
+            return result
+
+        async def acall(model: Any, *args: Any, **kwargs: Any) -> Any:
+            asked, answer = self._look(name, model, args, kwargs)
+            if answer is not None:
+                return read(answer)
+            model, method = self._stand_in(name, model, real)
+            with in_model():
+                result = await method(model, *args, **kwargs)
+            self.add(asked, keep(result) if asked else {})
+            return result
+
+        return acall if is_async(name) else call
+
+    def _stream(self, real: Any, name: str) -> Any:
+        events = name in EVENTS
+        kind: str = "events" if events else "chunks"
+
+        def stream(model: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+            asked, answer = self._look(name, model, args, kwargs)
+            if answer is not None:
+                yield from answer["events"] if events else read_chunks(answer)
+                return
+            model, method = self._stand_in(name, model, real)
+            kept, parts = [], iter(method(model, *args, **kwargs))
+            while True:
+                with in_model():  # not while the consumer works
+                    part = next(parts, DONE)
+                if part is DONE:
+                    break
+                if asked:
+                    kept.append(part if events else kept_part(part))
+                yield part
+            self.add(asked, {kind: kept})
+
+        async def astream(model: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            asked, answer = self._look(name, model, args, kwargs)
+            if answer is not None:
+                for part in answer["events"] if events else read_chunks(answer):
+                    yield part
+                return
+            model, method = self._stand_in(name, model, real)
+            kept, parts = [], aiter(method(model, *args, **kwargs))
+            while True:
+                with in_model():
+                    part = await anext(parts, DONE)
+                if part is DONE:
+                    break
+                if asked:
+                    kept.append(part if events else kept_part(part))
+                yield part
+            self.add(asked, {kind: kept})
+
+        return astream if is_async(name) else stream
+
+
+class Tee:
+    """Tapes what nodes send themselves, by httpx or httpx2: not what models or the SDK send."""
+
+    def __init__(self, tape: Tape, package: Any) -> None:
+        self._tape, self._package = tape, package
+        real, areal = package.HTTPTransport.handle_request, package.AsyncHTTPTransport.handle_async_request
+
+        def handle(transport: Any, request: Any) -> Any:
+            asked, answer = self._look(request, request.read)
+            return self._replayed(answer) if answer else self._copied(asked, real(transport, request))
+
+        async def ahandle(transport: Any, request: Any) -> Any:
+            await request.aread()
+            asked, answer = self._look(request, lambda: request.content)
+            return self._replayed(answer) if answer else self._copied(asked, await areal(transport, request))
+
+        tape.replace(package.HTTPTransport, "handle_request", handle)
+        tape.replace(package.AsyncHTTPTransport, "handle_async_request", ahandle)
+
+    def _look(self, request: Any, read: Callable[[], bytes]) -> tuple[JsonObject | None, Any]:
+        node, path = call_place()
+        recording, own = self._tape.recording, str(request.url).startswith(self._tape.address)
+        if recording is None or IN_MODEL.get() or node is None or own:
+            return None, None
+        body, query = read(), [pair for pair in request.url.params.multi_items() if not SECRET_KEYS.search(pair[0])]
+        try:
+            said = plain(json.loads(body)) if body else None
+        except ValueError:
+            said = body.decode(errors="replace")
+        where = {"method": request.method, "url": str(request.url.copy_with(query=None, fragment=None)), "query": query}
+        asked = {"node": node, "path": path, "model": request.url.host, "asked": plain({**where, "body": said})}
+        try:
+            answer = recording.find(asked)
+        except Missed as miss:  # a status that no client tries again
+            problem = {"error": {"message": str(miss), "type": "Missed"}}
+            answer = {"status": 400, "type": "application/json", "parts": [json.dumps(problem)]}
+        if answer is None:
+            request.headers["accept-encoding"] = "identity"
+        return asked, answer
+
+    def _replayed(self, answer: JsonObject) -> Any:
+        """Return a response with the parts of an answer as they came."""
+        parts = [part.encode() for part in answer["parts"]]
+        stream = self._stream(parts, lambda kept: None)
+        return self._package.Response(answer["status"], headers={"content-type": answer["type"]}, stream=stream)
+
+    def _copied(self, asked: JsonObject | None, response: Any) -> Any:
+        if asked:
+            about = {"status": response.status_code, "type": response.headers.get("content-type", "")}
+            add = functools.partial(self._tape.add, asked)
+            response.stream = self._stream(response.stream, lambda kept: add({**about, "parts": kept}))
+        return response
+
+    def _stream(self, source: Any, end: Callable[[list[str]], None]) -> Any:
+        """Return a response's body that tells its parts when it has ended."""
+        kept: list[str] = []
+
+        class Parts(self._package.SyncByteStream, self._package.AsyncByteStream):  # type: ignore[misc, name-defined]
+            """The body of a response, as httpx has them."""
+
+            def __iter__(self) -> Iterator[bytes]:
+                for part in source:
+                    kept.append(part.decode(errors="replace"))
+                    yield part
+                end(kept)
+
+            async def __aiter__(self) -> AsyncIterator[bytes]:
+                async for part in source if hasattr(source, "__aiter__") else each_of(source):
+                    kept.append(part.decode(errors="replace"))
+                    yield part
+                end(kept)
+
+            def close(self) -> None:
+                getattr(source, "close", lambda: None)()
+
+            async def aclose(self) -> None:
+                if hasattr(source, "aclose"):
+                    await source.aclose()
+
+        return Parts()
+
+
+async def each_of(values: Iterable[T]) -> AsyncIterator[T]:
+    for value in values:
+        yield value
+
+
+EVENTS = ("_stream_chat_model_events", "_astream_chat_model_events")
+
+
+# -- a model that says what a test tells it to --
+
+
+class ModelError(Exception):
+    """What a model's provider answers with an HTTP status."""
+
+    def __init__(self, status_code: int, message: str = "") -> None:
+        super().__init__(message or f"{status_code} from the scripted model")
+        self.status_code = status_code
+
+
+def scripted_call(name: str, /, **args: Any) -> JsonObject:
+    """Return a call of a tool, for a script."""
+    return {"name": name, "args": args}
+
+
+SCRIPTED: list[Script] = []  # those that were added to since the test began
+
+
+class Script:
+    """What a scripted model is to answer, in order; and what it was asked."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[str | None, Any, tuple[int, int]]] = []  # for a node or any, the answer, its usage
+        self.calls: list[JsonObject] = []
+        self.misses: list[str] = []
+        self._lock = threading.Lock()
+
+    def problems(self) -> list[str]:
+        """Return where the script ran out, and what of it nobody asked for."""
+        return [*self.misses, *(f"nobody asked the scripted model for {answer!r}" for _, answer, _ in self.steps)]
+
+    def answer(self, messages: Sequence[BaseMessage], stop: Any, tools: Any = ()) -> AIMessage:
+        node, _ = call_place()
+        with self._lock:
+            self.calls.append({"messages": [*messages], "tools": [*tools], "stop": stop, "node": node})
+            number = len(self.calls)
+            steps = sorted((step for step in self.steps if step[0] in (node, None)), key=lambda step: step[0] is None)
+            if steps:
+                self.steps.remove(steps[0])
+            else:
+                asked = f"{messages[-1].type}: {shortened(str(messages[-1].text))}" if messages else "nothing"
+                self.misses.append(f"the script has run out: node {node} asked for answer {number} ({asked})")
+                raise Missed(self.misses[-1])
+        _, answer, usage = steps[0]
+        if isinstance(answer, BaseException) or (isinstance(answer, type) and issubclass(answer, BaseException)):
+            raise answer
+        if isinstance(answer, AIMessage):
+            return answer
+        parts = answer if isinstance(answer, list | tuple) else [answer]
+        calls = [
+            scripted_call(type(part).__name__, **part.model_dump(mode="json")) if isinstance(part, BaseModel) else part
+            for part in parts
+            if not isinstance(part, str)
+        ]
+        ids = [{**each, "id": f"call_{number}_{i}", "type": "tool_call"} for i, each in enumerate(calls)]
+        counted = dict(zip(("input_tokens", "output_tokens", "total_tokens"), (*usage, sum(usage)), strict=True))
+        text = "".join(part for part in parts if isinstance(part, str))
+        return AIMessage(text, tool_calls=ids, usage_metadata=cast(Any, counted) if any(usage) else None)
+
+    @staticmethod
+    def chunks(message: AIMessage) -> Iterator[AIMessageChunk]:
+        """Yield a message word by word, and its tool calls in pieces."""
+        for word in re.findall(r"\S+\s*|\s+", message.text):
+            yield AIMessageChunk(content=word)
+        for index, asked in enumerate(message.tool_calls):
+            pieces: list[tuple[Any, str, Any]] = [(asked["name"], "", asked["id"])]
+            pieces += [(None, text, None) for text in re.findall(r"(?s).{1,8}", json.dumps(asked["args"]))]
+            for name, args, call_id in pieces:
+                chunk: Any = {"name": name, "args": args, "id": call_id, "index": index, "type": "tool_call_chunk"}
+                yield AIMessageChunk(content="", tool_call_chunks=[chunk])
+        yield AIMessageChunk(content="", usage_metadata=message.usage_metadata, chunk_position="last")
+
+
+@functools.cache
+def scripted_chat_model() -> type:
+    """Make the class when somebody asks for it: its base takes a while to import."""
+    from langchain_core.language_models import BaseChatModel
+    from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+    from langchain_core.utils.function_calling import convert_to_openai_tool
+    from pydantic import PrivateAttr
+
+    class ScriptedChatModel(BaseChatModel):
+        """A chat model that answers what its script says: texts, calls of tools, objects, errors."""
+
+        _kept: Script = PrivateAttr(default_factory=Script)
+
+        @property
+        def _llm_type(self) -> str:
+            return "scripted"
+
+        @property
+        def calls(self) -> list[JsonObject]:
+            """What it was asked: messages, tools, stop and node of each call."""
+            return self._kept.calls
+
+        def script(self, *answers: Any, node: str | None = None, usage: tuple[int, int] = (0, 0)) -> ScriptedChatModel:
+            """Add answers: a text, `call(...)`, a list of those, a message, a pydantic object (structured output), an
+            exception. With `node` they are for that node alone. `usage` is (input, output) tokens of each."""
+            if not answers:
+                raise ValueError("a script needs at least one answer: model.script('Hello')")
+            self._kept.steps += [(node, answer, usage) for answer in answers]
+            SCRIPTED.append(self._kept)
+            return self
+
+        def bind_tools(self, tools: Sequence[Any], *, tool_choice: Any = None, **kwargs: Any) -> Any:
+            return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
+
+        def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+            message = self._kept.answer(messages, stop, kwargs.get("tools", ()))
+            return ChatResult(generations=[ChatGeneration(message=message)])
+
+        async def _agenerate(
+            self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+        ) -> ChatResult:
+            return self._generate(messages, stop, run_manager, **kwargs)
+
+        def _stream(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Iterator[Any]:
+            for chunk in self._kept.chunks(self._kept.answer(messages, stop, kwargs.get("tools", ()))):
+                yield ChatGenerationChunk(message=chunk)
+
+        async def _astream(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
+            for chunk in self._stream(messages, stop, run_manager, **kwargs):
+                await asyncio.sleep(0)
+                yield chunk
+
+    return ScriptedChatModel
+
+
+def __getattr__(name: str) -> Any:
+    """Give what scripts are made of: `from devserver import ScriptedChatModel, call, error`."""
+    if name == "ScriptedChatModel":
+        return scripted_chat_model()
+    if name in ("call", "error"):
+        return scripted_call if name == "call" else ModelError
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 # -- a server for tests --
 
 
@@ -11297,59 +11956,26 @@ class Kit(KitServer):
 
 # -- the plugin for pytest --
 
+KEYS = (
+    "OPENAI",
+    "ANTHROPIC",
+    "GOOGLE",
+    "GEMINI",
+    "MISTRAL",
+    "GROQ",
+    "COHERE",
+    "XAI",
+    "DEEPSEEK",
+    "TOGETHER",
+    "FIREWORKS",
+)
 
-class KitPlugin:
-    """What pytest calls: one server for the session, made when the first test asks for it."""
 
-    def __init__(self, config: Any) -> None:
-        self.config = config
-        self._kit: Kit | None = None
-        self._item: Any = None  # the test that has the server
-
-    def devserver(self, request: Any) -> Iterator[Kit]:
-        """Give a running devserver with a fresh, empty database."""
-        marker = request.node.get_closest_marker("devserver")
-        options = KitOptions(**marker.kwargs) if marker else KitOptions()
-        warnings.filterwarnings("ignore", "The v3 streaming protocol on Pregel is experimental")
-        with contextlib.ExitStack() as stack:
-            if options.network == "block":
-                stack.enter_context(without_network())
-            kit = self._kit = self._kit or self._start(request.getfixturevalue("tmp_path_factory"))
-            stack.enter_context(kit.test(options))
-            self._item = request.node
-            yield kit
-            self._item = None
-
-    def _start(self, folders: Any) -> Kit:
-        root, named = self.config.rootpath, self.config.getini("devserver_config")
-        path, seed = root / (named or "langgraph.json"), self.config.getini("devserver_seed")
-        settings = read_settings(path) if named or path.exists() else Settings(path=path, graphs={})
-        return Kit(settings, folders.mktemp("devserver"), root / seed if seed else None)
-
-    def pytest_runtest_makereport(self, item: Any, call: Any) -> Any:
-        report = yield
-        if report.failed and item is self._item and self._kit:
-            report.sections.append(("devserver", self._tell(self._kit, item)))
-        return report
-
-    def _tell(self, kit: Kit, item: Any) -> str:
-        """Return what helps with a test that failed: its runs, and its database."""
-        found = kit.server.db.look(contents)
-        lines = [
-            f"{run['status']:<12} run {run_id} of {run['assistant']} on thread {run['thread']}"
-            + "".join(f"\n             {type(error).__name__}: {error}" for error in [kit.errors.get(run_id)] if error)
-            for run_id, run in found["runs"].items()
-        ]
-        file = Path(kit.db).parent / "failed" / f"{file_name(item.name)}.db"
-        with contextlib.suppress(StartError):
-            file.parent.mkdir(exist_ok=True)
-            kit.keep(file)
-        return "\n".join([*lines, f"its database: devserver up --config {kit.settings.path} --db {file}"])
-
-    def pytest_unconfigure(self) -> None:
-        if self._kit:
-            self._kit.stop()
-            self._kit = None
+def set_dummy_keys() -> list[str]:
+    """Set the keys that clients of models want while they are made, where there are none; return which."""
+    names = [name for name in (f"{each}_API_KEY" for each in KEYS) if name not in os.environ]
+    os.environ.update(dict.fromkeys(names, "no-key-devserver-replays"))
+    return names
 
 
 def file_name(text: str) -> str:
@@ -11358,19 +11984,146 @@ def file_name(text: str) -> str:
     return name if name == text else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
+class KitPlugin:
+    """What pytest calls: one server for the session, made when the first test asks for it."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self._mode = config.getoption("devserver_record") or "replay"
+        self._kit: Kit | None = None
+        self._tape: Tape
+        self._item: Any = None  # the test that has the server
+        self._recorded: dict[str, str] = {}  # by which test, each file
+        self._dummies: list[str] = []
+
+    def devserver(self, request: Any) -> Iterator[Kit]:
+        """Give a running devserver with a fresh, empty database."""
+        item, marker = request.node, request.node.get_closest_marker("devserver")
+        options = KitOptions(**marker.kwargs) if marker else KitOptions()
+        warnings.filterwarnings("ignore", "The v3 streaming protocol on Pregel is experimental")
+        with contextlib.ExitStack() as stack:
+            if options.network == "block" and self._mode == "replay":
+                stack.enter_context(without_network())
+            kit = self._kit = self._kit or self._start(request.getfixturevalue("tmp_path_factory"))
+            SCRIPTED.clear()
+            self._tape.recording = recording = self._recording(item, options)
+            if recording:
+                stack.callback(recording.close)
+            stack.enter_context(kit.test(options))
+            self._item = item
+            yield kit
+            self._item = self._tape.recording = None
+
+    def devserver_model(self, devserver: Kit) -> Iterator[Any]:
+        """Give a ScriptedChatModel that answers in place of every chat model."""
+        self._tape.script = model = scripted_chat_model()()
+        SCRIPTED.append(model._kept)
+        yield model
+        self._tape.script = None
+
+    def _start(self, folders: Any) -> Kit:
+        root, named = self.config.rootpath, self.config.getini("devserver_config")
+        path, seed = root / (named or "langgraph.json"), self.config.getini("devserver_seed")
+        settings = read_settings(path) if named or path.exists() else Settings(path=path, graphs={})
+        if self._mode == "replay":
+            self._dummies = set_dummy_keys()
+        self._tape = Tape(self.config.getini("devserver_tools"))
+        kit = Kit(settings, folders.mktemp("devserver"), root / seed if seed else None)
+        self._tape.address = kit.url
+        return kit
+
+    def _recording(self, item: Any, options: KitOptions) -> Recording | None:
+        """Return the recording of a test: one beside it, unless it names another. Raises StartError."""
+        name = file_name(".".join(item.nodeid.split("::")[1:]))
+        path = item.path.parent / "recordings" / item.path.stem / f"{name}.jsonl"
+        if isinstance(options.replay, str | Path):
+            path = item.path.parent / options.replay
+        if options.replay is False or (self._mode == "replay" and options.replay is None and not path.exists()):
+            return None
+        first = self._recorded.setdefault(str(path).casefold(), item.nodeid)
+        if first != item.nodeid and self._mode != "replay":
+            raise StartError(f"{path}: {first} has recorded to it. Give each test a file of its own.")
+        return Recording(path, self._mode, *map(self.config.getini, ("devserver_ignore", "devserver_scrub")))
+
+    def pytest_runtest_call(self, item: Any) -> Any:
+        """Let a test fail for what its graph may have swallowed."""
+        result = yield
+        if item is self._item:
+            import pytest
+
+            problems, unused = self._problems(), self._tape.recording.unused() if self._tape.recording else []
+            if self.config.getoption("devserver_strict"):
+                problems += unused
+            elif self._mode == "replay":
+                item.user_properties += [("devserver", each) for each in unused]
+            if problems:
+                pytest.fail("\n".join(problems), pytrace=False)
+        return result
+
+    def _problems(self) -> list[str]:
+        misses = self._tape.recording.misses if self._tape.recording else []
+        return [*dict.fromkeys([*misses, *(each for script in SCRIPTED for each in script.problems())])]
+
+    def pytest_runtest_makereport(self, item: Any, call: Any) -> Any:
+        report = yield
+        if report.failed and item is self._item and self._kit:
+            report.sections.append(("devserver", self._tell(self._kit, item)))
+        return report
+
+    def _tell(self, kit: Kit, item: Any) -> str:
+        """Return what helps with a test that failed: its runs, what its recording lacks, its database."""
+        lines = []
+        for run_id, run in kit.server.db.look(contents)["runs"].items():
+            lines.append(f"{run['status']:<12} run {run_id} of {run['assistant']} on thread {run['thread']}")
+            if error := kit.errors.get(run_id):
+                lines.append(f"             {type(error).__name__}: {error}")
+        file = Path(kit.db).parent / "failed" / f"{file_name(item.name)}.db"
+        with contextlib.suppress(StartError):
+            file.parent.mkdir(exist_ok=True)
+            kit.keep(file)
+        database = f"its database: devserver up --config {kit.settings.path} --db {file}"
+        return "\n".join([*lines, *self._problems(), database])
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        reports = itertools.chain.from_iterable(terminalreporter.stats.values())
+        told = [each for report in reports for each in getattr(report, "user_properties", ()) if each[0] == "devserver"]
+        if self._dummies:
+            told.insert(0, ("", f"dummy values were set for the keys of {', '.join(self._dummies)}"))
+        for _, line in dict.fromkeys(told):
+            terminalreporter.write_line(f"devserver: {line}")
+
+    def pytest_unconfigure(self) -> None:
+        if self._kit:
+            self._kit.stop()
+            self._tape.stop()
+            set_variables(dict.fromkeys(self._dummies))
+            self._kit = None
+
+
 def pytest_addoption(parser: Any) -> None:
+    group = parser.getgroup("devserver")
+    record = "ask models, and record their answers: those that recordings lack, or all"
+    group.addoption("--devserver-record", choices=["missing", "all"], help=record)
+    group.addoption(
+        "--devserver-strict", action="store_true", help="fail tests that leave entries of recordings unused"
+    )
     parser.addini("devserver_config", "langgraph.json of the application, from the root folder of the tests")
     parser.addini("devserver_seed", "a snapshot that the database of each test begins with")
+    parser.addini("devserver_ignore", "patterns of texts that change from run to run, such as dates", "linelist")
+    parser.addini("devserver_scrub", "patterns of texts that are not written to recordings", "linelist")
+    parser.addini("devserver_tools", "names of tools whose answers are recorded, too", "args")
 
 
 def pytest_configure(config: Any) -> None:
     import pytest
 
-    config.addinivalue_line(
-        "markers", "devserver(user=None, clock=None, network='block', replay=None, graphs={}): how a test is served"
-    )
-    pytest.hookimpl(wrapper=True)(KitPlugin.pytest_runtest_makereport)
-    fixtures = {name: pytest.fixture(getattr(KitPlugin, name)) for name in ("devserver",)}
+    if config.getoption("devserver_record") and os.environ.get("CI"):
+        raise pytest.UsageError("--devserver-record is refused where CI is set: record on your own machine")
+    marker = "devserver(user=None, clock=None, network='block', replay=None, graphs={}): how a test is served"
+    config.addinivalue_line("markers", marker)
+    for hook in (KitPlugin.pytest_runtest_makereport, KitPlugin.pytest_runtest_call):
+        pytest.hookimpl(wrapper=True)(hook)
+    fixtures = {name: pytest.fixture(getattr(KitPlugin, name)) for name in ("devserver", "devserver_model")}
     config.pluginmanager.register(type("Plugin", (KitPlugin,), fixtures)(config), "devserver-kit")
 
 
