@@ -816,7 +816,7 @@ _JSON_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
 def to_json(value: Any, default: Callable[[Any], Any] = _jsonable) -> bytes:
     """Return compact UTF-8 JSON of anything that a graph may hold. NUL becomes U+FFFD, NaN null, other objects a text.
-    Raises what `default`, which is given the values that orjson does not know, raises."""
+    `default` is given the values that orjson does not know; its errors are raised."""
     failures = (TypeError, RecursionError)
     try:
         text = orjson.dumps(value, default=default, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -840,8 +840,8 @@ def kept_json(value: Any, namespace: Sequence[str], key: str) -> bytes:
 
 
 def _mend(value: Any, default: Callable[[Any], Any], path: str = "", above: frozenset[int] = frozenset()) -> Any:
-    """A copy that orjson can write: lone surrogates, huge integers, odd keys, endless nesting, cycles. Raises
-    TypeError, naming the path, for what `default` refuses."""
+    """Return a copy that orjson can write: without lone surrogates, huge integers, odd keys, endless nesting, cycles.
+    Raises TypeError with the path of a value that `default` refuses."""
     if isinstance(value, enum.Enum):
         value = value.value
     if isinstance(value, str):
@@ -1122,8 +1122,8 @@ class SharedPuts(NamedTuple):
 
 @dataclass
 class _Superstep:
-    """What one superstep wrote to one namespace: in which graph (its path of tasks), which graph's channel
-    has it by now, and where the graph is whose checkpoint stored it."""
+    """The writes of one superstep to one namespace: `origin` is the path of their graph, `holder` the channel that has
+    them by now, `keeper` the path of the graph whose checkpoint stored them."""
 
     puts: dict[str, bytes | None]
     origin: tuple[str, ...]
@@ -1133,7 +1133,7 @@ class _Superstep:
 
 
 def _within(path: tuple[str, ...], top: tuple[str, ...]) -> bool:
-    """Whether a graph is `top` or nested in it. LangGraph leaves the ids of tasks out of the paths of graphs
+    """Return whether a graph is `top` or nested in it. LangGraph leaves the ids of tasks out of the paths of graphs
     below one compiled with `checkpointer=True`."""
     return len(path) >= len(top) and all(a in (b, b.partition(":")[0]) for a, b in zip(path, top, strict=False))
 
@@ -1289,8 +1289,8 @@ class SharedScope:
         return SharedPuts(channel.prefix, puts) if puts else MISSING
 
     def of_task(self, task_id: str) -> list[tuple[str, JsonObject]]:
-        """What a finished task's subgraphs wrote and did not store themselves, as (state key, update): the
-        task's own writes, in case the run is interrupted before the superstep ends."""
+        """Return as (state key, update) what a finished task's subgraphs wrote and did not store themselves: the task's
+        own writes, in case the run is interrupted before the superstep ends."""
         with self._lock:
             return [
                 (step.holder.key, {key: text and orjson.loads(text) for key, text in step.puts.items()})
@@ -1301,8 +1301,8 @@ class SharedScope:
             ]
 
     def checkpoints_above(self, configurable: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """(namespace, id) of this run's checkpoints that a subgraph's checkpoint is nested in. If the server
-        dies before they are stored, the subgraph starts anew: it must not have stored anything then."""
+        """Return (namespace, id) of this run's checkpoints that a subgraph's one is nested in. If the server dies
+        before they are stored, the subgraph starts anew: it must not have stored anything then."""
         at_exit = configurable.get("__pregel_durability") == "exit"
         if at_exit or configurable["thread_id"] != self._sources[0].get("thread_id"):
             return []
@@ -1313,9 +1313,8 @@ class SharedScope:
             stored = self._stored - {own}  # a graph compiled with `checkpointer=False` is named, but never stored
         return [(namespace, at) for namespace, at in above if namespace in stored and at > self.floor]
 
-    def rest(self) -> list[SharedPuts]:
-        """Writes that no checkpoint took: of subgraphs without checkpointer that nobody knew of when the
-        graph was loaded."""
+    def loose_puts(self) -> list[SharedPuts]:
+        """Return the writes that no checkpoint took: of subgraphs without checkpointer that loading did not find."""
         with self._lock:
             loose = [step for step in self.supersteps if step.keeper is None and step.holder.path]
             return [SharedPuts(step.holder.prefix, step.puts) for step in loose]
@@ -2493,8 +2492,8 @@ class Threads(Table[Thread]):
         skip = body.offset
         statuses = [body.status] if body.status else typing.get_args(ThreadStatus)
         for status in sorted(statuses, reverse=body.sort_order == "desc"):
-            rest = {"status": status, "sort_by": "updated_at", "limit": body.limit - len(found), "offset": skip}
-            page = self.search(part := body.model_copy(update=rest), ids, limits)
+            of_status = {"status": status, "sort_by": "updated_at", "limit": body.limit - len(found), "offset": skip}
+            page = self.search(part := body.model_copy(update=of_status), ids, limits)
             found += page.rows
             if page.more:
                 return Page(found, True)
@@ -2883,7 +2882,7 @@ class Overflow:
 
     def part(self, number: int) -> list[Event]:
         rows = self._conn.execute("SELECT * FROM events WHERE number >= ? ORDER BY number", (number,))
-        return first_part(Event((ms, n), *rest) for _, ms, n, *rest in rows)
+        return first_part(Event((ms, n), *others) for _, ms, n, *others in rows)
 
     def close(self) -> None:
         self._conn.close()
@@ -2908,19 +2907,19 @@ class Events(Table[Event]):
         """The next of them, a part at a time."""
         query = f"{self._QUERY} run_id = ? AND (ms, n) > (?, ?) AND event <> '{RUN_DONE}' ORDER BY ms, n"
         rows = self.conn.execute(query, (run_id, *after))
-        return first_part(Event((ms, n), *rest) for ms, n, *rest in rows)
+        return first_part(Event((ms, n), *others) for ms, n, *others in rows)
 
     def of_thread(self, thread_id: str, after: tuple[int, int]) -> list[Event]:
         """The next of them, a part at a time."""
         rows = self.conn.execute(
             f"{self._QUERY} thread_id = ? AND (ms, n) > (?, ?) ORDER BY ms, n", (thread_id, *after)
         )
-        return first_part(Event((ms, n), *rest) for ms, n, *rest in rows)
+        return first_part(Event((ms, n), *others) for ms, n, *others in rows)
 
     def newest(self, thread_id: str, name: str) -> Iterator[Event]:
         """Yield a thread's events of one name, the last first."""
         query = f"{self._QUERY} thread_id = ? AND event = ? ORDER BY ms DESC, n DESC"
-        return (Event((ms, n), *rest) for ms, n, *rest in self.conn.execute(query, (thread_id, name)))
+        return (Event((ms, n), *others) for ms, n, *others in self.conn.execute(query, (thread_id, name)))
 
     def last_seq(self, thread_id: str, *limits: JsonObject) -> int:
         """Return the number of a thread's last event, as of the end of its last run; 0 if there was none, or if the
@@ -2935,8 +2934,8 @@ class Events(Table[Event]):
 
 @dataclass(frozen=True)
 class RunAccess:
-    """On whose behalf a run is made: its user, filters that its thread and its assistant have to pass, and
-    metadata that authorization gave it."""
+    """The user that a run is made for, the filters that its thread and its assistant have to pass, and the metadata
+    that authorization gave it."""
 
     user: JsonObject | None = None
     threads: JsonObject = field(default_factory=dict)
@@ -3742,8 +3741,8 @@ def list_namespaces(items: Items, op: ListNamespacesOp) -> list[tuple[str, ...]]
 
 
 def prune_history(conn: sqlite3.Connection, serde: SerializerProtocol, thread_id: str) -> None:
-    """Keep of a thread's checkpoints only what its state is made of: the latest one, those of subgraphs that
-    it is amid or that have a state of their own, and before each what its delta channels are made of."""
+    """Delete a thread's history. What its state is made of stays: the latest checkpoint, those of subgraphs that it is
+    amid or that have a state of their own, and before each those that its delta channels are made of."""
     latest = conn.execute(
         "SELECT checkpoint_ns, max(checkpoint_id), json_extract(CAST(metadata AS TEXT), '$.parents.\"\"') "
         "FROM checkpoints WHERE thread_id = ? GROUP BY checkpoint_ns",
@@ -3935,10 +3934,10 @@ class HttpSettings(SettingsPart):
 
     def disables(self, path: str) -> bool:
         """Return whether the routes of a path are taken away."""
-        first, _, rest = path[1:].partition("/")
+        first, _, below = path[1:].partition("/")
         if path in META_PATHS:
             group = "meta"
-        elif first == "threads" and rest.partition("/")[2].startswith(("runs", "commands", "stream/events")):
+        elif first == "threads" and below.partition("/")[2].startswith(("runs", "commands", "stream/events")):
             group = "runs"
         else:
             group = "a2a" if first == ".well-known" else first
@@ -4033,7 +4032,7 @@ class CheckpointerSerde(SettingsPart):
         return raw  # here null says that none are allowed
 
     def serializer(self) -> JsonPlusSerializer:
-        """Return the serializer that heeds what is given, and has its own defaults for the rest."""
+        """Return the serializer that heeds what is given, with its own defaults for all else."""
         allowed: JsonObject = {key: getattr(self, key) for key in self.model_fields_set}
         for key, modules in allowed.items():
             allowed[key] = [tuple(names) for names in modules] if isinstance(modules, list) else modules
@@ -4909,8 +4908,8 @@ def _limits(said: Any) -> JsonObject:
 
 
 def _refusal(error: Exception, status: int, what: str) -> Refused:
-    """Return the answer to a request that the application's code refused, or failed on. It shows only what is meant to
-    be said: the text of an assertion about a known user, and the `detail` of an exception."""
+    """Return the answer to a request that the application's code refused, or failed on. It shows no more than the text
+    of an assertion about a known user, or the `detail` of an exception."""
     from langgraph_sdk.auth import exceptions
 
     if isinstance(error, Refused):
@@ -5051,14 +5050,14 @@ def named_ids(server: Application, values: Mapping[str, Any]) -> JsonObject:
 
 
 async def allow(server: Application, action: str, value: JsonObject) -> JsonObject:
-    """Have the application decide on an action within a request. Gives the filter that rows have to pass; without
+    """Have the application decide on an action within a request. Return the filter that rows have to pass; without
     an Auth an empty one, which all do. Raises Refused."""
     return await ACCESS.get().decide(action, value) if server.auth else {}
 
 
 async def allow_assistant(server: Application, assistant_id: str) -> JsonObject:
-    """Have the application decide on reading an assistant; those of graphs themselves are everybody's. Gives the filter
-    that it has to pass. Raises Refused."""
+    """Have the application decide on reading an assistant; a graph's own is everybody's. Return the filter that it has
+    to pass. Raises Refused."""
     if assistant_id in map(system_assistant_id, server.graphs.loaded):
         return {}
     return await allow(server, "assistants.read", {"assistant_id": uuid.UUID(assistant_id), "metadata": {}})
@@ -5067,7 +5066,7 @@ async def allow_assistant(server: Application, assistant_id: str) -> JsonObject:
 async def allow_thread(
     server: Application, thread_id: str, action: str = "threads.read", /, **asked: str
 ) -> JsonObject:
-    """Have the application decide on an action on a thread, which may be made later. Gives the filter that the thread
+    """Have the application decide on an action on a thread, which may be made later. Return the filter that the thread
     has to pass. Raises Refused."""
     if server.auth is None:
         return {}
@@ -5075,8 +5074,8 @@ async def allow_thread(
 
 
 def visibility(server: Application, thread_id: str) -> Callable[[], bool]:
-    """Return what tells, each time something of a thread is to be sent, if its reader may see it: it may be made, or
-    change hands, while somebody follows it."""
+    """Return a function that tells whether the reader may still see a thread, before something of it is sent: it may be
+    made, or change hands, while somebody follows it."""
     limits, seen = ACCESS.get().limits["threads.read"] if server.auth else {}, False
 
     def shown() -> bool:
@@ -5094,7 +5093,7 @@ async def allow_run(
     server: Application, thread_id: str | None, body: RunCreate, run_id: str
 ) -> tuple[JsonObject, RunAccess]:
     """Have the application decide on a run, on the thread that it makes to stay, and on its assistant, unless that
-    is a graph's own. Gives the fields of the body that this changes, and the run's access. Raises Refused."""
+    is a graph's own. Return the fields of the body that this changes, and the run's access. Raises Refused."""
     if server.auth is None:
         return {}, RunAccess()
     access, value = ACCESS.get(), _run_value(thread_id, body, run_id)
@@ -5135,7 +5134,7 @@ def _run_value(thread_id: str | None, body: RunCreate, run_id: str) -> JsonObjec
 
 
 async def allow_item(server: Application, verb: str, value: JsonObject) -> JsonObject:
-    """Have the application decide on an operation of the store. Gives the operation as it leaves it. Raises Refused,
+    """Have the application decide on an operation of the store. Return the operation as it leaves it. Raises Refused,
     also for shared values: they are of many users, and a user may be called as their namespaces begin."""
     before = value.copy()
     await allow(server, f"store.{verb}", value)
@@ -6572,13 +6571,13 @@ class Execution:
                     self._tell(name, data)
             RUN_SCOPE.set(NO_SCOPE)  # which the thread's state has no part in
             if run.kwargs["temporary"] and not kwargs["webhook"] and not self._run_log.interrupts:
-                return Outcome("success", shared=scope.rest())
+                return Outcome("success", shared=scope.loose_puts())
             RECALL.set(Recall(cast(Saver, graph.checkpointer).serde, *scope.latest) if scope.latest else None)
             rest = Rest.of(graph, await graph.aget_state(place_config(run.thread_id)))
             if rest.status == "interrupted" and self._run_log.last_values is not MISSING:
                 # LangGraph's last values have writes that wait for the rest of their superstep
                 self._run_log.last_values = output_of(rest.values, rest.output_keys)
-            shared = scope.rest() if rest.status == "idle" else ()
+            shared = scope.loose_puts() if rest.status == "idle" else ()
             return Outcome("success", rest=rest, shared=shared)
 
     def _with_null_answer(self, run: Run) -> Run:
@@ -7797,7 +7796,7 @@ async def update_thread(call: Call) -> JsonObject | Response:
 
 
 def delete_thread_rows(conn: sqlite3.Connection, thread_id: str, *limits: JsonObject) -> list[Run]:
-    """Delete a thread with all that is its own; gives the runs whose graphs are to be stopped."""
+    """Delete a thread with all that is its own. Return the runs whose graphs are to be stopped."""
     Threads(conn).require(thread_id, *limits)
     live = Runs(conn).live(thread_id)
     Threads(conn).delete(thread_id)
@@ -7979,7 +7978,7 @@ Supersteps = Callable[[Graph], list[list[langgraph_types.StateUpdate]]]
 
 
 async def change_state(server: Server, thread: Thread, place: RunnableConfig, supersteps: Supersteps) -> RunnableConfig:
-    """Apply changes to a thread's checkpoints, then show the new state on the thread. Gives its place."""
+    """Apply changes to a thread's checkpoints, then show the new state on the thread. Return its place."""
     async with server.updates.setdefault(thread.thread_id, asyncio.Lock()):  # each builds on the one before
         began, ids = CLOCK.steady(), {"thread_id": thread.thread_id}
         graph_id = thread_graph_id(thread)
@@ -12256,8 +12255,8 @@ async def serve(options: types.SimpleNamespace) -> None:
 async def prepare(
     options: types.SimpleNamespace, stack: contextlib.AsyncExitStack
 ) -> tuple[uvicorn.Server, list[socket.socket]]:
-    """All that comes before the first request: connections wait in the listening sockets' queues meanwhile. The stack
-    gets what closes it all."""
+    """Do all that comes before the first request, while connections wait in the queues of the listening sockets. The
+    stack gets what closes it all."""
     import uvicorn
 
     settings = read_settings(options.config)
