@@ -633,6 +633,13 @@ class NotFound(ApiError):
     status = 404
 
 
+def must_find(value: T | None, detail: str | None = None) -> T:
+    """Return what was looked up. Raises NotFound, with this detail, if it is nothing."""
+    if not value:
+        raise NotFound(detail)
+    return value
+
+
 class Conflict(ApiError):
     status = 409
 
@@ -2205,9 +2212,7 @@ class Assistants(Table[Assistant]):
         return within(self._one("SELECT * FROM assistants WHERE assistant_id = ?", assistant_id), *limits)
 
     def require(self, assistant_id: str, *limits: JsonObject) -> Assistant:
-        if (assistant := self.get(assistant_id, *limits)) is None:
-            raise NotFound(f"Assistant {assistant_id} not found")
-        return assistant
+        return must_find(self.get(assistant_id, *limits), f"Assistant {assistant_id} not found")
 
     def insert(self, new: Assistant) -> None:
         self._insert(new)
@@ -2225,9 +2230,7 @@ class Assistants(Table[Assistant]):
         self.require(assistant_id, *limits)
         query = f"SELECT {self._KEPT} FROM assistant_versions WHERE assistant_id = ? AND version = ?"
         row = self.conn.execute(query, (assistant_id, version)).fetchone()
-        if row is None:
-            raise NotFound(f"Version {version} not found for assistant {assistant_id}")
-        self._set(assistant_id, dict(row))
+        self._set(assistant_id, dict(must_find(row, f"Version {version} not found for assistant {assistant_id}")))
         return self.require(assistant_id)
 
     def versions(
@@ -2361,9 +2364,7 @@ class Threads(Table[Thread]):
         return within(self._one(f"{_THREAD} WHERE thread_id = ?", thread_id), *limits)
 
     def require(self, thread_id: str, *limits: JsonObject) -> Thread:
-        if (thread := self.get(thread_id, *limits)) is None:
-            raise NotFound(f"Thread with ID {thread_id} not found")
-        return thread
+        return must_find(self.get(thread_id, *limits), f"Thread with ID {thread_id} not found")
 
     def insert(self, thread_id: str, metadata: JsonObject, config: JsonObject, ttl: JsonObject | None) -> Thread:
         at = now()
@@ -7599,10 +7600,7 @@ async def get_assistant(call: Call) -> JsonObject:
 
 
 def find_assistant(server: Server, assistant_id: str, *limits: JsonObject) -> Assistant:
-    assistant = server.db.look(lambda conn: Assistants(conn).get(assistant_id, *limits))
-    if assistant is None:
-        raise NotFound()
-    return assistant
+    return must_find(server.db.look(lambda conn: Assistants(conn).get(assistant_id, *limits)))
 
 
 async def update_assistant(call: Call) -> JsonObject:
@@ -7633,8 +7631,7 @@ async def delete_assistant(call: Call) -> None:
     limits = await allow(call.server, "threads.delete", {"metadata": {}}) if with_threads else {}
 
     def delete(conn: sqlite3.Connection) -> list[Run]:
-        if not Assistants(conn).delete(assistant_id, *call.limits):
-            raise NotFound(f"Assistant with ID {assistant_id} not found")
+        must_find(Assistants(conn).delete(assistant_id, *call.limits), f"Assistant with ID {assistant_id} not found")
         threads = Threads(conn).of_assistant(assistant_id, limits) if with_threads else []
         return [run for thread_id in threads for run in delete_thread_rows(conn, thread_id)]
 
@@ -7664,9 +7661,7 @@ async def list_assistant_versions(call: Call) -> list[JsonObject]:
     versions = await call.server.db.read(
         lambda conn: Assistants(conn).versions(assistant_id, body.metadata, body.limit, body.offset, *call.limits)
     )
-    if not versions:
-        raise NotFound(f"Assistant {assistant_id} not found")
-    return versions
+    return must_find(versions, f"Assistant {assistant_id} not found")
 
 
 async def set_latest_assistant(call: Call) -> JsonObject:
@@ -7780,9 +7775,7 @@ async def update_thread(call: Call) -> JsonObject | Response:
     thread_id, body = call.id("thread"), cast(ThreadPatch, call.body)
 
     def patch(conn: sqlite3.Connection) -> Thread:
-        thread = Threads(conn).get(thread_id, *call.limits)
-        if thread is None:
-            raise NotFound()
+        thread = must_find(Threads(conn).get(thread_id, *call.limits))
         changes: JsonObject = {"metadata": {**thread.metadata, **without_reserved(body.metadata)}}
         if body.ttl:
             changes["ttl"] = thread_ttl(body.ttl)
@@ -8462,9 +8455,9 @@ def cron_assistant(server: Server, name: str) -> str:
 
 def check_cron_run(conn: sqlite3.Connection, graphs: Graphs, new: NewRun) -> None:
     """Refuse a cron whose run could not be made now. Raises NotFound, Invalid or BadRequest."""
-    assistant = Assistants(conn).get(new.body.assistant_id, new.access.assistants)
-    if assistant is None:
-        raise NotFound(f"Assistant '{new.body.assistant_id}' not found")
+    assistant_id = new.body.assistant_id
+    found = Assistants(conn).get(assistant_id, new.access.assistants)
+    assistant = must_find(found, f"Assistant '{assistant_id}' not found")
     thread = Threads(conn).get(new.thread_id, new.access.threads) if new.thread_id else None
     if new.thread_id and thread is None:
         raise NotFound(
@@ -8496,10 +8489,7 @@ def cron_payload(payload: JsonObject, cron_id: str) -> JsonObject:
 async def get_cron(call: Call) -> JsonObject:
     """One cron."""
     cron_id = call.id("cron")
-    cron = call.server.db.look(lambda conn: Crons(conn).get(cron_id, *call.limits))
-    if cron is None:
-        raise NotFound()
-    return cron.to_dict()
+    return must_find(call.server.db.look(lambda conn: Crons(conn).get(cron_id, *call.limits))).to_dict()
 
 
 CRON_OWN = frozenset({"schedule", "timezone", "end_time", "enabled", "on_run_completed"})  # not of its runs
@@ -8518,21 +8508,22 @@ async def update_cron(call: Call) -> JsonObject:
     if "assistant_id" in given:
         fields["assistant_id"] = call.raw["assistant_id"] = cron_assistant(server, body.assistant_id)
 
-    def laid_over(old: Cron | None) -> Cron:
-        if old is None:
-            raise NotFound(f"Cron '{cron_id}' not found")
+    def find(conn: sqlite3.Connection) -> Cron:
+        return must_find(Crons(conn).get(cron_id, *call.limits), f"Cron '{cron_id}' not found")
+
+    def laid_over(old: Cron) -> Cron:
         payload = cron_payload({**old.payload, **call.raw}, cron_id)
         changed = replace(old, **fields, payload=payload, metadata={**old.metadata, **body.metadata}, updated_at=now())
         if "schedule" in fields or "timezone" in fields:
             changed = replace(changed, next_run_date=next_run_date(changed.schedule, changed.timezone))
         return replace(changed, on_run_completed=None) if old.thread_id else changed
 
-    allowed = await allow_cron(server, laid_over(server.db.look(lambda conn: Crons(conn).get(cron_id, *call.limits))))
+    allowed = await allow_cron(server, laid_over(server.db.look(find)))
     if changes_runs:
         await check_run_body(server, cron_run(allowed).body)
 
     def patch(conn: sqlite3.Connection) -> Cron:
-        changed = laid_over(Crons(conn).get(cron_id, *call.limits))
+        changed = laid_over(find(conn))
         if allowed.access:
             changed = replace(changed, payload=allowed.payload, access=allowed.access)
         if changes_runs:
@@ -8549,17 +8540,15 @@ async def update_cron(call: Call) -> JsonObject:
 async def delete_cron(call: Call) -> None:
     """Remove a cron."""
     cron_id = call.id("cron")
-    if not await call.server.db.write(lambda conn: Crons(conn).delete(cron_id, *call.limits)):
-        raise NotFound()
+    must_find(await call.server.db.write(lambda conn: Crons(conn).delete(cron_id, *call.limits)))
     call.server.runner.threads.notice()
 
 
 async def fire_cron(call: Call) -> Response:
     """Make the run of a cron now, even if the cron is disabled; its next date stays as it is."""
     cron_id = call.id("cron")
-    cron = call.server.db.look(lambda conn: Crons(conn).get(cron_id, *call.limits))
-    if cron is None:
-        raise NotFound(f"Cron '{cron_id}' not found")
+    found = call.server.db.look(lambda conn: Crons(conn).get(cron_id, *call.limits))
+    cron = must_find(found, f"Cron '{cron_id}' not found")
     headers = {"langgraph_request_id": CONFIGURABLE_HEADERS.get()["langgraph_request_id"]}  # maybe it is another's cron
     [run] = await call.server.runner.create(cron_run(cron, headers))
     return reply(run.to_dict(), headers=run_headers(run.thread_id, run.run_id))
