@@ -3792,20 +3792,6 @@ def _delta_chain(
     return chain
 
 
-def expire_thread(conn: sqlite3.Connection, serde: SerializerProtocol) -> bool:
-    """Delete or prune a thread that has expired. Return whether there was one."""
-    expired = Threads(conn).expired()
-    if expired is None:
-        return False
-    thread_id, strategy = expired
-    if strategy == "keep_latest":
-        prune_history(conn, serde, thread_id)
-        Threads(conn).set_pruned(thread_id)
-    else:
-        Threads(conn).delete(thread_id)
-    return True
-
-
 def thread_storage(conn: sqlite3.Connection, serde: JsonPlusSerializer, thread_id: str) -> JsonObject:
     """Return counts and bytes of what a thread keeps; a channel counts once per version."""
     versions: dict[tuple[str, str, Any], int] = {}
@@ -6070,40 +6056,6 @@ def make_run(conn: sqlite3.Connection, graphs: Graphs, new: NewRun) -> Created:
     return Created(run, gave_way, started, keep_ends(conn, graphs, gave_way) if gave_way else [])
 
 
-def fire_crons(conn: sqlite3.Connection, graphs: Graphs) -> list[Created]:
-    """Make the runs of the crons that are due: one each, however often they were missed."""
-    made = []
-    if CLOCK.ahead:
-        Crons(conn).correct_dates()
-    for cron in Crons(conn).due(now()):
-        try:
-            Crons(conn).update(replace(cron, next_run_date=next_run_date(cron.schedule, cron.timezone)))
-        except Invalid as error:  # it was its last time, or its timezone is not known on this machine
-            log.warning("cron %s is disabled, as no next time can be told: %s", cron.cron_id, error)
-            Crons(conn).update(replace(cron, enabled=False))
-        if cron.is_over(CLOCK.now()):
-            continue
-        conn.execute("SAVEPOINT cron")
-        try:
-            made.append(make_run(conn, graphs, cron_run(cron)))
-        except (ApiError, ValueError, TypeError, LookupError) as error:  # it keeps no other one from firing
-            conn.execute("ROLLBACK TO cron")
-            unknown = None if isinstance(error, ApiError) else error
-            log.warning("cron %s could not start a run: %s", cron.cron_id, error, exc_info=unknown)
-        finally:
-            conn.execute("RELEASE cron")
-    return made
-
-
-def cron_run(cron: Cron, headers: Mapping[str, str] = types.MappingProxyType({})) -> NewRun:
-    """Return the run that a cron makes when it fires."""
-    body = RunCreateStateless.model_validate({**cron.payload, "assistant_id": cron.assistant_id})
-    changes = {"metadata": {**cron.metadata, **(body.metadata or {})}, "on_completion": cron.on_run_completed}
-    access = RunAccess(**cron.access) if cron.access else RunAccess()
-    body = body.model_copy(update=changes)
-    return NewRun(cron.thread_id, body, cron_id=cron.cron_id, access=access, headers=headers)
-
-
 def cancel_live_run(conn: sqlite3.Connection, run: Run, action: str, reason: str) -> None:
     """Cancel a live run. One that is running ends once its graph has stopped."""
     if run.status == "running":
@@ -6593,6 +6545,19 @@ class Execution:
         return replace(run, kwargs={**run.kwargs, "command": {**command, "resume": {asked[0]: None}}})
 
 
+def log_end(run: Run, outcome: Outcome, seconds: float) -> None:
+    """Log one line per run."""
+    failed = outcome.error if outcome.status == "error" else None
+    status = "rolled back" if outcome.status == "rollback" else outcome.status
+    error = f" {failed['error']}: {failed['message']}" if failed else ""
+    level = logging.WARNING if outcome.status == "error" else logging.INFO
+    ids = (run.run_id, run.thread_id, run.graph_id)
+    log.log(level, "run %s thread %s graph %s %s %.3f s%s", *ids, status, seconds, error)
+
+
+# -- webhooks --
+
+
 def check_webhook(url: str, allowed: WebhookUrls) -> None:
     """Refuse webhooks that can't be meant, or may not be. One that is only a path leads to this server."""
     if len(url) > allowed.max_url_length:
@@ -6737,6 +6702,9 @@ class WebhookSender:
             log.warning("webhook %s %s; given up after 4 tries", url, problem)
 
 
+# -- what is due: crons fire, items and threads expire --
+
+
 async def _sleep(noticed: asyncio.Event, seconds: float | None) -> None:
     """Sleep until something is noticed, or for so many seconds: a minute at most, as clocks may be set, and those of
     event loops stand still while a laptop sleeps."""
@@ -6799,14 +6767,52 @@ class Schedule:
             await _sleep(self._noticed, left)
 
 
-def log_end(run: Run, outcome: Outcome, seconds: float) -> None:
-    """Log one line per run."""
-    failed = outcome.error if outcome.status == "error" else None
-    status = "rolled back" if outcome.status == "rollback" else outcome.status
-    error = f" {failed['error']}: {failed['message']}" if failed else ""
-    level = logging.WARNING if outcome.status == "error" else logging.INFO
-    ids = (run.run_id, run.thread_id, run.graph_id)
-    log.log(level, "run %s thread %s graph %s %s %.3f s%s", *ids, status, seconds, error)
+def fire_crons(conn: sqlite3.Connection, graphs: Graphs) -> list[Created]:
+    """Make the runs of the crons that are due: one each, however often they were missed."""
+    made = []
+    if CLOCK.ahead:
+        Crons(conn).correct_dates()
+    for cron in Crons(conn).due(now()):
+        try:
+            Crons(conn).update(replace(cron, next_run_date=next_run_date(cron.schedule, cron.timezone)))
+        except Invalid as error:  # it was its last time, or its timezone is not known on this machine
+            log.warning("cron %s is disabled, as no next time can be told: %s", cron.cron_id, error)
+            Crons(conn).update(replace(cron, enabled=False))
+        if cron.is_over(CLOCK.now()):
+            continue
+        conn.execute("SAVEPOINT cron")
+        try:
+            made.append(make_run(conn, graphs, cron_run(cron)))
+        except (ApiError, ValueError, TypeError, LookupError) as error:  # it keeps no other one from firing
+            conn.execute("ROLLBACK TO cron")
+            unknown = None if isinstance(error, ApiError) else error
+            log.warning("cron %s could not start a run: %s", cron.cron_id, error, exc_info=unknown)
+        finally:
+            conn.execute("RELEASE cron")
+    return made
+
+
+def cron_run(cron: Cron, headers: Mapping[str, str] = types.MappingProxyType({})) -> NewRun:
+    """Return the run that a cron makes when it fires."""
+    body = RunCreateStateless.model_validate({**cron.payload, "assistant_id": cron.assistant_id})
+    changes = {"metadata": {**cron.metadata, **(body.metadata or {})}, "on_completion": cron.on_run_completed}
+    access = RunAccess(**cron.access) if cron.access else RunAccess()
+    body = body.model_copy(update=changes)
+    return NewRun(cron.thread_id, body, cron_id=cron.cron_id, access=access, headers=headers)
+
+
+def expire_thread(conn: sqlite3.Connection, serde: SerializerProtocol) -> bool:
+    """Delete or prune a thread that has expired. Return whether there was one."""
+    expired = Threads(conn).expired()
+    if expired is None:
+        return False
+    thread_id, strategy = expired
+    if strategy == "keep_latest":
+        prune_history(conn, serde, thread_id)
+        Threads(conn).set_pruned(thread_id)
+    else:
+        Threads(conn).delete(thread_id)
+    return True
 
 
 # -- the server as its own client: get_client() without a URL --
