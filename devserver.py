@@ -55,9 +55,9 @@ if __name__ == "__main__":
     devserver.main()  # type: ignore[has-type]
 
 if IS_COMMAND := Path(sys.argv[0]).stem == "devserver":  # else a program of somebody else's imports this
-    gc.disable()  # nothing that is loaded is garbage, and to look takes a seventh of the time; `up` starts it again
+    gc.disable()  # loading makes no garbage, and the search for it takes a seventh of the time; `up` enables it
 
-# Older versions than pyproject.toml asks for hang, or fail halfway: this is told before they are imported.
+# Versions older than pyproject.toml asks for hang, or fail halfway: say so before they are imported.
 if LACKING := {
     f"'{package}>={least}'": f"{package} {version}"
     for package, least in [
@@ -262,7 +262,7 @@ RESERVED_METADATA = frozenset({"thread_id", "assistant_id", "run_id", "cron_id",
 SERVER_ONLY = re.compile(
     r"(thread|run|assistant|graph|cron|checkpoint)_id|checkpoint_(ns|map)|langgraph_(auth_.*|request_id)|__.*", re.S
 )
-PLACE_KEYS = ("checkpoint_ns", "checkpoint_id", "checkpoint_map")  # of these a run has its client's, for its own thread
+PLACE_KEYS = ("checkpoint_ns", "checkpoint_id", "checkpoint_map")  # a client may name a place in its own thread
 CONFIG_KEYS = ("tags", "metadata", "run_name", "max_concurrency", "recursion_limit", "configurable")
 CancelAction = Literal["interrupt", "rollback"]
 SAFE_INTEGER = 2**63 - 1
@@ -679,12 +679,12 @@ class Clock:
     by an earlier start of the server, until the time of day has caught up.
     """
 
-    JUMP = 1_000_000  # by less, the time of day was not set, but corrected
+    JUMP = 1_000_000  # a smaller one is a correction of the time of day, none that was set
 
     def __init__(self) -> None:
         self.shift = 0  # of the machine's clock, in microseconds: a test's clock is elsewhere
         self.set_back = 0  # how often the time of day was put back
-        self.ahead = 0  # the steady time, of the time of day
+        self.ahead = 0  # how far the steady time is ahead of the time of day
         self._last = 0
         self._seen = self.micros() - time.monotonic_ns() // 1000  # the time of day when the machine started
         self._lock = threading.Lock()
@@ -773,7 +773,7 @@ def _jsonable(value: Any) -> Any:  # noqa: C901  one branch per type
     """Return what orjson is to write for a value of a type that it does not know."""
     if isinstance(value, BaseException):
         return exception_value(value)
-    if type(value) is AIMessageChunk:  # a token: its fields, which are JSON or come here again, take less time
+    if type(value) is AIMessageChunk:  # a token: to dump it takes longer, and what is no JSON comes here again
         return {**vars(value), **(value.__pydantic_extra__ or {})}
     if isinstance(value, langgraph_types.Send):
         return {"node": value.node, "args": value.arg}
@@ -809,7 +809,7 @@ def _keepable(value: Any) -> Any:
     """Do the same for values that are kept as JSON: only types whose JSON says all there is. Raises TypeError."""
     if isinstance(value, BaseModel):
         with contextlib.suppress(ValueError):
-            value.model_dump_json(warnings=False)  # which fails if a field is of a type without JSON
+            value.model_dump_json(warnings=False)  # fails for a field of a type that has no JSON
             return orjson.Fragment(to_json(value))
     if isinstance(value, _KEPT):
         return _jsonable(value)
@@ -1347,7 +1347,7 @@ def without_shared_values() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if re.fullmatch(r"Subgraph .* not found", str(error)):  # old versions of langgraph do not read on without it
+        if re.fullmatch(r"Subgraph .* not found", str(error)):  # old langgraphs' word for a subgraph that is gone
             raise BadRequest(str(error)) from None
         raise
     finally:
@@ -1647,7 +1647,7 @@ _FAULTS = {
 
 def _fault(error: sqlite3.Error) -> str | None:
     """Return what is wrong with the file, None if the error is the statement's own."""
-    fault = _FAULTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)  # the rest of the bits are details
+    fault = _FAULTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)  # the higher bits are details
     return fault and f"{fault} ({error})"
 
 
@@ -2562,9 +2562,9 @@ class Run:
         return {**shown, "kwargs": {**self.kwargs, "config": config}}
 
 
-OWN_FLAGS = ("__event_streaming_v2", "__pregel_strict_resume")  # among the server's own values of a run
+OWN_FLAGS = ("__event_streaming_v2", "__pregel_strict_resume")  # of the server's own, in a run's configurable
 _RUN_ID = "json_extract(CAST(metadata AS TEXT), '$.run_id')"  # of a checkpoint
-ANSWERED = -100  # in place of an index in run_writes: the run's answer reached the task
+ANSWERED = -100  # instead of an index in run_writes: the run's answer reached the task
 
 
 class Runs(Table[Run]):
@@ -2795,7 +2795,9 @@ class Tasks(Table[Task]):
     """The tasks of the Agent2Agent protocol. A task is a run, with those that answered its questions."""
 
     def get(self, thread_id: str, task_id: str) -> Task | None:
-        query = f"{_TASK} AND +thread_id = ? AND task_id = ?"  # the plus keeps SQLite from a thread's every run
+        query = (
+            f"{_TASK} AND +thread_id = ? AND task_id = ?"  # the plus keeps SQLite from walking all the thread's runs
+        )
         return self._one(query, thread_id, task_id)
 
     def waiting(self, thread_id: str) -> Task | None:
@@ -3342,7 +3344,7 @@ class Saver(BaseCheckpointSaver[str]):
     was deleted meanwhile can't write any more.
     """
 
-    PATIENCE_SECONDS = 10.0  # for checkpoints that one is nested in
+    PATIENCE_SECONDS = 10.0  # of a nested checkpoint, with those above it
 
     def __init__(self, db: Db, serde: JsonPlusSerializer) -> None:
         super().__init__(serde=serde)
@@ -3698,7 +3700,7 @@ class Store(BaseStore):
         if op.value is None:
             items.delete(prefix, op.key)
             return
-        # What is shared between threads goes only if asked for: a node writes it back without a time to live.
+        # A shared value expires only if a client has asked for that: a node writes it without a time to live.
         by_default = op.namespace[0] == SHARED_ROOT and op.ttl == (self.ttl_config or {}).get("default_ttl")
         text = kept_json(op.value, op.namespace, op.key)
         items.put(prefix, op.key, text, None if by_default else op.ttl, vectors)
@@ -4160,7 +4162,7 @@ def read_settings(path: Path) -> Settings:
         raise StartError(f"{path}: '{place}': {said}") from None
     if not settings.auth and (settings.http.enable_custom_route_auth or settings.http.middleware_order == "auth_first"):
         raise StartError(f"{path}: http.enable_custom_route_auth and auth_first need 'auth'")
-    in_vain = ["ui"] if settings.ui else []  # told where a client asks for a component
+    in_vain = ["ui"] if settings.ui else []  # a client that asks for a component is told
     in_vain += [key for key in settings.unknown(raw) if key not in _BUILD_KEYS and not key.startswith(_COMMENT_MARKS)]
     if settings.auth and settings.auth.cache is not None:
         in_vain.append("auth.cache")  # each request is authenticated anew
@@ -5070,7 +5072,7 @@ def visibility(server: Application, thread_id: str) -> Callable[[], bool]:
         if not limits:
             return True
         thread = server.db.look(lambda conn: Threads(conn).get(thread_id))
-        seen = passes(thread.metadata, limits) if thread else seen  # the last words of one that was deleted
+        seen = passes(thread.metadata, limits) if thread else seen  # who saw a thread sees that it is deleted
         return seen
 
     return shown
@@ -5093,7 +5095,7 @@ async def allow_run(
         await access.decide("threads.create", made)
         metadata |= made["metadata"]
     elif left["if_not_exists"] == "create":
-        changes["if_not_exists"] = "reject"  # should it go now, the application has not decided on making it
+        changes["if_not_exists"] = "reject"  # nobody has allowed to make the thread, should it be deleted meanwhile
     assistants = await allow_assistant(server, body.assistant_id)
     given = body.metadata or {}
     added = {key: metadata[key] for key in metadata if key not in given or metadata[key] != given[key]}
@@ -7385,7 +7387,7 @@ class Call:
             raise Invalid("Invalid JSON in request body") from None
         try:
             orjson.dumps(functools.reduce(lambda inner, _: [inner], range(NESTING_TO_SPARE), value))
-        except TypeError:  # it could be kept, but not shown
+        except TypeError:  # it could be stored, but never shown again
             raise Invalid("The request body is nested too deeply") from None
         return value
 
@@ -7410,7 +7412,7 @@ def validate(model: type[B], value: Any) -> B:
                 path.append(str(part))
                 inside = inside[part]
         place = ".".join(path) or "body"
-        if place not in details or problem["type"] == "too_long":  # where it might be something else than a list
+        if place not in details or problem["type"] == "too_long":  # a union's other errors say less
             details[place] = problem["msg"]
     raise Invalid("; ".join(f"{place}: {message}" for place, message in details.items()))
 
@@ -8555,7 +8557,8 @@ async def fire_cron(call: Call) -> Response:
     cron_id = call.id("cron")
     found = call.server.db.look(lambda conn: Crons(conn).get(cron_id, *call.limits))
     cron = must_find(found, f"Cron '{cron_id}' not found")
-    headers = {"langgraph_request_id": CONFIGURABLE_HEADERS.get()["langgraph_request_id"]}  # maybe it is another's cron
+    # no other header of this request: the cron may be another user's
+    headers = {"langgraph_request_id": CONFIGURABLE_HEADERS.get()["langgraph_request_id"]}
     [run] = await call.server.runner.create(cron_run(cron, headers))
     return reply(run.to_dict(), headers=run_headers(run.thread_id, run.run_id))
 
