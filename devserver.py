@@ -101,6 +101,7 @@ import signal
 import socket
 import sqlite3
 import struct
+import subprocess
 import tempfile
 import threading
 import time
@@ -11091,6 +11092,7 @@ class Recording:
                 return self.entries[number]["answer"]
             if self.mode == "replay":
                 self.misses.append(self._miss(asked))
+                log.error("%s", self.misses[-1])
                 raise Missed(self.misses[-1])
             asked["nth"] = self._asked[key]  # of equal ones, which may be answered in another order
             self._asked[key] += 1
@@ -11543,6 +11545,52 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+KEYS = "OPENAI ANTHROPIC GOOGLE GEMINI MISTRAL GROQ COHERE XAI DEEPSEEK TOGETHER FIREWORKS"
+
+
+def set_dummy_keys() -> list[str]:
+    """Set the keys that clients of models want while they are made, where there are none; return which."""
+    names = [name for name in (f"{each}_API_KEY" for each in KEYS.split()) if name not in os.environ]
+    os.environ.update(dict.fromkeys(names, "no-key-devserver-replays"))
+    return names
+
+
+@contextlib.contextmanager
+def taped(record: Path | None, replay: Path | None, address: str) -> Iterator[None]:
+    """Write down what all models answer, or answer them from a recording, if a file is given. Raises StartError."""
+    if not (record or replay):
+        yield
+        return
+    if record and (replay or os.environ.get("CI")):
+        raise StartError("--record is refused " + ("with --replay" if replay else "where CI is set"))
+    if replay and not replay.is_file():
+        raise StartError(f"there is no recording {replay}. Make one with --record.")
+    tape = Tape()
+    tape.address, tape.recording = address, Recording(cast(Path, record or replay), "missing" if record else "replay")
+    if replay:
+        set_dummy_keys()
+    try:
+        yield
+    finally:
+        tape.recording.close()
+        tape.stop()
+
+
+def database_changes(one: Mapping[str, JsonObject], other: Mapping[str, JsonObject]) -> list[JsonObject]:
+    """Return what differs between two databases' `contents`, in their order."""
+    changes = []
+    for kind in one:
+        for name in {**one[kind], **other[kind]}:
+            before, after = one[kind].get(name), other[kind].get(name)
+            sign = "+" if before is None else "-" if after is None else "~"
+            pairs = [f"{place}: {shortened(was)} -> {shortened(now)}" for place, was, now in differences(before, after)]
+            told = "; ".join(pairs) if sign == "~" else shortened(before if after is None else after)
+            if before != after:
+                about = {"sign": sign, "kind": kind.removesuffix("s"), "name": name}
+                changes.append({**about, "before": before, "after": after, "told": told})
+    return changes
+
+
 # -- a server for tests --
 
 
@@ -11953,27 +12001,6 @@ class Kit(KitServer):
 
 # -- the plugin for pytest --
 
-KEYS = (
-    "OPENAI",
-    "ANTHROPIC",
-    "GOOGLE",
-    "GEMINI",
-    "MISTRAL",
-    "GROQ",
-    "COHERE",
-    "XAI",
-    "DEEPSEEK",
-    "TOGETHER",
-    "FIREWORKS",
-)
-
-
-def set_dummy_keys() -> list[str]:
-    """Set the keys that clients of models want while they are made, where there are none; return which."""
-    names = [name for name in (f"{each}_API_KEY" for each in KEYS) if name not in os.environ]
-    os.environ.update(dict.fromkeys(names, "no-key-devserver-replays"))
-    return names
-
 
 def file_name(text: str) -> str:
     """Return a name for a file of a test: safe everywhere, and one for each text."""
@@ -12234,9 +12261,9 @@ def setup_logging(level: str) -> None:
     warnings.filterwarnings("ignore", "The v3 streaming protocol on Pregel is experimental")
 
 
-async def serve(options: types.SimpleNamespace) -> None:
-    """Serve until a signal, with the options of `up`. Raises StartError, with everything closed, for whatever prevents
-    that."""
+async def serve(options: types.SimpleNamespace) -> int:
+    """Serve until a signal, with the options of `up`, or as long as the command of `exec` lasts, and return the exit
+    status. Raises StartError, with everything closed, for whatever prevents that."""
     async with contextlib.AsyncExitStack() as stack:
         try:
             http, listeners = await prepare(options, stack)
@@ -12244,10 +12271,39 @@ async def serve(options: types.SimpleNamespace) -> None:
             known, kind = isinstance(error, StartError | Unavailable), type(error).__name__
             told = str(error) if known else f"cannot start: {kind}: {error} (--verbose tells where)"
             raise StartError(told) from error
+        serving, code = asyncio.ensure_future(http.serve(sockets=listeners)), 0
+        if options.command:
+            code = await run_command(options.command, http, serving)
         with contextlib.suppress(SystemExit):  # uvicorn's, after it has shown why there was no start
-            await http.serve(sockets=listeners)
+            await serving
         if not http.started:
             raise StartError("http.app failed to start: see above")
+        return code
+
+
+async def run_command(command: Sequence[str], http: uvicorn.Server, serving: asyncio.Future[None]) -> int:
+    """Run a command beside the server, pass signals on to it, and return its exit status as a shell tells it."""
+
+    def pass_on(number: int, frame: Any) -> None:
+        if number != signal.SIGINT or not sys.stdin.isatty():  # which sends it to both
+            process.send_signal(number)
+
+    while not (http.started or serving.done()):  # noqa: ASYNC110  uvicorn has no event for it
+        await asyncio.sleep(0.001)
+    if serving.done():
+        return 1
+    try:
+        process = subprocess.Popen(command)  # noqa: ASYNC220, S603  it is for the user to say
+    except OSError as error:
+        http.should_exit = True
+        await serving
+        raise StartError(f"{command[0]} cannot be run: {error.strerror}") from None
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), pass_on)
+    code = await asyncio.to_thread(process.wait)
+    http.should_exit = True
+    return code if code >= 0 else 128 - code
 
 
 async def prepare(
@@ -12264,6 +12320,8 @@ async def prepare(
         log.warning("%s: the env file %s is not there, its variables are not set", settings.path, file)
     if settings.not_served:
         log.warning("%s: not served yet, ignored: %s", settings.path, ", ".join(settings.not_served))
+    if options.offline:
+        stack.enter_context(without_network())
     tls = tls_context(options)
     listeners = [stack.enter_context(listener) for listener in bind(options.host, options.port)]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(options.host, options.host)
@@ -12271,13 +12329,16 @@ async def prepare(
     address = f"{'https' if tls else 'http'}://{name}:{listeners[0].getsockname()[1]}"
     base = os.environ["LANGGRAPH_API_URL"] = address + settings.http.mount_prefix  # for the application's own clients
     await debugger(options)
+    stack.enter_context(taped(options.record, options.replay, base))
     path = options.db or str(settings.path.parent / "devserver.db")
+    if options.seed:
+        copy_database(options.seed, Path(path))
     db = Db(path, options.full_sync, vectors=settings.store.index is not None)
     await db.open()
     stack.push_async_callback(db.close)
     server = await start_server(settings, db, options.max_concurrency, address)
     stack.push_async_callback(server.runner.stop)
-    app = create_app(server, options.host, options.studio)
+    app = create_app(server, options.host, options.studio, [TEST_CLOCK] if options.test_clock else [])
     http, ws = _protocols()
     own: Any = {"http": http, "ws": ws, "lifespan": "on" if server.app else "off"}
     # backlog: else asyncio tries 2048 times to accept a connection for which there is no file descriptor, and logs each
@@ -12288,7 +12349,8 @@ async def prepare(
     gc.freeze()
     gc.set_threshold(20_000)
     gc.enable()
-    click.echo(banner(server, base, options.port, options.reload))
+    if not options.command:
+        click.echo(banner(server, base, options.port, options.reload))
     if options.reload:
         watcher = asyncio.ensure_future(reload_on_change(server))
         stack.push_async_callback(asyncio.wait, [watcher])
@@ -12431,13 +12493,29 @@ PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 LOG_LEVELS = click.Choice(["debug", "info", "warning", "error", "critical"], case_sensitive=False)
 
 
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+def kit_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that tests of whole servers need."""
+    for option in (
+        click.option("--config", type=click.Path(path_type=Path), default=Path("langgraph.json"), show_default=True),
+        click.option("--record", type=FILE, help="Write down what models answer; ask them what the file lacks."),
+        click.option("--replay", type=FILE, help="Let models answer from a recording alone, without a key."),
+        click.option("--seed", type=FILE, help="Begin with a copy of this snapshot; the database may not be there."),
+        click.option("--test-clock", is_flag=True, help="Let POST /devserver/clock move the server's clock."),
+        click.option("--env-file", type=click.Path(path_type=Path), help="Environment variables; those set win."),
+    ):
+        command = option(command)
+    return command
+
+
 @main.command(context_settings={"show_default": True})
-@click.option("--config", type=click.Path(path_type=Path), default=Path("langgraph.json"))
+@kit_options
 @click.option("--host", default="localhost", help="127.0.0.1 and ::1 are localhost; any other host is itself alone.")
 @click.option("--port", type=click.IntRange(0, 65535), help="0 picks a free one.  [default: 2024, or the next free]")
 @click.option("--db", help="Database file, or :memory:  [default: devserver.db beside langgraph.json]")
 @click.option("--no-reload", is_flag=True, help="Do not reload graphs when their code changes.")
-@click.option("--env-file", type=click.Path(path_type=Path), help="Environment variables; those already set win.")
 @click.option("--open/--no-browser", "open_browser", help="Open the page in a browser, or don't.")
 @click.option("--max-concurrency", "--n-jobs-per-worker", type=click.IntRange(1), default=200, help="Runs at once.")
 @click.option("--full-sync", is_flag=True, help="Survive power cuts too: the disk confirms every commit.")
@@ -12463,12 +12541,17 @@ def up(verbose: bool, server_log_level: str, no_reload: bool, tunnel: bool, **op
     if options["wait_for_client"] and not options["debug_port"]:
         raise click.UsageError("--wait-for-client needs --debug-port.")
     setup_logging("DEBUG" if verbose else server_log_level.upper())
+    run_server(types.SimpleNamespace(reload=not no_reload, command=(), offline=False, **options))
+
+
+def run_server(options: types.SimpleNamespace) -> None:
+    """Serve, then exit."""
     raise_file_limit()
     code = 0
     try:
         # not Windows' own loop, which stops listening when a client leaves while its connection is accepted
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-            runner.run(serve(types.SimpleNamespace(reload=not no_reload, **options)))
+            code = runner.run(serve(options))
     except StartError as error:
         log.debug("where that comes from:", exc_info=error)
         click.echo(f"devserver: {error}", err=True)
@@ -12479,6 +12562,19 @@ def up(verbose: bool, server_log_level: str, no_reload: bool, tunnel: bool, **op
 
 
 main.add_command(up, "dev")
+
+
+@main.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@kit_options
+@click.option("--db", default=":memory:", help="Database file, to keep it.")
+@click.option("--offline", is_flag=True, help="Keep the server's Python sockets from other machines, as in tests.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def execute(command: Sequence[str], **options: Any) -> None:
+    """Run a COMMAND, such as a test suite in any language, beside a server on a free port: LANGGRAPH_API_URL tells it
+    where. The exit status is the command's."""
+    setup_logging("WARNING")
+    usual = up.make_context("up", ["--port", "0"]).params
+    run_server(types.SimpleNamespace(**{**usual, **options, "reload": False, "command": command}))
 
 
 def end_process(code: int) -> None:
@@ -12596,6 +12692,43 @@ def compact(config: Path, db: str | None) -> None:
     path = db or str(config.parent / "devserver.db")
     use_database(path, Db.compact)
     click.echo(f"{path} is compact: {os.path.getsize(path):,} bytes")
+
+
+@main.command("snapshot")
+@click.argument("file", type=FILE)
+@click.option("--db", help="Database file  [default: devserver.db beside langgraph.json]")
+@click.option("--config", type=click.Path(path_type=Path), default=Path("langgraph.json"), show_default=True)
+def take_snapshot(file: Path, config: Path, db: str | None) -> None:
+    """Copy the database to FILE as it is at this moment, also while a server runs."""
+    try:
+        copy_database(Path(db or config.parent / "devserver.db"), file)
+    except StartError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{file}: {file.stat().st_size:,} bytes")
+
+
+@main.command("diff")
+@click.argument("one", type=FILE)
+@click.argument("other", type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
+def compare(one: Path, other: Path, as_json: bool) -> None:
+    """Tell what is added, changed and removed from database ONE to OTHER: threads, runs, shared values, items. The exit
+    status is 0 if nothing is, 1 if something is, 2 if a database cannot be read."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, path in enumerate((one, other)):
+            try:
+                copy_database(path, copied := Path(folder, f"{number}.db"))
+                found.append(use_database(str(copied), lambda db: db.read(contents)))
+            except (StartError, click.ClickException) as error:
+                click.echo(f"Error: {path}: {error}", err=True)
+                sys.exit(2)
+    changes = database_changes(*found)
+    for change in [] if as_json else changes:
+        click.echo("{sign} {kind} {name}  {told}".format(**change))
+    if as_json:
+        click.echo(json.dumps(changes))
+    sys.exit(bool(changes))
 
 
 ########################################################################################################
