@@ -12779,6 +12779,7 @@ th, td { text-align: left; vertical-align: top; padding: .3rem .5rem .3rem 0; bo
 #graph svg { display: block; margin: auto; height: auto; } #graph > button { position: absolute; }
 #graph.natural { max-height: 75vh; } #graph.natural svg { width: auto !important; } .node { cursor: pointer; }
 .node rect { fill: var(--back); stroke: var(--dim); }
+.edge-text { paint-order: stroke; stroke: var(--back); stroke-width: 3px; }
 .node text, .edge-text { fill: var(--text); font-size: 13px; text-anchor: middle; }
 .node .note, .edge-text, .box > text { fill: var(--dim); font-size: 10px; }
 .box > rect { fill: none; stroke: var(--line); } @keyframes pulse { to { stroke-opacity: .35; } }
@@ -12786,7 +12787,6 @@ th, td { text-align: left; vertical-align: top; padding: .3rem .5rem .3rem 0; bo
 .done > rect { stroke: var(--done); stroke-width: 2.5; } .error > rect { stroke: var(--error); stroke-width: 3; }
 .waiting > rect { stroke: var(--wait); stroke-width: 3; stroke-dasharray: 6 3; }
 .edge { fill: none; stroke: var(--dim); } .edge.if { stroke-dasharray: 5 4; } #tip path { fill: var(--dim); }
-.edge-text { paint-order: stroke; stroke: var(--back); stroke-width: 3px; }
 @media (prefers-reduced-motion: reduce) { .running > rect { animation: none; } }
 #chat { overflow: auto; padding: .6rem 1rem; display: flex; flex-direction: column-reverse; } /* stays at its end */
 #talk { margin-bottom: auto; overflow-wrap: anywhere; } .card.error { border-color: var(--error); }
@@ -12889,14 +12889,13 @@ function folded(id, summary, make, open = S.opened.has(id)) {
   add();
   return details;
 }
-let noticeTimer;
 /** Show a line at the bottom for some seconds, with a button if there is something to undo. */
 function notice(text, seconds = 6, undo = null) {
   const close = () => fill($("notice"));
   fill($("notice"), text, undo && button("Undo", () => { undo(); close(); }));
   ($("dialog").open ? $("dialog") : document.body).append($("notice")); // a dialog covers all that is outside of it
-  clearTimeout(noticeTimer);
-  noticeTimer = setTimeout(close, seconds * 1000);
+  clearTimeout(notice.timer);
+  notice.timer = setTimeout(close, seconds * 1000);
 }
 /** Make a listener that shows an error instead of losing it. */
 const guarded = listener => async event => {
@@ -12924,7 +12923,7 @@ const SIGNS = { idle: "✓", success: "✓", done: "✓", error: "✕", timeout:
   interrupted: "?", waiting: "?" };
 const COLOURS = { "✓": "good", "✕": "bad", "●": "live", "?": "wait" };
 const signed = name => h("span", { class: COLOURS[SIGNS[name]] ?? "dim" }, `${SIGNS[name] ?? "·"} ${name}`);
-const copy = async text => { await navigator.clipboard.writeText(text); notice("Copied", 2); };
+const copy = text => navigator.clipboard?.writeText(text).then(() => notice("Copied", 2)) ?? dialog("Copy", pre(text));
 const remembered = (name, otherwise) => JSON.parse(localStorage.getItem(`devserver.${name}`)) ?? otherwise;
 const remember = (name, value) => localStorage.setItem(`devserver.${name}`, JSON.stringify(value));
 /** An object without its empty values. */
@@ -12962,11 +12961,11 @@ async function api(path, body, method = body === undefined ? "GET" : "POST") {
     await sleep(wait);
   }
 }
-/** The server-sent events of a response. Gives the browser time to draw when there are many. */
+/** The server-sent events of a response, until the page is hidden. The browser gets time to draw between them. */
 async function* eventsOf(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = [], worked = performance.now();
-  for (let part; !(part = await reader.read()).done;) {
+  for (let part; !document.hidden && !(part = await reader.read()).done;) { // heartbeats are parts, too
     const seam = (rest.at(-1)?.slice(-3) ?? "") + part.value;
     rest.push(part.value);
     if (!seam.includes("\r\n\r\n")) continue; // a large event comes in many parts
@@ -12979,6 +12978,7 @@ async function* eventsOf(response) {
       if (performance.now() - worked > 12) { await sleep(0); worked = performance.now(); }
     }
   }
+  await reader.cancel(); // a browser has few connections
 }
 let following = new AbortController();
 /** Follow all runs of a thread, whoever starts them, until another is followed. Resolves once that was tried. */
@@ -13290,10 +13290,10 @@ function drawMarks() {
     const id = node.dataset.node, { state, count, ms } = known.get(id) ?? {}, stop = S.stops.get(id);
     const more = some([count > 1 && `× ${count}`, ms !== undefined && took(ms), stop && `■ ${stop}`]).join(" ");
     const note = `${SIGNS[state] ?? ""} ${more}`, words = `${named(id)} ${note} ${state ?? ""}`;
+    if (state === "running" && node.matches(".node:not(.running)")) node.scrollIntoView({ block: "nearest" });
     node.classList.remove("running", "done", "error", "waiting");
     if (state) node.classList.add(state);
-    if (node.tagName === "LI") node.textContent = words;
-    else node.setAttribute("aria-label", words);
+    node[node.tagName === "LI" ? "textContent" : "ariaLabel"] = words;
     node.querySelector(":scope > .note")?.replaceChildren(note);
   }
 }
@@ -13590,7 +13590,7 @@ function drawHistory() {
 }
 /** The last run's tasks as bars, each where and as long as it was within the run. */
 function drawTimeline() {
-  const tasks = tasksOfRun().slice(-300), start = tasks[0]?.from;
+  const tasks = tasksOfRun().slice(-150), start = tasks[0]?.from;
   const ends = tasks.map(({ to }) => (to ?? Date.now()) - start), percent = ms => `${100 * ms / Math.max(1, ...ends)}%`;
   const rows = tasks.map(({ node, state, from, isStep }, i) => {
     const bar = div(`bar ${COLOURS[SIGNS[state]]}`), ms = ends[i] + start - from;

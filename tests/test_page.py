@@ -38,7 +38,9 @@ from langgraph.types import interrupt
 from devserver import SharedValue
 
 def say(state):
-    return {{"messages": [AIMessage("x" * 10_000_000 if state["messages"][-1].content == "big" else {HOSTILE!r})]}}
+    text = "x" * 10_000_000 if state["messages"][-1].content == "big" else {HOSTILE!r}
+    usage = {{"input_tokens": 3, "output_tokens": 9, "total_tokens": 12}}
+    return {{"messages": [AIMessage(text, usage_metadata=usage)]}}
 
 class Numbers(TypedDict, total=False):
     n: int
@@ -167,6 +169,10 @@ class Page:
         self.do("Input.insertText", text=text)
         self.run(f"{field}.dispatchEvent(new Event('change'))")
 
+    def choose_from(self, label: str, value: str) -> None:
+        field = f"document.querySelector('select[aria-label={json.dumps(label)}]')"
+        self.run(f"{field}.value = {json.dumps(value)}; {field}.dispatchEvent(new Event('change'))")
+
     def press(self, key: str) -> None:
         text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
         code = {"Enter": 13, "Escape": 27, "Tab": 9}.get(key, 0)
@@ -255,6 +261,7 @@ def test_hostile_output_is_shown_as_text(open_page: Callable[..., Page]) -> None
     assert page.run("[typeof hacked, document.images.length, document.scripts.length]") == ["undefined", 0, 1]
     assert page.run("[...document.links].map(link => link.href)") == ["https://example.org/a"] * 2
     page.sees(HOSTILE[:20], "#threads .open")
+    page.sees("3 → 9 tokens", "#talk article.ai")
 
 
 def test_ten_megabytes_are_cut(open_page: Callable[..., Page]) -> None:
@@ -351,7 +358,7 @@ def test_a_message_may_be_sent_as_a_form(open_page: Callable[..., Page]) -> None
 # Forms, errors, questions
 
 
-def test_a_failed_run_tells_class_message_and_node(open_page: Callable[..., Page]) -> None:
+def test_a_failed_run_tells_class_message_and_node(open_page: Callable[..., Page], server: LiveServer) -> None:
     page = open_page("failing")
     run_form(page, kind="own")
     page.sees("✕ UnheardError in node fail", "#talk")
@@ -362,6 +369,14 @@ def test_a_failed_run_tells_class_message_and_node(open_page: Callable[..., Page
     page.sees("✕ error", "#wide")
     page.click("Thread", "#wide tr:has(.bad)")  # one click from its cause
     page.sees("✕ UnheardError", "#talk")
+    page.sees("Its traceback is in devserver's log", "#talk")
+    ended = server.log.index(f"run {page.run('S.runs[0].run_id')}")
+    assert "Traceback (most recent call last)" in server.log[max(0, ended - 3000) : ended + 3000]
+    page.write("Search, or key=value", "graph_id=failing")
+    page.choose_from("Status", "idle")
+    page.sees("No thread here", "#threads")
+    page.choose_from("Status", "error")
+    page.sees("✕ error", "#threads")
 
 
 def test_a_question_hides_the_form_and_is_answered(open_page: Callable[..., Page]) -> None:
@@ -555,6 +570,14 @@ def test_a_step_is_changed_and_run_again(open_page: Callable[..., Page]) -> None
     page.click("State", "#inspectors")
     page.write("Search keys and values", "OTHER")
     page.sees("text other!", "#inspector")
+    copied = "window.copied = []; navigator.clipboard.writeText = async text => { copied.push(text) }"
+    page.run(copied)
+    page.click("text", "#inspector li")
+    assert page.until("copied.length && copied") == ["text"]
+    page.run(f"location.hash += '/c/{page.run('S.history.at(-1).checkpoint_id')}'")
+    page.sees("Go on from it", "#ask")
+    page.run("location.reload()")  # the address is of that step
+    page.sees("Step -1", "#ask")
 
 
 def test_a_run_is_copied_as_code_without_the_headers_values(open_page: Callable[..., Page]) -> None:
@@ -892,7 +915,15 @@ def test_all_is_reached_by_the_keyboard(open_page: Callable[..., Page]) -> None:
     page.press("n")
     page.until("location.hash === '#/t'")
     page.press("j")
-    page.until("location.hash.startsWith('#/t/')")
+    page.until("location.hash.startsWith('#/t/') && S.threadId")
+    first = page.run("S.threadId")
+    page.press("j")
+    page.until(f"S.threadId !== '{first}'")
+    page.press("k")
+    page.until(f"S.threadId === '{first}' && S.history.length")
+    page.run("window.started = 0; { const real = startRun; startRun = (...all) => { started++; return real(...all) } }")
+    page.press("r")
+    page.until("started")
     page.press("?")
     page.sees("single letters act", "#dialog")
     page.run("document.querySelector('#dialog input').click()")
@@ -959,12 +990,22 @@ def test_a_long_thread_opens_and_shows_its_steps_in_pages(open_page: Callable[..
 
 
 @pytest.mark.long
-def test_a_page_at_rest_asks_once_in_five_seconds(open_page: Callable[..., Page]) -> None:
+def test_a_page_at_rest_asks_once_in_five_seconds(open_page: Callable[..., Page], server: LiveServer) -> None:
+    """And not at all while it is hidden; then it gives its connection back, of which a browser has six."""
     page = open_page("steps")
-    page.sees("● connected", "#connection")
+    run_form(page, text="x")
+    page.idle()
     page.run("{ const real = fetch; window.count = 0; fetch = (...all) => { count++; return real(...all) } }")
     time.sleep(11)
     assert 1 <= page.run("count") <= 3
+    page.run("window.seen = false; Object.defineProperty(document, 'hidden', { get: () => !seen }); count = 0")
+    with server.http() as http:
+        time.sleep(6)  # until after a heartbeat the connection is given back
+        run = {"assistant_id": "steps", "input": {"text": "hidden"}}
+        http.post(f"/threads/{page.run('S.threadId')}/runs/wait", json=run)
+        assert page.run("[S.state.values.text, count]") == ["x!", 0]
+    page.run("seen = true")
+    page.until("S.state.values.text === 'hidden!'")
 
 
 @pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.long)])
