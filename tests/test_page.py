@@ -892,7 +892,10 @@ def test_the_page_is_under_the_mount_prefix(
         page.until("S.state?.values.total === 111 && !S.run")
 
 
-def test_all_is_reached_by_the_keyboard(open_page: Callable[..., Page]) -> None:
+def test_all_is_reached_by_the_keyboard(open_page: Callable[..., Page], server: LiveServer) -> None:
+    with server.http() as http:
+        for _ in range(2):
+            http.post("/threads", json={})
     page = open_page("hostile")
     page.press("/")
     assert page.run("document.activeElement.id") == "message"
