@@ -13008,7 +13008,7 @@ function follow(threadId) {
 // 3. What this page knows, and what a run's events change in it
 // A run's values, parts of messages that the state does not have yet, tasks with their times, custom events
 const emptyRun = () => ({ run: null, values: null, parts: new Map(), tasks: [], custom: [], error: null });
-const emptyThread = () => ({ state: null, history: [], chosen: null, runs: [], shown: 100, ...emptyRun() });
+const emptyThread = () => ({ state: null, history: [], chosen: null, runs: [], shown: 100, readAt: 0, ...emptyRun() });
 const S = {
   assistants: [], assistant: null, schemas: {}, nodes: [], // the assistant in use, the nodes of its drawing
   threadId: null, ...emptyThread(), // the thread that is open, the checkpoint chosen in it, and its live run
@@ -13109,14 +13109,14 @@ async function endRun() {
 }
 /** Read the open thread anew. */
 async function refresh() {
-  const id = S.threadId, path = `threads/${id}`;
+  const id = S.threadId, path = `threads/${id}`, at = performance.now();
   if (!id) return;
   const [thread, state, history, runs] = await Promise.all([api(path), api(`${path}/state?subgraphs=true`),
     api(`${path}/history`, { limit: 25 }), api(`${path}/runs?limit=50`)]);
-  if (id !== S.threadId) return;
+  if (id !== S.threadId || at < S.readAt) return; // what was asked later came sooner
   const live = runs.find(run => run.status === "running") ?? runs.find(run => run.status === "pending");
-  Object.assign(S, { thread, state, history, runs, error: live ? S.error : thread.error, run: live?.run_id ?? null });
-  if (!live) Object.assign(S, { values: null, parts: new Map() });
+  Object.assign(S, { thread, state, history, runs, error: live ? S.error : thread.error, readAt: at });
+  Object.assign(S, live ? { run: live.run_id } : { run: null, values: null, parts: new Map() });
   redraw("chat", "ask", "inspector", "graph");
 }
 /** Start a run of the open thread, which is made if need be, from the chosen checkpoint. Events come by `follow`. */
@@ -13824,9 +13824,9 @@ async function openThread(id) {
   following.abort();
   Object.assign(S, emptyThread(), { threadId: id });
   if (!id) return;
+  await follow(id); // before it is read, so that nothing is missed
   await refresh();
   await chooseAssistant(S.thread?.metadata?.assistant_id ?? S.assistant?.assistant_id);
-  await follow(id);
 }
 const pane = name => { document.body.dataset.pane = name; fill($("panes"), tabs(PANES, name, pane)); };
 /** Show what the address names: a screen, a thread, or a checkpoint of it. */
