@@ -12852,10 +12852,10 @@ function h(tag, properties, ...children) {
 }
 /** Put other children into an element; the focus stays at its place. */
 function fill(element, ...children) {
-  const places = () => [...element.querySelectorAll("button, a, summary, select, input")];
-  const at = places().indexOf(document.activeElement);
+  const places = () => [...element.querySelectorAll("button, a, summary, select, input, textarea")];
+  const focused = document.activeElement, at = places().indexOf(focused);
   element.replaceChildren(...some(children));
-  if (at >= 0) places()[at]?.focus({ preventScroll: true });
+  if (at >= 0) (focused.isConnected ? focused : places()[at])?.focus({ preventScroll: true });
 }
 const tagged = (tag, cls) => (...children) => h(tag, { class: cls }, ...children);
 const row = tagged("div", "row"), hint = tagged("p", "dim"), dim = tagged("span", "dim small");
@@ -13401,7 +13401,7 @@ function drawAsk() {
       row(button("Run again from here", goOn), change, button("Back to now", () => to(`#/t/${S.threadId}`)))),
     stopped && div("card", `Stopped before ${namesOf(S.state.next)}.`, row(button("Continue", goOn), change)),
     S.run && row(h("span", { class: "live" }, "● running"), button("Cancel", cancel)),
-    isChat() && !asForm ? chatForm() : !open.length && !run && inputForm(),
+    isChat() && !asForm ? drawAsk.chat ??= chatForm() : !open.length && !run && inputForm(),
     isChat() && plain(asForm ? "Message instead" : "Form instead", () => { S.asForm = !asForm; redraw("ask"); }));
 }
 function chatForm() {
@@ -13424,7 +13424,7 @@ function chatForm() {
     else text.value = back ? S.said.at(-back) : "";
   };
   const text = h("textarea", { id: "message", rows: 2, "aria-label": "Message", onkeydown,
-    value: $("message")?.value ?? remembered("draft", ""), oninput: () => remember("draft", text.value),
+    value: remembered("draft", ""), oninput: () => remember("draft", text.value),
     placeholder: "Message: Enter sends, Shift+Enter makes a new line" });
   return row(div("grow", text), button("Send", send));
 }

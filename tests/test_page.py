@@ -244,9 +244,13 @@ def test_a_message_is_answered_as_it_is_spoken(open_page: Callable[..., Page], s
     page.sees("you", "#talk article.ai")
     assert page.run("$('talk').querySelector('article.ai').innerText.includes('said')") is False
     page.sees("● running", "#ask")
+    page.write("Message", "what comes next")
+    page.run("$('message').setSelectionRange(4, 4)")
     gate.touch()
     page.sees("you said hi", "#talk")
     page.idle()
+    page.until("!$('ask').innerText.includes('running')")
+    assert page.run("[document.activeElement.id, $('message').selectionStart]") == ["message", 4]
     page.until("document.querySelector('#graph .node.done')")
     assert page.run("document.querySelectorAll('#talk article').length") == 2
 
