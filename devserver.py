@@ -26,7 +26,7 @@ A section uses only earlier ones, but for the appendix.
 
 The life of a run: POST /threads/T/runs/stream
     endpoint        who asks is known, the body is read as the route's model, an Auth decides; a Call says all that
-    stream_run      hands a NewRun to Runner.create_followed
+    stream_run      hands a NewRun to Runner.create, and follows its log
     make_run        one transaction: multitask rule, run row, thread row; a run with nothing in its way is started
     Runner._work    the thread's worker takes it, or claims it later (no polling), one run per thread at a time
     Execution       binds the shared values to the run and calls the graph on the run loop
@@ -1546,6 +1546,7 @@ class _Job(NamedTuple):
     args: tuple[Any, ...]
     future: concurrent.futures.Future[Any] | asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop | None
+    then: Callable[[Any], Any] | None = None  # is given the result, even if nobody waits for it any more
 
 
 class _Writer(aiosqlite.Connection):
@@ -1588,6 +1589,8 @@ class _Writer(aiosqlite.Connection):
     @staticmethod
     def _settle(results: list[tuple[_Job, Any]]) -> None:
         for job, result in results:
+            if job.then and not isinstance(result, BaseException):
+                job.then(result)
             if job.future.done():  # whoever waited was cancelled
                 continue
             if isinstance(result, StopIteration):  # no future takes one
@@ -1684,7 +1687,7 @@ class Db:
         self._idle: deque[sqlite3.Connection] = deque()
         self._owned: list[sqlite3.Connection] = []
         self._identity: tuple[int, int] | None = None
-        self._log: tuple[int, int] | None = None  # the identity of the write-ahead log that the connections use
+        self._log: tuple[int, int] | None = None  # that of the write-ahead log
         self.log_lost = False  # whether the next start would not find it
         self._told: set[str] = set()
         self.quiet_seconds = 0  # since the last commit
@@ -1723,13 +1726,18 @@ class Db:
         await self._opened.aclose()
 
     async def write(
-        self, function: Callable[..., T], *args: Any, patient: Callable[[Unavailable], bool] = impatient
+        self,
+        function: Callable[..., T],
+        *args: Any,
+        patient: Callable[[Unavailable], bool] = impatient,
+        then: Callable[[T], Any] | None = None,
     ) -> T:
-        """Run a function as one transaction; again in a while if the file can't be used and `patient` says so."""
+        """Run a function as one transaction; again in a while if the file can't be used and `patient` says so. Its
+        result is given to `then` first, also if the caller was cancelled meanwhile."""
         loop = asyncio.get_running_loop()
         while True:
             future: asyncio.Future[T] = loop.create_future()
-            self._writer.submit(_Job(function, args, future, loop))
+            self._writer.submit(_Job(function, args, future, loop, then))
             try:
                 return await future
             except Unavailable as error:
@@ -1748,10 +1756,9 @@ class Db:
     def look(self, function: Callable[..., T], *args: Any) -> T:
         conn = None
         try:
-            try:
+            with contextlib.suppress(IndexError):
                 conn = self._idle.pop()
-            except IndexError:
-                conn = self._new_reader()
+            conn = conn or self._new_reader()
             if conn is None:
                 return self.write_now(function, *args)
             conn.execute("BEGIN")
@@ -1807,10 +1814,9 @@ class Db:
         self.log_lost = self._found("-wal") != self._log
         if not self.log_lost:
             return
-        try:
+        failed = True
+        with contextlib.suppress(sqlite3.Error):
             failed = bool(conn.execute("PRAGMA wal_checkpoint(FULL)").fetchone()[0]) or bool(self._log_size())
-        except sqlite3.Error:
-            failed = True
         problem = f"{self.path}-wal was deleted or replaced while the server runs, so "
         problem += "nothing is kept" if failed else "commits are kept without it, which is slower"
         if problem not in self._told:
@@ -2640,11 +2646,15 @@ class Runs(Table[Run]):
     def is_live(self, run_id: str) -> bool:
         return bool(self._value(f"SELECT 1 FROM runs WHERE run_id = ? AND {LIVE}", run_id))
 
-    def cancel_of(self, run_id: str) -> tuple[str | None, str | None] | None:
-        """How a running run is to be cancelled and why, (None, None) if it is not; None if it is not running."""
-        query = "SELECT cancel, reason FROM runs WHERE run_id = ? AND status = 'running'"
-        row = self.conn.execute(query, (run_id,)).fetchone()
-        return row and (row["cancel"], row["reason"])
+    def finish(self, run_id: str, status: str) -> tuple[str | None, str | None] | None:
+        """End a running run. Return the action and the reason with which it was to be cancelled, which count more than
+        the status; None if it was not running."""
+        query = (
+            "UPDATE runs SET status = iif(cancel IS NULL, ?, 'interrupted'), updated_at = ?, changed = steady() "
+            "WHERE run_id = ? AND status = 'running' RETURNING cancel, reason"
+        )
+        rows = self.conn.execute(query, (status, now(), run_id)).fetchall()
+        return tuple(rows[0]) if rows else None
 
     def wanted_after(self, run_id: str) -> tuple[bool, int]:
         """Return whether a claimed run should still start, and the number of the last event before it."""
@@ -5018,6 +5028,7 @@ async def enter(server: Application, connection: HTTPConnection) -> None:
 GRAPH_NAMESPACE = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
 
 
+@functools.cache
 def system_assistant_id(graph_id: str) -> str:
     return str(uuid.uuid5(GRAPH_NAMESPACE, graph_id))
 
@@ -6110,7 +6121,7 @@ def _terminals(outcome: Outcome) -> list[JsonObject]:
 def finish_run(conn: sqlite3.Connection, run: Run, outcome: Outcome) -> Outcome | None:
     """End a running run: its row, its thread, its webhook. Return how it ended, which a cancel decides that came before
     this transaction; None if the run was deleted meanwhile."""
-    if (cancel := Runs(conn).cancel_of(run.run_id)) is None:
+    if (cancel := Runs(conn).finish(run.run_id, outcome.status)) is None:
         return None
     action, reason = cancel
     if action:
@@ -6122,8 +6133,6 @@ def finish_run(conn: sqlite3.Connection, run: Run, outcome: Outcome) -> Outcome 
     failed = outcome.status == "error" and outcome.refusal is None
     if outcome.status == "rollback":
         Runs(conn).delete(run)
-    else:
-        Runs(conn).set_status(run.run_id, outcome.status)
     if (rest := outcome.rest) and outcome.status != "rollback":
         status = "error" if failed else rest.status
         Threads(conn).set_state(run.thread_id, status, rest.values, rest.interrupts, outcome.error, rest.output_keys)
@@ -6533,7 +6542,7 @@ class Execution:
             if rest.status == "interrupted" and self._run_log.last_values is not MISSING:
                 # LangGraph's last values have writes that wait for the rest of their superstep
                 self._run_log.last_values = output_of(rest.values, rest.output_keys)
-            shared = scope.loose_puts() if rest.status == "idle" else ()
+            shared = scope.loose_puts() if scope.supersteps and rest.status == "idle" else ()
             return Outcome("success", rest=rest, shared=shared)
 
     def _with_null_answer(self, run: Run) -> Run:
@@ -7068,34 +7077,28 @@ class Runner:
         self.logs.close_all()
         self.loop.stop()
 
-    async def create(self, *news: NewRun) -> list[Run]:
-        """Make runs, all of them or none; those that need not wait are started in the same transaction."""
-        return await asyncio.shield(self._create(*news))  # also if the client leaves meanwhile
-
-    async def create_followed(self, new: NewRun, follower: Follower | None = None) -> tuple[Run, RunLog]:
-        """Make a run with its log open, and followed, before it can begin: a busy thread's worker may claim it."""
-        run_log = self.logs.of_run(new.run_id, follower)
-        try:
-            [run] = await asyncio.shield(self._create(new))
-        except BaseException:
-            self.logs.close_run(new.run_id)
-            raise
-        return run, run_log
-
-    async def _create(self, *asked: NewRun) -> list[Run]:
+    async def create(self, *asked: NewRun) -> list[Run]:
+        """Make runs, all of them or none; those that need not wait are started in the same transaction. Whoever is to
+        follow a run joins its log before: it may begin at once."""
         free = 0 if self.stopping else self.max_concurrency - len(self._executions)
         news = [replace(new, start=n < free) for n, new in enumerate(asked)]
-        made = await self.db.write(lambda conn: [make_run(conn, self.graphs, new) for new in news])
-        return [self.begin(created) for created in made]
 
-    def begin(self, created: Created) -> Run:
-        """Let a run that was made go its way. Thread-safe."""
-        if created.gave_way:
-            self.end(created.gave_way, created.told)
-        # in a context of its own: what runs for others must not inherit who asked for this one
-        noticed = (created.run.thread_id, created.started)
-        self.loop.loop.call_soon_threadsafe(self._notice, *noticed, context=contextvars.Context())
-        return created.run
+        try:
+            made = await self.db.write(lambda conn: [make_run(conn, self.graphs, new) for new in news], then=self.begin)
+        except Exception:
+            for new in news:
+                self.logs.close_run(new.run_id)
+            raise
+        return [created.run for created in made]
+
+    def begin(self, made: list[Created]) -> None:
+        """Let runs that were made go their way. Thread-safe."""
+        for run, gave_way, started, told in made:
+            if gave_way:
+                self.end(gave_way, told)
+            # in a context of its own: what runs for others must not inherit who asked for this one
+            own = contextvars.Context()
+            self.loop.loop.call_soon_threadsafe(self._notice, run.thread_id, started, context=own)
 
     async def cancel(self, runs: list[tuple[str, str]], action: str, reason: str) -> list[Run]:
         """Cancel these (thread id, run id) if they are live; return those that were."""
@@ -7203,8 +7206,7 @@ class Runner:
                 self.threads.notice()  # as no run holds it any more
 
     async def _fire_crons(self) -> None:
-        for created in await self.db.write(fire_crons, self.graphs):
-            self.begin(created)
+        await self.db.write(fire_crons, self.graphs, then=self.begin)
 
     async def _expire_items(self) -> None:
         while await self.db.write(lambda conn: Items(conn).sweep(500)):
@@ -8106,7 +8108,8 @@ async def stream_run(call: Call) -> Response:
     """Start a run, on a thread or on one of its own, and stream its events."""
     new = await new_run(call.server, call.request.path_params.get("thread_id"), call.body)
     follower = Follower()
-    run, run_log = await call.server.runner.create_followed(new, follower)
+    run_log = call.server.runner.logs.of_run(new.run_id, follower)
+    [run] = await call.server.runner.create(new)
     frame = functools.partial(sse_frame, with_id=run.kwargs["resumable"])
     headers = STREAM_HEADERS | run_headers(new.thread_id, run.run_id, "stream")
     leaver = run if new.body.on_disconnect == "cancel" else None
@@ -8152,7 +8155,8 @@ STREAM_HEADERS = {
 async def wait_run(call: Call) -> Response:
     """Start a run, on a thread or on one of its own, and wait for its result."""
     new = await new_run(call.server, call.request.path_params.get("thread_id"), call.body)
-    run, run_log = await call.server.runner.create_followed(new)
+    run_log = call.server.runner.logs.of_run(new.run_id)
+    [run] = await call.server.runner.create(new)
     return wait_reply(call.server, run, run_log, new.body.on_disconnect == "cancel")
 
 
@@ -9155,7 +9159,8 @@ async def call_tool(server: Server, params: JsonObject) -> JsonObject:
     body = {"assistant_id": found[0].assistant_id, "input": given, "context": params.get("context")}
     try:
         new = await new_run(server, None, validate(RunCreateStateless, body))
-        run, run_log = await server.runner.create_followed(new)
+        run_log = server.runner.logs.of_run(new.run_id)
+        [run] = await server.runner.create(new)
     except ApiError as error:
         raise ProtocolError(INVALID_PARAMS, error.detail) from None
     await wait_for_end(server, run, run_log)
@@ -9586,7 +9591,9 @@ async def start_task(call: AgentCall, message: SentMessage, follower: Follower |
     try:
         checked = validate(RunCreateStateful, body)
         new = await new_run(server, thread_id, checked, run_id=run_id, task_id=task_id)
-        return await server.runner.create_followed(new, follower)
+        run_log = server.runner.logs.of_run(new.run_id, follower)
+        [run] = await server.runner.create(new)
+        return run, run_log
     except ApiError as error:
         detail = "Invalid thread ID" if isinstance(error, InvalidId) else error.detail
         raise ProtocolError(INVALID_PARAMS, f"Failed to create run: {detail}") from None

@@ -124,7 +124,7 @@ CALLS: dict[str, list[Call]] = {
     "Runs.set_status": [lambda c: Runs(c).set_status("r", "success")],
     "Runs.request_cancel": [lambda c: Runs(c).request_cancel("r", "interrupt", "x")],
     "Runs.is_live": [lambda c: Runs(c).is_live("r")],
-    "Runs.cancel_of": [lambda c: Runs(c).cancel_of("r")],
+    "Runs.finish": [lambda c: Runs(c).finish("r", "success")],
     "Runs.wanted_after": [lambda c: Runs(c).wanted_after("r")],
     "Runs.begun": [lambda c: Runs(c).begun()],
     "Runs.release": [lambda c: Runs(c).release()],

@@ -1,6 +1,8 @@
 """The shape of the one module: its sections, what each may use, and how long its parts are."""
 
 import ast
+import json
+import os
 import re
 import subprocess
 import symtable
@@ -20,6 +22,8 @@ TREE = ast.parse(SOURCE)
 MAX_LINES = 11100  # of the server, until it is made shorter; the test kit and the page have limits of their own
 MAX_TEST_KIT, MAX_PAGE = 750, 1200
 MAX_FUNCTION, MAX_CLASS, MAX_COMPLEXITY = 70, 250, 12
+# Functions and calls of three ways through the module, see ways.py. They only go down.
+MAX_WAYS = {"streamed run": (121, 365), "protocol run, followed": (144, 680), "shared value's write": (151, 370)}
 MAX_USED_ONCE = 70  # functions; more than that, and what belongs together is read apart
 SQL_SECTIONS = {"Database", "Tables", "Persistence"}
 WEB_SECTIONS = {"Access", "HTTP", "Protocols", "App"}
@@ -67,6 +71,21 @@ def test_the_module_is_short() -> None:
     assert test_kit <= MAX_TEST_KIT
     assert page <= MAX_PAGE
     assert len(LINES) - test_kit - page < MAX_LINES
+
+
+def test_ways_are_short(tmp_path: Path) -> None:
+    """From a request to the last of its run: how many functions a reader has to know."""
+    walk = [sys.executable, str(Path(__file__).with_name("ways.py"))]
+    done = subprocess.run(
+        walk, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert (tmp_path / "ways.json").is_file(), done.stderr
+    ways = json.loads((tmp_path / "ways.json").read_text())
+    assert ways.keys() == MAX_WAYS.keys()
+    for way, functions in ways.items():
+        most, most_calls = MAX_WAYS[way]
+        assert len(functions) <= most, (way, functions)
+        assert sum(functions.values()) <= most_calls, (way, functions)
 
 
 def test_classes_are_short() -> None:
