@@ -10947,16 +10947,30 @@ def model_question(model: Any, messages: Sequence[BaseMessage], kwargs: JsonObje
     return {"messages": told, "tools": kwargs.get("tools") or [], "options": options}
 
 
+AS_GIVEN = ("response_metadata", "usage_metadata")
+
+
+def build_message(cls: type[BaseMessage], fields: JsonObject) -> Any:
+    """Return a kept message. Builds that, and nothing else."""
+    message = cls(**{key: fields[key] for key in fields if key not in AS_GIVEN})
+    for name in AS_GIVEN:
+        if name in fields:
+            setattr(message, name, fields[name])
+    return message
+
+
 def kept_part(part: Any) -> JsonObject:
     """Return a generation, or a chunk of one, to be written down."""
     data = part.message.model_dump(mode="json")
     kept = {key: value for key, value in data.items() if value not in (None, [], {}) or key == "content"}
-    kept["response_metadata"] = plain(kept.get("response_metadata", {}))
+    for name in AS_GIVEN:  # model_dump changes the order of their keys
+        if value := getattr(part.message, name, None):
+            kept[name] = plain(value)
     return {"message": kept, **({"generation_info": plain(part.generation_info)} if part.generation_info else {})}
 
 
 def read_chunks(answer: JsonObject) -> list[Any]:
-    """Return the chunks of an answer, or the one that a whole answer is. Builds messages, and nothing else."""
+    """Return the chunks of an answer, or the one that a whole answer is."""
     from langchain_core.outputs import ChatGenerationChunk
 
     chunks = []
@@ -10970,7 +10984,7 @@ def read_chunks(answer: JsonObject) -> list[Any]:
                 "chunk_position": "last",
                 "tool_call_chunks": [{**each, "type": "tool_call_chunk"} for each in pieces],
             }
-        message = AIMessageChunk(**fields)
+        message = build_message(AIMessageChunk, fields)
         chunks.append(ChatGenerationChunk(message=message, generation_info=kept.get("generation_info")))
     return chunks
 
@@ -10982,8 +10996,9 @@ def read_result(answer: JsonObject) -> Any:
 
     if "chunks" in answer:
         return generate_from_stream(iter(read_chunks(answer)))
-    parts = [(AIMessage(**kept["message"]), kept.get("generation_info")) for kept in answer["generations"]]
-    return ChatResult(generations=[ChatGeneration(message=message, generation_info=info) for message, info in parts])
+    parts = [(build_message(AIMessage, kept["message"]), kept.get("generation_info")) for kept in answer["generations"]]
+    generations = [ChatGeneration(message=message, generation_info=info) for message, info in parts]
+    return ChatResult(generations=generations, llm_output=answer.get("llm_output"))
 
 
 # -- recordings --
@@ -11257,7 +11272,8 @@ class Tape:
 
         def keep(result: Any) -> JsonObject:
             if "generate" in name:
-                return {"generations": [kept_part(each) for each in result.generations]}
+                kept: JsonObject = {"generations": [kept_part(each) for each in result.generations]}
+                return {**kept, "llm_output": plain(result.llm_output)} if result.llm_output else kept
             return {"value": json.loads(json.dumps(result))}
 
         def call(model: Any, *args: Any, **kwargs: Any) -> Any:
