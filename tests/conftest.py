@@ -27,6 +27,7 @@ from langgraph_sdk.client import LangGraphClient, SyncLangGraphClient
 
 ROOT = Path(__file__).resolve().parent.parent
 GRAPHS = Path(__file__).resolve().parent / "graphs"
+collect_ignore = ["example"]  # a project of its own, which test_kit_example.py runs
 PROBE = ROOT.parent / "shared" / "probe"
 # What older versions lack, by the name that it has in needs.txt: the package, the first version that has it, and a
 # word for it. Versions are compared, not features: where a newer version loses one, tests have to fail.
