@@ -6474,7 +6474,9 @@ class Execution:
                 self._queue.append(self._event(*each))
                 if self._writing is None or self._writing.done():
                     self._writing = asyncio.ensure_future(self._write())
-            elif self._run.thread_id in self._logs.threads or (self._run_log.followers and is_ordinary(each[0])):
+            elif self._run.thread_id in self._logs.threads or (
+                self._run_log.followers and not each[0].startswith(PROTOCOL)
+            ):
                 self._show([self._event(*each)])
 
     def _show(self, events: Iterable[Event]) -> None:
@@ -8112,8 +8114,10 @@ async def stream_run(call: Call) -> Response:
     [run] = await call.server.runner.create(new)
     frame = functools.partial(sse_frame, with_id=run.kwargs["resumable"])
     headers = STREAM_HEADERS | run_headers(new.thread_id, run.run_id, "stream")
-    leaver = run if new.body.on_disconnect == "cancel" else None
-    return CutResponse(with_heartbeats(run_log.follow(follower), follower, frame), headers, call.server.runner, leaver)
+    response = CutResponse(with_heartbeats(run_log.follow(follower), follower, frame), headers=headers)
+    if new.body.on_disconnect == "cancel":
+        response.bound = call.server.runner, run
+    return response
 
 
 async def run_tape(
@@ -8165,14 +8169,10 @@ class Unfinished(Exception):
 
 
 class CutResponse(StreamingResponse):
-    """A stream that may break off, so that its client can't take it for whole and asks again. The run of a `leaver` is
-    cancelled if the client leaves early."""
+    """A stream that may break off, so that its client can't take it for whole and asks again. If its client leaves
+    early, a `bound` run is cancelled."""
 
-    def __init__(
-        self, parts: AsyncIterator[bytes], headers: Mapping[str, str], runner: Runner, leaver: Run | None = None
-    ) -> None:
-        super().__init__(parts, headers=headers)
-        self._runner, self._leaver = runner, leaver
+    bound: tuple[Runner, Run] | None = None
 
     async def stream_response(self, send: asgi.Send) -> None:
         is_whole = False
@@ -8181,9 +8181,10 @@ class CutResponse(StreamingResponse):
                 await super().stream_response(send)
                 is_whole = True
         finally:
-            if (run := self._leaver) and not is_whole:
+            if self.bound and not is_whole:
+                runner, run = self.bound
                 reason = "client disconnected from the run stream (on_disconnect=cancel)"
-                self._runner.begin_soon(lambda: self._runner.cancel([(run.thread_id, run.run_id)], "interrupt", reason))
+                runner.begin_soon(lambda: runner.cancel([(run.thread_id, run.run_id)], "interrupt", reason))
 
 
 def wait_reply(server: Server, run: Run, run_log: RunLog, cancel: bool, result: bytes = b"") -> Response:
@@ -8197,7 +8198,10 @@ def wait_reply(server: Server, run: Run, run_log: RunLog, cancel: bool, result: 
         yield result or await run_result(server, run, run_log)
 
     headers = {"content-type": "application/json", **run_headers(run.thread_id, run.run_id, "join")}
-    return CutResponse(parts(), headers, server.runner, run if cancel else None)
+    response = CutResponse(parts(), headers=headers)
+    if cancel:
+        response.bound = server.runner, run
+    return response
 
 
 async def run_result(server: Server, run: Run, run_log: RunLog) -> bytes:
@@ -8334,8 +8338,10 @@ async def join_run_stream(call: Call) -> Response:
         return sse_frame(event, run.kwargs["resumable"]) if is_wanted else b""
 
     frames = with_heartbeats(run_tape(call.server, run, joined, follower, after), follower, frame)
-    leaver = run if joined and call.query["cancel_on_disconnect"] else None
-    return CutResponse(frames, STREAM_HEADERS | headers, call.server.runner, leaver)
+    response = CutResponse(frames, headers=STREAM_HEADERS | headers)
+    if joined and call.query["cancel_on_disconnect"]:
+        response.bound = call.server.runner, run
+    return response
 
 
 async def join_thread_stream(call: Call) -> Response:
@@ -8360,7 +8366,7 @@ async def join_thread_stream(call: Call) -> Response:
         return sse_frame(event, True) if wanted and (event.name == RUN_DONE or is_ordinary(event.name)) else b""
 
     tape = thread_tape(call.server, thread_id, joined, follower, after)
-    return CutResponse(with_heartbeats(tape, follower, frame), STREAM_HEADERS, call.server.runner)
+    return CutResponse(with_heartbeats(tape, follower, frame), headers=STREAM_HEADERS)
 
 
 async def thread_tape(
@@ -8767,7 +8773,7 @@ async def stream_events(call: Call) -> Response:
         data, name, seq = to_json(envelope), envelope["method"].encode(), envelope["seq"]
         return b"event: %b\r\ndata: %b\r\nid: %d\r\n\r\n" % (name, data, seq)
 
-    return CutResponse(with_heartbeats(tape, follower, frame), STREAM_HEADERS, call.server.runner)
+    return CutResponse(with_heartbeats(tape, follower, frame), headers=STREAM_HEADERS)
 
 
 async def protocol_body(request: Request) -> Any:
@@ -9641,7 +9647,7 @@ async def resubscribe_task(call: AgentCall) -> Response:
 
 def task_stream(call: AgentCall, first: JsonObject, run: Run, run_log: RunLog, follower: Follower) -> Response:
     frames = with_heartbeats(task_answers(call, first, run, run_log, follower), follower, rpc_frame)
-    return CutResponse(frames, STREAM_HEADERS | {"content-type": "text/event-stream"}, call.server.runner)
+    return CutResponse(frames, headers=STREAM_HEADERS | {"content-type": "text/event-stream"})
 
 
 async def task_answers(
