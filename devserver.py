@@ -7044,7 +7044,7 @@ class Runner:
         self.crons = Schedule(db, lambda conn: Crons(conn).next_due(), self._fire_crons)
         self.items = Schedule(db, lambda conn: Items(conn).next_expiry(), self._expire_items, pauses[0])
         self.threads = Schedule(db, lambda conn: Threads(conn).next_expiry(), self._expire_threads, pauses[1])
-        self._background: set[asyncio.Future[Any]] = set()
+        self._background: set[asyncio.Future[None]] = set()
         self.stopping = False
 
     # -- called from the HTTP loop --
@@ -7146,7 +7146,7 @@ class Runner:
             return await self.loop.run_or_elsewhere(opened)
         return await opened()
 
-    def begin_soon(self, make: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    def begin_soon(self, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Do something on the run loop, for nobody who waits."""
         self.loop.loop.call_soon_threadsafe(lambda: self._keep(make()))
 
@@ -7168,7 +7168,7 @@ class Runner:
             worker.started.append(started)
         worker.noticed.set()
 
-    def _keep(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+    def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(coroutine)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
@@ -8184,7 +8184,8 @@ class CutResponse(StreamingResponse):
             if self.bound and not is_whole:
                 runner, run = self.bound
                 reason = "client disconnected from the run stream (on_disconnect=cancel)"
-                runner.begin_soon(lambda: runner.cancel([(run.thread_id, run.run_id)], "interrupt", reason))
+                cancel = runner.cancel([(run.thread_id, run.run_id)], "interrupt", reason)
+                asyncio.ensure_future(cancel)  # noqa: RUF006  the database holds it
 
 
 def wait_reply(server: Server, run: Run, run_log: RunLog, cancel: bool, result: bytes = b"") -> Response:
