@@ -418,13 +418,16 @@ def test_questions_are_answered_together_each_by_its_id(open_page: Callable[...,
     ]
 
 
+EDITED = {"type": "edit", "args": {"action": "mail", "args": {"to": "bob"}}}
+
+
 @pytest.mark.parametrize(
     ("graph", "clicks", "answers"),
     [
         ("asks_old", ["Accept"], [{"type": "accept", "args": None}]),
-        ("asks_old", ["Edit"], [{"type": "edit", "args": {"action": "mail", "args": {"to": "bob"}}}]),
-        ("asks_old", ["Respond"], [{"type": "response", "args": "why"}]),
-        ("asks_old", ["Ignore"], [{"type": "ignore", "args": None}]),
+        pytest.param("asks_old", ["Edit"], [EDITED], marks=pytest.mark.long),
+        pytest.param("asks_old", ["Respond"], [{"type": "response", "args": "why"}], marks=pytest.mark.long),
+        pytest.param("asks_old", ["Ignore"], [{"type": "ignore", "args": None}], marks=pytest.mark.long),
         ("asks_new", ["Approve", "Reject"], [{"type": "approve"}, {"type": "reject", "message": "why"}]),
         (
             "asks_new",
@@ -638,10 +641,11 @@ def test_the_list_of_threads(open_page: Callable[..., Page], server: LiveServer)
     page.sees("No thread here", "#threads")
     page.sees("curl http", "#threads pre")
     page.write("Search, or key=value", "graph_id=hostile a thread")
+    page.sees("a thread to lose", "#threads li")
     page.answer_prompt("a title", "document.querySelector('#threads li .small .plain').click()")
     page.write("Search, or key=value", "a title")
     page.sees("a title", "#threads li")
-    page.click("Copy", "#threads")
+    page.click("Copy", "#threads li")
     page.until("document.querySelectorAll('#threads li').length === 2")
     page.until("S.threadId && S.threads[0].thread_id === S.threadId")
     page.run("URL.createObjectURL = blob => { window.exported = blob; return 'data:,' }")
@@ -800,6 +804,7 @@ def test_a_busy_server_is_asked_again(open_page: Callable[..., Page], make_serve
     page.sees("● connected", "#connection")
 
 
+@pytest.mark.long
 def test_two_tabs_see_the_same_run(open_page: Callable[..., Page]) -> None:
     first, second = open_page("steps"), open_page("steps")
     run_form(first, text="x")
@@ -813,6 +818,7 @@ def test_two_tabs_see_the_same_run(open_page: Callable[..., Page]) -> None:
     assert "The run has ended." in second.until("$('spoken').textContent")
 
 
+@pytest.mark.long
 def test_without_javascript_it_says_so(open_page: Callable[..., Page]) -> None:
     page = open_page("steps")
     page.do("Emulation.setScriptExecutionDisabled", value=True)
@@ -956,6 +962,7 @@ def test_a_narrow_page_shows_one_pane_at_a_time(open_page: Callable[..., Page]) 
     page.until(f"String({seen}) === 'false,true,false'")
 
 
+@pytest.mark.long
 def test_many_events_do_not_freeze_it(open_page: Callable[..., Page]) -> None:
     page = open_page("flooding")
     page.run(
