@@ -1031,7 +1031,7 @@ def test_it_is_for_those_who_cannot_see_it_too(open_page: Callable[..., Page], m
     page.sees("? review asks", "#ask")
     page.run((modules / "axe-core" / "axe.min.js").read_text() + ";0")
     look = "axe.run(document).then(found => found.violations.map(one => [one.impact, one.id, one.nodes[0].html]))"
-    for pane in ("History", "State", "Runs"):
+    for pane in ("Timeline", "State", "Runs", "History"):
         page.click(pane, "#inspectors")
         page.sees("", "#inspector")
         assert page.run(look) == [], pane
@@ -1039,5 +1039,12 @@ def test_it_is_for_those_who_cannot_see_it_too(open_page: Callable[..., Page], m
         page.click(screen, "#screens")
         page.sees(title, "#wide h2")
         assert page.run(look) == [], screen
-    page.click("?", "header")
-    assert page.run(look) == []
+    for act in ("helpDialog", "configurationDialog", "cronDialog", "askHeaders", "() => nodeMenu('review')"):
+        page.run(f"({act})()")
+        assert page.run(look) == [], act
+    page.run("$('dialog').close(); location.hash = '#/t'; pane('talk')")
+    page.do("Emulation.setDeviceMetricsOverride", width=600, height=800, deviceScaleFactor=1, mobile=False)
+    for pane in ("list", "talk", "look"):
+        page.run(f"pane('{pane}')")
+        found = page.run(look)  # the main part is not there while another pane is
+        assert [one for one in found if one[1] != "landmark-one-main"] == [], pane
