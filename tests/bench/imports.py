@@ -19,7 +19,7 @@ MODULE_PATH = str(Path(__file__).parents[2])
 def cpu_seconds(code: str) -> float:
     """Return what a new Python takes to run the code: user and system time."""
     timed = f"import time\n{code}\nprint(time.process_time())"
-    environment = {**os.environ, "PYTHONPATH": MODULE_PATH}
+    environment = {**os.environ, "PYTHONPATH": MODULE_PATH, "PYTHONDONTWRITEBYTECODE": ""}
     done = subprocess.run([sys.executable, "-c", timed], env=environment, capture_output=True, text=True, check=True)
     return float(done.stdout)
 
