@@ -752,6 +752,11 @@ def to_uuid(text: str, what: str) -> str:
         raise InvalidId(f"Invalid {what} ID: must be a UUID") from None
 
 
+def tool_name(name: str, assistant_id: str) -> str:
+    """Return what the Model Context Protocol calls an assistant: its id if nothing of its name may be used."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "", re.sub(r"\s+", "_", name))[:128] or assistant_id
+
+
 def is_loopback(host: str) -> bool:
     if re.fullmatch(r"([\w-]+\.)*localhost", host):
         return True
@@ -1957,11 +1962,6 @@ def copy_database(source: Path, target: Path) -> None:
         raise StartError(f"{source} cannot be copied to {target}: {error}") from None
     finally:
         part.unlink(missing_ok=True)
-
-
-def tool_name(name: str, assistant_id: str) -> str:
-    """Return what the Model Context Protocol calls an assistant: its id if nothing of its name may be used."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "", re.sub(r"\s+", "_", name))[:128] or assistant_id
 
 
 _condition = functools.lru_cache(maxsize=4)(orjson.loads)  # a search has the same one for each row
@@ -3257,7 +3257,13 @@ def start_clock(conn: sqlite3.Connection) -> None:
     last = checkpoint_ids.UUID(checkpoint_id).time if checkpoint_id else 0  # tenths of a microsecond since 1582
     ms = max(run_ms, event_ms or 0, (last - 0x01B21DD213814000) // 10_000)
     CLOCK.begin_after(max((ms + 1) * 1000, *(each or 0 for each in changed)))
-    checkpoint_ids._last_v6_timestamp = max(checkpoint_ids._last_v6_timestamp or 0, last)  # type: ignore
+    begin_checkpoint_ids(last)
+
+
+def begin_checkpoint_ids(last: int | None) -> None:
+    """Let LangGraph's next ids of checkpoints follow a time, in its own unit; with None go by the clock again."""
+    ids: Any = checkpoint_ids
+    ids._last_v6_timestamp = None if last is None else max(ids._last_v6_timestamp or 0, last)
 
 
 ########################################################################################################
@@ -5792,6 +5798,13 @@ async def protocol_events(graph: Graph, run: Run, control: RunControl | None) ->
         yield each
 
 
+def event_bridge() -> Any:
+    """Return LangChain's module that turns messages into events of the protocol: it has no public name."""
+    from langchain_core.language_models import _compat_bridge
+
+    return _compat_bridge
+
+
 class ProtocolConverter:
     """Turns what LangGraph emits in its protocol into what clients of the server expect."""
 
@@ -5842,12 +5855,12 @@ class ProtocolConverter:
     def _tool_message(self, params: JsonObject) -> Iterator[tuple[str, JsonObject]]:
         """The answer to a tool call as a message of role `tool`, in a namespace of the call's own. The call stands for
         the model's run, and names the message if the tool didn't."""
-        from langchain_core.language_models._compat_bridge import message_to_events
-
         call = params["data"]["tool_call_id"]
         if message := tool_answer(params["data"]["output"], call):
             place = {**params, "namespace": [*params["namespace"], f"tools:{call}"]}
-            for part in message_to_events(message, message_id=message.id or f"{self._run.run_id}-tool-{call}"):
+            for part in event_bridge().message_to_events(
+                message, message_id=message.id or f"{self._run.run_id}-tool-{call}"
+            ):
                 own: JsonObject = {"role": "tool", "tool_call_id": call} if part["event"] == "message-start" else {}
                 if part["event"] == "content-block-delta":  # some clients read a block in `content`
                     own = {"content": {**part["delta"], "type": part["delta"]["type"].removesuffix("-delta")}}
@@ -10584,6 +10597,9 @@ def sync_system_assistants(
             Assistants(conn).delete(assistant_id)
 
 
+DEFERS_LOOPBACK = "__LANGGRAPH_DEFER_LOOPBACK_TRANSPORT"  # the SDK looks for a server of this process at the call
+
+
 def bind_sdk() -> None:
     """Make get_client() without a URL and langgraph_sdk.cache work in this process.
 
@@ -10593,7 +10609,7 @@ def bind_sdk() -> None:
     from langgraph_sdk._async import client
     from langgraph_sdk._shared import utilities
 
-    os.environ["__LANGGRAPH_DEFER_LOOPBACK_TRANSPORT"] = "true"
+    os.environ[DEFERS_LOOPBACK] = "true"
     hides = sys.modules.setdefault("langgraph_api", cast(Any, None)) is None  # while the cache is imported
     try:
         from langgraph_sdk import cache
@@ -11263,11 +11279,12 @@ class Tape:
             return model, real
         if name not in EVENTS:
             return self.script, getattr(type(self.script), name)
-        from langchain_core.language_models._compat_bridge import achunks_to_events, chunks_to_events
-
+        bridge = event_bridge()
         if is_async(name):
-            return self.script, lambda script, *args, **kwargs: achunks_to_events(script._astream(*args, **kwargs))
-        return self.script, lambda script, *args, **kwargs: chunks_to_events(script._stream(*args, **kwargs))
+            return self.script, lambda script, *args, **kwargs: bridge.achunks_to_events(
+                script._astream(*args, **kwargs)
+            )
+        return self.script, lambda script, *args, **kwargs: bridge.chunks_to_events(script._stream(*args, **kwargs))
 
     def add(self, asked: JsonObject | None, answer: JsonObject) -> None:
         if asked is not None and self.recording:
@@ -11767,7 +11784,7 @@ class KitServer:
         self.sync_client: SyncLangGraphClient
         self._failures = _Failures()
         self._stat: tuple[int, int] = (0, 0)
-        set_here = (*settings.environment(), "LANGGRAPH_API_URL", "__LANGGRAPH_DEFER_LOOPBACK_TRANSPORT")
+        set_here = (*settings.environment(), "LANGGRAPH_API_URL", DEFERS_LOOPBACK)
         self._variables = {name: os.environ.get(name) for name in set_here}
         self._ready: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._run, name="devserver-http", daemon=True)
@@ -11973,7 +11990,7 @@ class Kit(KitServer):
         if at:
             _follow_clock()
         CLOCK.restart(at)
-        checkpoint_ids._last_v6_timestamp = None
+        begin_checkpoint_ids(None)
         self.user, self.webhooks = options.user, []
         self._failures.errors.clear()
         self.server.graphs.serve({**self._own, **options.graphs})
