@@ -2977,7 +2977,11 @@ class Cron:
     access: JsonObject | None = None
 
     def to_dict(self) -> JsonObject:
-        cron = {**vars(self), "user_id": self.access["user"]["identity"] if self.access else ""}
+        """Return the cron as clients see it: its id is among the configurable of its payload."""
+        config = self.payload.get("config") or {}
+        configurable = {**(config.get("configurable") or {}), "cron_id": self.cron_id}
+        payload = {**self.payload, "config": {**config, "configurable": configurable}}
+        cron = {**vars(self), "payload": payload, "user_id": self.access["user"]["identity"] if self.access else ""}
         del cron["access"]
         return cron
 
@@ -8450,15 +8454,15 @@ async def create_cron(call: Call) -> JsonObject:
     assistant_id = cron_assistant(server, body.assistant_id)
     if body.end_time is not None:
         parse_moment(body.end_time)
-    at, cron_id = now(), new_id()
+    at = now()
     cron = Cron(
-        cron_id=cron_id,
+        cron_id=new_id(),
         assistant_id=assistant_id,
         thread_id=thread_id,
         end_time=body.end_time,
         schedule=body.schedule,
         timezone=body.timezone,
-        payload=cron_payload({**call.raw, "assistant_id": assistant_id}, cron_id),
+        payload={**call.raw, "assistant_id": assistant_id},
         next_run_date=next_run_date(body.schedule, body.timezone),
         metadata=body.metadata or {},
         on_run_completed=None if thread_id else body.on_run_completed or "delete",
@@ -8507,16 +8511,9 @@ async def allow_cron(server: Server, cron: Cron) -> Cron:
     changes, access = await allow_run(server, cron.thread_id, new.body, new.run_id)
     if access.user is None:
         return cron
-    payload = cron_payload({**cron.payload, **changes}, cron.cron_id)
+    payload = {**cron.payload, **changes}
     is_own = cron.access is None or cron.access["user"]["identity"] == access.user["identity"]
     return replace(cron, payload=payload, access=dataclasses.asdict(access) if is_own else cron.access)
-
-
-def cron_payload(payload: JsonObject, cron_id: str) -> JsonObject:
-    """Return a request as it is kept: with the cron's id among the configurable."""
-    config = payload.get("config") or {}
-    configurable = {**(config.get("configurable") or {}), "cron_id": cron_id}
-    return {**payload, "config": {**config, "configurable": configurable}}
 
 
 async def get_cron(call: Call) -> JsonObject:
@@ -8545,7 +8542,7 @@ async def update_cron(call: Call) -> JsonObject:
         return must_find(Crons(conn).get(cron_id, *call.limits), f"Cron '{cron_id}' not found")
 
     def laid_over(old: Cron) -> Cron:
-        payload = cron_payload({**old.payload, **call.raw}, cron_id)
+        payload = {**old.payload, **call.raw}
         changed = replace(old, **fields, payload=payload, metadata={**old.metadata, **body.metadata}, updated_at=now())
         if "schedule" in fields or "timezone" in fields:
             changed = replace(changed, next_run_date=next_run_date(changed.schedule, changed.timezone))
