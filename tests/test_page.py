@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import GRAPHS, LiveServer, wait_until, write_project
+from conftest import GRAPHS, ROOT, LiveServer, wait_until, write_project
 from test_browser import BROWSER, Browser, browser  # noqa: F401  the fixture that runs Chromium
 from test_js_sdk import JS, install
 
 from devserver import PAGE
 
-FILES = {file.name: file.read_text() for file in GRAPHS.glob("*.py")}
+FILES = {file.name: file.read_text() for file in [*GRAPHS.glob("*.py"), ROOT / "graphs" / "agent.py"]}
 HOSTILE = """<img src=x onerror="hacked=1"><script>hacked=1</script> [a](javascript:hacked=1) https://example.org/a"b"""
 FILES["paged.py"] = f"""
 import asyncio
@@ -95,6 +95,7 @@ SERVED = {
     },
     **{name: f"./talk.py:{name}" for name in ("hesitant", "tooled", "counted")},
     "schema": "./forms.py:asks",
+    "agent": "./agent.py:graph",
 }
 
 
@@ -680,6 +681,31 @@ def test_threads_come_by_fifty(open_page: Callable[..., Page], server: LiveServe
 
 
 # The other screens
+
+
+def test_the_example_agent_is_talked_to_and_what_it_knows_is_corrected(
+    open_page: Callable[..., Page], server: LiveServer
+) -> None:
+    page = open_page("agent")
+    page.run("$('user').value = '123'; $('user').dispatchEvent(new Event('change'))")
+    page.write("Message", "i like pepperoni pizza")
+    page.press("Enter")
+    page.sees("→ Info(", "#talk")
+    page.idle()
+    page.until("document.querySelector('#graph .node.done[data-node=save_info]')")
+    page.click("Memory", "#screens")
+    page.sees("123", "#wide td")
+    page.run("document.querySelector('#wide td textarea').focus()")
+    page.run("document.querySelector('#wide td textarea').select()")
+    page.do("Input.insertText", text='{"fact": "I like sushi", "topic": "food"}')
+    page.run("document.activeElement.blur()")
+    page.sees("Saved", "#notice")
+    page.click("Threads", "#screens")
+    page.click("New thread")
+    page.write("Message", "where and what should i eat for dinner?")
+    page.press("Enter")
+    page.sees("sushi", "#talk article.ai")
+    page.idle()
 
 
 def test_what_the_agent_knows_is_seen_and_corrected(open_page: Callable[..., Page], server: LiveServer) -> None:
