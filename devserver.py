@@ -10745,6 +10745,7 @@ class NetworkClosed(RuntimeError):
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 TRACING = ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING", "LANGCHAIN_TRACING_V2")
+RUN_LOOPS: list[asyncio.AbstractEventLoop] = []  # those of the kit's servers
 _closed = threading.Event()
 
 
@@ -10765,6 +10766,8 @@ def _refuse(event: str, args: tuple[Any, ...]) -> None:
     while frame and (_is_library(name := frame.f_code.co_filename) or name == __file__ or name[0] == "<"):
         frame = frame.f_back
     line = f" at {frame.f_code.co_filename}:{frame.f_lineno}" if frame else ""
+    if not line and RUN_LOOPS:  # a look-up has a thread of its own: who waits for it?
+        line = "".join(f" while {place}" for place in node_places(RUN_LOOPS[-1], "getaddrinfo"))
     raise NetworkClosed(
         f"{host if port is None else f'{host}:{port}'} was called{line}, but tests have no network. Record the call "
         "(--devserver-record=missing), script the model, or allow it: @pytest.mark.devserver(network='allow')"
@@ -11329,15 +11332,16 @@ class Tape:
                 yield from answer["events"] if events else read_chunks(answer)
                 return
             model, method = self._stand_in(name, model, real)
-            kept, parts = [], iter(method(model, *args, **kwargs))
-            while True:
-                with in_model():  # not while the consumer works
-                    part = next(parts, DONE)
-                if part is DONE:
-                    break
-                if asked:
-                    kept.append(part if events else kept_part(part))
-                yield part
+            kept = []
+            with contextlib.suppress(GeneratorExit), contextlib.closing(method(model, *args, **kwargs)) as parts:
+                while True:
+                    with in_model():  # not while the consumer works
+                        part = next(parts, DONE)
+                    if part is DONE:
+                        break
+                    if asked:
+                        kept.append(part if events else kept_part(part))
+                    yield part
             self.add(asked, {kind: kept})
 
         async def astream(model: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
@@ -11347,15 +11351,17 @@ class Tape:
                     yield part
                 return
             model, method = self._stand_in(name, model, real)
-            kept, parts = [], aiter(method(model, *args, **kwargs))
-            while True:
-                with in_model():
-                    part = await anext(parts, DONE)
-                if part is DONE:
-                    break
-                if asked:
-                    kept.append(part if events else kept_part(part))
-                yield part
+            kept = []
+            with contextlib.suppress(GeneratorExit):
+                async with contextlib.aclosing(method(model, *args, **kwargs)) as parts:
+                    while True:
+                        with in_model():
+                            part = await anext(parts, DONE)
+                        if part is DONE:
+                            break
+                        if asked:
+                            kept.append(part if events else kept_part(part))
+                        yield part
             self.add(asked, {kind: kept})
 
         return astream if is_async(name) else stream
@@ -11425,18 +11431,18 @@ class Tee:
                 for part in source:
                     kept.append(part.decode(errors="replace"))
                     yield part
-                end(kept)
 
             async def __aiter__(self) -> AsyncIterator[bytes]:
                 async for part in source if hasattr(source, "__aiter__") else each_of(source):
                     kept.append(part.decode(errors="replace"))
                     yield part
-                end(kept)
 
-            def close(self) -> None:
+            def close(self) -> None:  # also by who reads no further
+                end(kept)
                 getattr(source, "close", lambda: None)()
 
             async def aclose(self) -> None:
+                end(kept)
                 if hasattr(source, "aclose"):
                     await source.aclose()
 
@@ -11638,8 +11644,9 @@ def database_changes(one: Mapping[str, JsonObject], other: Mapping[str, JsonObje
 # -- a server for tests --
 
 
-def node_places(loop: asyncio.AbstractEventLoop) -> Iterator[str]:
-    """Tell where nodes are in the user's code: those that hold a thread, and those that await something."""
+def node_places(loop: asyncio.AbstractEventLoop, inner: str = "") -> Iterator[str]:
+    """Tell where nodes are in the user's code: those that hold a thread, and those that await something. With `inner`
+    only those that have called a function of that name."""
     frames = sys._current_frames()
     stacks: list[list[traceback.FrameSummary]] = [
         [*traceback.extract_stack(frames.get(thread.ident or 0))]
@@ -11658,7 +11665,7 @@ def node_places(loop: asyncio.AbstractEventLoop) -> Iterator[str]:
         stacks.append(stack)
     for stack in stacks:
         own = [entry for entry in stack if not _is_library(entry.filename) and entry.filename != __file__]
-        if own:
+        if own and (not inner or any(entry.name == inner for entry in stack)):
             yield f"{own[-1].name} is at {own[-1].filename}:{own[-1].lineno} ({own[-1].line})"
 
 
@@ -11817,6 +11824,7 @@ class KitServer:
             self._own = self.server.graphs.loaded
             self._runs = self.server.runner.loop  # goes on, while runners come and go: nodes keep clients of this loop
             vars(self._runs).update(start=lambda: None, stop=lambda: None)
+            RUN_LOOPS.append(self._runs.loop)
             await self._close(0)
             await self._make_file()
             routes = [Operation("POST", self.WEBHOOKS, catch, "open", parsed=False), TEST_CLOCK]
@@ -12047,9 +12055,13 @@ class Kit(KitServer):
 
 
 def file_name(text: str) -> str:
-    """Return a name for a file of a test: safe everywhere, and one for each text."""
+    """Return a name for a file of a test: safe everywhere (Windows has no file CON), and one for each text."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[:80].strip(".-")
-    return name if name == text else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return (
+        name
+        if name == text and len(name.partition(".")[0]) > 4
+        else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    )
 
 
 class KitPlugin:

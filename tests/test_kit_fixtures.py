@@ -10,6 +10,7 @@ from kit_project import INI, Result, run_pytest, write_files
 
 CHAT = """
 import asyncio, os, time
+import httpx
 from typing import Annotated
 from devserver import SharedValue
 from langchain_core.messages import AIMessage
@@ -35,6 +36,9 @@ def answer(state):
     return {"messages": [AIMessage(f"you said {text}", tool_calls=calls)], "notes": {text: {"said": True}}}
 
 async def then(state):
+    if state["messages"][0].text == "call":
+        async with httpx.AsyncClient() as client:
+            await client.get("https://example.org")
     if state["messages"][0].text == "twice" and len(STARTED) == 0:
         STARTED.append(1)
         await asyncio.sleep(30)
@@ -101,6 +105,8 @@ def test_unsettled(devserver):
 def test_no_network(devserver):
     with pytest.raises(RuntimeError, match=r"example.org:443 was called at .*test_all.py:\\d+"):
         httpx.get("https://example.org")
+    with pytest.raises(RuntimeError, match=r"example.org:443 was called while then is at .*chat.py:\\d+ \\("):
+        devserver.run("chat", "call", user="1")
     with pytest.raises(RuntimeError, match="192.0.2.1:9"), socket.socket(type=socket.SOCK_DGRAM) as udp:
         udp.sendto(b"x", ("192.0.2.1", 9))
     with pytest.raises(RuntimeError, match="example.org"):

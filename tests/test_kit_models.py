@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from kit_project import run_pytest, write_files
 # A provider: it writes down that it was asked, and speaks in chunks, with calls of tools, usage and ids of its own.
 PROVIDER = """
 import asyncio, itertools, os, time, uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseChatModel
@@ -113,6 +116,10 @@ async def tools(state):
 async def priced(state):
     return {"out": [await price.ainvoke({"item": state["text"]})]}
 
+async def first(state):
+    async for chunk in model.astream(state["text"]):
+        return {"out": [chunk.text]}
+
 async def swallow(state):
     try:
         answer = (await model.ainvoke(state["text"])).text
@@ -135,18 +142,20 @@ def graph(*nodes):
 both = graph(("plain", plain)).add_conditional_edges(START, lambda s: [Send("plain", s)] * 3, ["plain"]).compile()
 all = graph(("streamed", streamed), ("tools", tools)).add_edge("streamed", "tools").add_edge(START, "streamed")
 swallows = graph(("swallow", swallow)).add_edge(START, "swallow").compile()
+firsts = graph(("first", first)).add_edge(START, "first").compile()
 prices = graph(("priced", priced)).add_edge(START, "priced").compile()
 fetches = graph(("fetch", fetch)).add_edge(START, "fetch").compile()
 """
 FILES = {
     "langgraph.json": json.dumps(
-        {"graphs": {n: f"./graph.py:{n}" for n in ("both", "all", "swallows", "prices", "fetches")}}
+        {"graphs": {n: f"./graph.py:{n}" for n in ("both", "all", "swallows", "firsts", "prices", "fetches")}}
     ),
     "provider.py": PROVIDER,
     "graph.py": GRAPH,
 }
 TESTS = """
 import json, os, pytest
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 def out(devserver, graph, text="hi"):
@@ -174,6 +183,9 @@ class TestClass:
         said = [each for each in said if "lc_run" not in each["id"]]  # LangChain's own
         same(request, [[each["content"], each["tool_call_chunks"], each["id"]] for each in said])
 
+def test_cut_short(devserver, request):
+    same(request, out(devserver, "firsts"))
+
 def test_tool(devserver, request):
     same(request, out(devserver, "prices"))
 """
@@ -199,7 +211,7 @@ def test_recorded_once_replayed_for_ever(project: Path) -> None:
     result = record(project)
     assert set(result.tests.values()) == {"passed"}, result.output
     calls = asked(project)
-    assert calls == 3 + 3 * 3 + 1
+    assert calls == 3 + 3 * 3 + 1 + 1
     files = sorted(file.relative_to(project / "recordings").as_posix() for file in (project / "recordings").rglob("*"))
     assert files[:3] == [
         "test_models",
@@ -212,7 +224,7 @@ def test_recorded_once_replayed_for_ever(project: Path) -> None:
     for options in ([], ["-n", "2"], ["--devserver-record=missing"]):
         result = run_pytest(project, *options)
         assert set(result.tests.values()) == {"passed"}, result.output
-        assert len(result.tests) == 5
+        assert len(result.tests) == 6
     assert asked(project) == calls
     assert "dummy values were set for the keys of OPENAI_API_KEY" in run_pytest(project, "-k", "tool").output
 
@@ -330,3 +342,46 @@ def test_an_interrupted_recording_is_not_lost(tmp_path: Path, sig: int) -> None:
     assert record(tmp_path, "-k", "slow").status == 0
     assert asked(tmp_path) == calls
     assert run_pytest(tmp_path, "-k", "slow").status == 0
+
+
+FETCHES = """
+def test_fetch(devserver):
+    status, text = devserver.run("fetches", {"text": "TEXT", "out": []}).values["out"]
+    assert (status, text) == (200, "part 1 of part 2"), text
+"""
+
+
+def test_what_nodes_send_themselves(tmp_path: Path) -> None:
+    """By httpx: told again in the same parts, without the key in the query and the headers; a miss is a status 400."""
+    heard: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(self.path)
+            self.send_response(200)
+            self.send_header("content-type", "text/plain")
+            self.end_headers()
+            for part in (b"part 1 of ", b"part 2"):
+                self.wfile.write(part)
+                self.wfile.flush()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    write_files(tmp_path, {**FILES, "test_models.py": FETCHES})
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        env = {"API": f"http://127.0.0.1:{server.server_port}", "ACME_API_KEY": "x"}
+        result = run_pytest(tmp_path, "--devserver-record=missing", env=env)
+        server.shutdown()
+    assert result.tests == {"test_fetch": "passed"}, result.output
+    assert heard == ["/ask?key=SECRET&q=1"]
+    recorded = (tmp_path / "recordings/test_models/test_fetch.jsonl").read_text()
+    assert "SECRET" not in recorded
+    assert '"query": [["q", "1"]]' in recorded
+    assert run_pytest(tmp_path, env=env).tests == {"test_fetch": "passed"}
+    write_files(tmp_path, {"test_models.py": FETCHES.replace("TEXT", "other")})
+    missed = run_pytest(tmp_path, env=env)
+    assert missed.tests == {"test_fetch": "failure"}
+    assert "differs at asked.body.text: asked other, recorded TEXT" in missed.output
+    assert "assert (400," in missed.output
