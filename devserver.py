@@ -10774,15 +10774,13 @@ def _refuse(event: str, args: tuple[Any, ...]) -> None:
     )
 
 
-@functools.cache
-def _hook_network() -> None:
-    sys.addaudithook(_refuse)  # which can't be taken away
+hook_network = functools.cache(lambda: sys.addaudithook(_refuse))  # once, as it can't be taken away
 
 
 @contextlib.contextmanager
 def without_network() -> Iterator[None]:
     """Keep Python's sockets from all other machines, use no proxy, and let LangSmith trace nothing."""
-    _hook_network()
+    hook_network()
     names = [name for name in os.environ if name.lower() in PROXIES]
     old = {name: os.environ.get(name) for name in (*names, *TRACING)}
     os.environ.update(dict.fromkeys(TRACING, "false"))
@@ -10799,9 +10797,9 @@ def without_network() -> Iterator[None]:
 
 
 def _forget_tracing() -> None:
-    """LangSmith reads variables once."""
-    with contextlib.suppress(AttributeError):
-        sys.modules["langsmith.utils"].get_env_var.cache_clear() if "langsmith.utils" in sys.modules else None
+    """Let LangSmith read its variables again."""
+    with contextlib.suppress(KeyError, AttributeError):
+        sys.modules["langsmith.utils"].get_env_var.cache_clear()
 
 
 def set_variables(values: Mapping[str, str | None]) -> None:
@@ -10908,11 +10906,7 @@ class ClockMove(Body):
 async def set_clock(call: Call) -> JsonObject:
     """POST /devserver/clock: only with --test-clock."""
     asked: ClockMove = call.body
-    at = (
-        CLOCK.now() + datetime.timedelta(seconds=asked.advance or 0)
-        if asked.to is None
-        else parse_moment(asked.to, "to")
-    )
+    at = parse_moment(asked.to, "to") if asked.to else CLOCK.now() + datetime.timedelta(seconds=asked.advance or 0)
     try:
         return {"now": moment(await move_clock(call.server, None if asked.next else at))}
     except (ValueError, LookupError, TimeoutError) as error:
@@ -10925,32 +10919,37 @@ TEST_CLOCK = Operation("POST", "/devserver/clock", set_clock, "open", ClockMove,
 # -- what models are asked, and answer, as JSON --
 
 MESSAGE_KEYS = ("type", "content", "name", "tool_calls", "tool_call_id", "status")
-SECRET_KEYS = re.compile(r"(^|_)(headers?|api_?key|key|token|secret|password|signature|sig|auth\w*)$", re.I)
-FINGERPRINT = "(secret)"
+SECRET_KEYS = re.compile(r"(^|_)(headers?|api_?key|key|token|secret|password|signature|sig|authorization)$", re.I)
 
 
-def call_place() -> tuple[str | None, str]:
+def call_place() -> JsonObject:
     """Return the node that calls, and where its task is in the graph: nodes' names, and its place among its likes."""
     about = (var_child_runnable_config.get() or {}).get("metadata") or {}
     names = [part.partition(":")[0] for part in about.get("langgraph_checkpoint_ns", "").split("|") if part]
     places = [str(part) for part in about.get("langgraph_path") or () if type(part) is int]
-    return about.get("langgraph_node"), "/".join([*names, *places])
+    return {"node": about.get("langgraph_node"), "path": "/".join([*names, *places])}
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON: classes by their schema, other objects as text without addresses, and no secrets."""
+    """Return a value as JSON: classes by their schema, other objects as text without addresses and secrets."""
 
     def text(value: Any) -> Any:
         if isinstance(value, type) and issubclass(value, BaseModel):
             return {"class": value.__name__, **value.model_json_schema()}
-        return FINGERPRINT if hasattr(value, "get_secret_value") else re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+        return "(secret)" if hasattr(value, "get_secret_value") else re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
-    def open_only(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=text))
+
+
+def harmless(value: Any) -> Any:
+    """Return options, or metadata, as JSON without headers and keys."""
+
+    def cleared(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: open_only(each) for key, each in value.items() if not SECRET_KEYS.search(key)}
-        return [open_only(each) for each in value] if isinstance(value, list) else value
+            return {key: cleared(each) for key, each in value.items() if not SECRET_KEYS.search(key)}
+        return [cleared(each) for each in value] if isinstance(value, list) else value
 
-    return open_only(json.loads(json.dumps(value, default=text)))
+    return cleared(plain(value))
 
 
 def model_question(model: Any, messages: Sequence[BaseMessage], kwargs: JsonObject) -> JsonObject:
@@ -10966,7 +10965,7 @@ def model_question(model: Any, messages: Sequence[BaseMessage], kwargs: JsonObje
         fields["tool_call_id"] = numbers.get(fields["tool_call_id"] or "")
         told.append({key: value for key, value in fields.items() if value not in (None, [], "success")})
     options = {key: value for key, value in kwargs.items() if key not in ("run_manager", "tools") and value is not None}
-    options = {**getattr(model, "_identifying_params", {}), **options}
+    options = harmless({**getattr(model, "_identifying_params", {}), **options})
     return {"messages": told, "tools": kwargs.get("tools") or [], "options": options}
 
 
@@ -10988,8 +10987,8 @@ def kept_part(part: Any) -> JsonObject:
     kept = {key: value for key, value in data.items() if value not in (None, [], {}) or key == "content"}
     for name in AS_GIVEN:  # model_dump changes the order of their keys
         if value := getattr(part.message, name, None):
-            kept[name] = plain(value)
-    return {"message": kept, **({"generation_info": plain(part.generation_info)} if part.generation_info else {})}
+            kept[name] = harmless(value)
+    return {"message": kept, **({"generation_info": harmless(part.generation_info)} if part.generation_info else {})}
 
 
 def read_chunks(answer: JsonObject) -> list[Any]:
@@ -11003,10 +11002,8 @@ def read_chunks(answer: JsonObject) -> list[Any]:
         fields.pop("invalid_tool_calls", None)
         if "generations" in answer:
             pieces = [{**each, "args": json.dumps(each["args"]), "index": i} for i, each in enumerate(calls)]
-            fields |= {
-                "chunk_position": "last",
-                "tool_call_chunks": [{**each, "type": "tool_call_chunk"} for each in pieces],
-            }
+            fields["chunk_position"] = "last"
+            fields["tool_call_chunks"] = [{**each, "type": "tool_call_chunk"} for each in pieces]
         message = build_message(AIMessageChunk, fields)
         chunks.append(ChatGenerationChunk(message=message, generation_info=kept.get("generation_info")))
     return chunks
@@ -11061,10 +11058,8 @@ class Recording:
         StartError."""
         self.path, self.mode = path, mode
         self.misses: list[str] = []
-        self._patterns = (
-            [(re.compile(each), "(scrubbed)") for each in scrub],
-            [(re.compile(each), "…") for each in ignore],
-        )
+        self._scrub = [(re.compile(each), "(scrubbed)") for each in scrub]
+        self._ignore = [*self._scrub, *((re.compile(each), "…") for each in ignore)]
         self._lock = threading.Lock()
         self._uses: Counter[int] = Counter()
         self._asked: Counter[str] = Counter()
@@ -11075,10 +11070,8 @@ class Recording:
             self._file = io.FileIO(self._part, "a+")
             if not _try_lock(self._file):
                 raise StartError(f"{path}: another test records to it, too. Give each a file of its own.")
-        source = (
-            self._part if self._file and self._part.stat().st_size else path
-        )  # an interrupted one has all, and more
-        self.entries = [] if mode == "all" else self._read(source)
+        interrupted = self._file and self._part.stat().st_size  # then it has all, and more
+        self.entries = [] if mode == "all" else self._read(self._part if interrupted else path)
         self._by_key: dict[str, list[int]] = {}
         for number in sorted(range(len(self.entries)), key=lambda number: self.entries[number].get("nth", 0)):
             self._by_key.setdefault(self._key(self.entries[number]), []).append(number)
@@ -11100,16 +11093,13 @@ class Recording:
             try:
                 entry = json.loads(line)
                 newer = number == 1 and entry["devserver_recording"] > self.VERSION
-                entries.append(
-                    entry if number == 1 else {key: entry[key] for key in (*self.KEYS, "node", "answer")} | entry
-                )
+                needed = () if number == 1 else (*self.KEYS, "node", "answer")
+                entries.append({**entry, **{key: entry[key] for key in needed}})
             except (ValueError, KeyError, TypeError) as error:
                 problem = f"is no line of a recording ({error!r}). Delete it, or record it again."
                 raise StartError(f"{path}:{number}: {problem}") from None
             if newer:
-                raise StartError(
-                    f"{path}:1: it was recorded by a newer devserver. Upgrade this one, or record it again."
-                )
+                raise StartError(f"{path}:1: recorded by a newer devserver. Upgrade this one, or record it again.")
         return entries[1:]
 
     KEYS = ("path", "model", "asked")
@@ -11123,8 +11113,7 @@ class Recording:
         return [self._without(each, patterns) for each in value] if isinstance(value, list) else value
 
     def _key(self, entry: JsonObject) -> str:
-        scrub, ignore = self._patterns
-        return json.dumps(self._without([entry[key] for key in self.KEYS], [*scrub, *ignore]), sort_keys=True)
+        return json.dumps(self._without([entry[key] for key in self.KEYS], self._ignore), sort_keys=True)
 
     def find(self, asked: JsonObject) -> Any:
         """Return the answer of an entry, of several equal ones that which was used least; None: ask the model. Raises
@@ -11150,7 +11139,7 @@ class Recording:
 
     def _write(self, entry: JsonObject) -> None:
         if self._file and not self._file.closed:
-            text = json.dumps(self._without(entry, self._patterns[0]), ensure_ascii=False)
+            text = json.dumps(self._without(entry, self._scrub), ensure_ascii=False)
             self._file.write(f"{text}\n".encode())
 
     def close(self) -> None:
@@ -11252,25 +11241,15 @@ class Tape:
         if self.recording is None or IN_MODEL.get() or not_named or (is_model and self.script):
             return None, None
         if is_tool:
-            question: Any = {
-                "args": args,
-                **{key: kwargs[key] for key in kwargs if key not in ("config", "run_manager")},
-            }
+            given = {key: kwargs[key] for key in kwargs if key not in ("config", "run_manager")}
+            question: Any = {"args": args, **given}
         elif "embed" in name:
             question = {name.removeprefix("a"): args[0]}
         else:
             stop = args[1] if len(args) > 1 else kwargs.get("stop")
             question = model_question(model, args[0] if args else kwargs["messages"], {**kwargs, "stop": stop})
-        named = (
-            getattr(model, "model_name", None) or getattr(model, "model", None) or getattr(model, "name", None) or ""
-        )
-        node, path = call_place()
-        asked = {
-            "node": node,
-            "path": path,
-            "model": f"{type(model).__name__} {named}".strip(),
-            "asked": plain(question),
-        }
+        named = next(filter(None, (getattr(model, name, None) for name in ("model_name", "model", "name"))), "")
+        asked = call_place() | {"model": f"{type(model).__name__} {named}".strip(), "asked": plain(question)}
         return asked, self.recording.find(asked)
 
     def _stand_in(self, name: str, model: Any, real: Any) -> tuple[Any, Any]:
@@ -11297,7 +11276,7 @@ class Tape:
         def keep(result: Any) -> JsonObject:
             if "generate" in name:
                 kept: JsonObject = {"generations": [kept_part(each) for each in result.generations]}
-                return {**kept, "llm_output": plain(result.llm_output)} if result.llm_output else kept
+                return {**kept, "llm_output": harmless(result.llm_output)} if result.llm_output else kept
             return {"value": json.loads(json.dumps(result))}
 
         def call(model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -11387,17 +11366,17 @@ class Tee:
         tape.replace(package.AsyncHTTPTransport, "handle_async_request", ahandle)
 
     def _look(self, request: Any, read: Callable[[], bytes]) -> tuple[JsonObject | None, Any]:
-        node, path = call_place()
+        place = call_place()
         recording, own = self._tape.recording, str(request.url).startswith(self._tape.address)
-        if recording is None or IN_MODEL.get() or node is None or own:
+        if recording is None or IN_MODEL.get() or place["node"] is None or own:
             return None, None
         body, query = read(), [pair for pair in request.url.params.multi_items() if not SECRET_KEYS.search(pair[0])]
         try:
             said = plain(json.loads(body)) if body else None
         except ValueError:
             said = body.decode(errors="replace")
-        where = {"method": request.method, "url": str(request.url.copy_with(query=None, fragment=None)), "query": query}
-        asked = {"node": node, "path": path, "model": request.url.host, "asked": plain({**where, "body": said})}
+        where = {"method": request.method, "url": str(request.url.copy_with(query=None, fragment=None))}
+        asked = place | {"model": request.url.host, "asked": {**where, "query": plain(query), "body": said}}
         try:
             answer = recording.find(asked)
         except Missed as miss:  # a status that no client tries again
@@ -11490,7 +11469,7 @@ class Script:
         return [*self.misses, *(f"nobody asked the scripted model for {answer!r}" for _, answer, _ in self.steps)]
 
     def answer(self, messages: Sequence[BaseMessage], stop: Any, tools: Any = ()) -> AIMessage:
-        node, _ = call_place()
+        node = call_place()["node"]
         with self._lock:
             self.calls.append({"messages": [*messages], "tools": [*tools], "stop": stop, "node": node})
             number = len(self.calls)

@@ -285,7 +285,7 @@ BAD = [
     (f"{HEADER}[1]\n", "{}:2: is no line of a recording"),
     (f'{HEADER}{{"node": 1}}\n', "{}:2: is no line of a recording"),
     (f"{HEADER}{ENTRY}{ENTRY[:20]}", "{}:3: the last line is torn"),
-    ('{"devserver_recording": 9}\n', "{}:1: it was recorded by a newer devserver"),
+    ('{"devserver_recording": 9}\n', "{}:1: recorded by a newer devserver"),
 ]
 
 
@@ -385,3 +385,35 @@ def test_what_nodes_send_themselves(tmp_path: Path) -> None:
     assert missed.tests == {"test_fetch": "failure"}
     assert "differs at asked.body.text: asked other, recorded TEXT" in missed.output
     assert "assert (400," in missed.output
+
+
+ARGUMENTS = """
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from provider import ChatAcme
+
+def ask(key):
+    call = {"name": "look", "args": {"key": key, "author": "me"}, "id": "x"}
+    said = [HumanMessage("hi"), AIMessage("", tool_calls=[call]), ToolMessage("it", tool_call_id="x")]
+    return ChatAcme().invoke(said)
+
+def test_arguments(devserver):
+    assert ask("one").text != ask("two").text
+    with pytest.raises(LookupError, match="args.key: asked three"):
+        ask("three")
+
+def test_outside(devserver):
+    assert ask("one").text
+"""
+
+
+def test_arguments_of_tools_are_part_of_the_question(tmp_path: Path) -> None:
+    """Whatever they are called. A test may ask a model itself, outside of graphs."""
+    asks, _, rest = ARGUMENTS.partition("    with pytest")
+    asks += rest[rest.index("\ndef test_outside") :]
+    write_files(tmp_path, {**FILES, "test_models.py": asks})
+    assert record(tmp_path).status == 0
+    write_files(tmp_path, {"test_models.py": ARGUMENTS})
+    result = run_pytest(tmp_path)
+    assert result.tests == {"test_arguments": "failure", "test_outside": "passed"}
+    assert "Failed: ChatAcme acme-1 was asked for what" in result.output
