@@ -737,7 +737,7 @@ def new_id() -> str:
 
 def now() -> str:
     """Return the time of day in ISO 8601, UTC, with microseconds."""
-    return CLOCK.now().isoformat(timespec="microseconds")
+    return (EPOCH + datetime.timedelta(microseconds=CLOCK.micros())).isoformat(timespec="microseconds")
 
 
 def moment(at: datetime.datetime) -> str:
@@ -2111,6 +2111,8 @@ class Table(Generic[R]):
     it is of KIND, and its columns in JSON are parsed."""
 
     NAME: ClassVar[str]
+    SELECT: ClassVar[str]
+    KEY: ClassVar[str]
     KIND: ClassVar[type[Any] | None] = None
     JSON: ClassVar[tuple[str, ...]] = ()
 
@@ -2124,6 +2126,12 @@ class Table(Generic[R]):
         found = dict(zip(row.keys(), row, strict=True))
         found |= {name: orjson.loads(found[name]) for name in cls.JSON if found[name] is not None}
         return cls.KIND(**{each.name: found[each.name] for each in dataclasses.fields(cls.KIND)})
+
+    def _get(self, key: str, *limits: JsonObject) -> R | None:
+        """Return the row with a key, if there is one and it passes all of these authorization filters."""
+        row = self.conn.execute(f"{self.SELECT} WHERE {self.KEY} = ?", (key,)).fetchone()
+        found: R | None = within(self._row(row) if row else None, *limits)
+        return found
 
     def _insert(self, new: R) -> None:
         """Insert a row that was made just now."""
@@ -2213,10 +2221,9 @@ class Assistants(Table[Assistant]):
     """The assistants and all their versions; the newest patch has the highest version number."""
 
     NAME, KIND, JSON = "assistants", Assistant, ("config", "context", "metadata")
+    SELECT, KEY = "SELECT * FROM assistants", "assistant_id"
+    get = Table._get
     _KEPT = "graph_id, name, description, config, context, metadata, version"  # of each version
-
-    def get(self, assistant_id: str, *limits: JsonObject) -> Assistant | None:
-        return within(self._one("SELECT * FROM assistants WHERE assistant_id = ?", assistant_id), *limits)
 
     def require(self, assistant_id: str, *limits: JsonObject) -> Assistant:
         return must_find(self.get(assistant_id, *limits), f"Assistant {assistant_id} not found")
@@ -2366,9 +2373,8 @@ class Threads(Table[Thread]):
     """The threads. A thread is busy while it has a pending or running run: derived, never stored."""
 
     KIND, JSON = Thread, ("metadata", "config", "interrupts", "error", "output_keys")
-
-    def get(self, thread_id: str, *limits: JsonObject) -> Thread | None:
-        return within(self._one(f"{_THREAD} WHERE thread_id = ?", thread_id), *limits)
+    SELECT, KEY = _THREAD, "thread_id"
+    get = Table._get
 
     def require(self, thread_id: str, *limits: JsonObject) -> Thread:
         return must_find(self.get(thread_id, *limits), f"Thread with ID {thread_id} not found")
@@ -3022,13 +3028,12 @@ class Crons(Table[Cron]):
     """The crons. `next_run_date` is always set; those enabled fire then."""
 
     NAME, KIND, JSON = "crons", Cron, ("payload", "metadata", "access")
+    SELECT, KEY = "SELECT * FROM crons", "cron_id"
+    get = Table._get
     insert = Table._insert
 
     def has_assistant(self, assistant_id: str) -> bool:
         return bool(self._value("SELECT 1 FROM crons WHERE assistant_id = ?", assistant_id))
-
-    def get(self, cron_id: str, *limits: JsonObject) -> Cron | None:
-        return within(self._one("SELECT * FROM crons WHERE cron_id = ?", cron_id), *limits)
 
     def update(self, cron: Cron, by_client: bool = False) -> None:
         columns = ", ".join(f"{key} = ?" for key in vars(cron))
@@ -5592,9 +5597,8 @@ class Logs:
 
 PROTOCOL = "protocol/"  # begins the names of events that are in the event streaming protocol's own form
 PROTOCOL_MODES = ["values", "updates", "messages", "tools", "lifecycle", "custom", "tasks", "checkpoints"]
-PROTOCOL_SHOWN = {
-    f"{PROTOCOL}{mode}" for mode in ("values", "updates", "custom", "tasks", "checkpoints")
-}  # in all streams
+# The names of events that a run's ordinary stream shows; the group is the mode of those in the protocol's own form.
+ORDINARY = re.compile(rf"(?!{PROTOCOL}|{RUN_DONE})|{PROTOCOL}(values|updates|custom|tasks|checkpoints)$")
 NUMBERED = ("values", "updates", "custom", "tasks")  # ordinary events that the event streaming protocol shows, too
 
 
@@ -5618,18 +5622,13 @@ def envelope(event: Event) -> JsonObject:
     return {"type": "event", "event_id": event_id, "seq": event.seq, "method": method, "params": params}
 
 
-def is_ordinary(name: str) -> bool:
-    """Return whether a run's ordinary stream shows the events of a name."""
-    return name in PROTOCOL_SHOWN or not name.startswith((PROTOCOL, RUN_DONE))
-
-
 def sse_frame(event: Event, with_id: bool) -> bytes:
     """Return an event as a server-sent one of an ordinary stream. JSON has no line ends of its own, and names lose
     theirs."""
     name, data = "metadata" if event.name == RUN_DONE else event.name, event.data
-    if name in PROTOCOL_SHOWN:
+    if (shown := ORDINARY.match(name)) and shown[1]:
         params = from_json(data)
-        name, data = "|".join((name.removeprefix(PROTOCOL), *params["namespace"])), to_json(params["data"])
+        name, data = "|".join((shown[1], *params["namespace"])), to_json(params["data"])
     head = name.replace("\r", " ").replace("\n", " ").encode("utf-8", "replace")
     end = b"\r\nid: %d-%d\r\n\r\n" % event.id if with_id and event.id > NO_ID else b"\r\n\r\n"
     return b"event: " + head + b"\r\ndata: " + data + end
@@ -6499,7 +6498,7 @@ class Execution:
     def _show(self, events: Iterable[Event]) -> None:
         thread_log = self._logs.threads.get(self._run.thread_id)
         for event in events:
-            if is_ordinary(event.name) and not self._run_log.closed:  # else those who followed were let go
+            if ORDINARY.match(event.name) and not self._run_log.closed:  # else those who followed were let go
                 self._run_log.append(event)
             if thread_log:
                 thread_log.append(event)
@@ -6574,16 +6573,6 @@ class Execution:
         if len(asked) != 1:
             return run
         return replace(run, kwargs={**run.kwargs, "command": {**command, "resume": {asked[0]: None}}})
-
-
-def log_end(run: Run, outcome: Outcome, seconds: float) -> None:
-    """Log one line per run."""
-    failed = outcome.error if outcome.status == "error" else None
-    status = "rolled back" if outcome.status == "rollback" else outcome.status
-    error = f" {failed['error']}: {failed['message']}" if failed else ""
-    level = logging.WARNING if outcome.status == "error" else logging.INFO
-    ids = (run.run_id, run.thread_id, run.graph_id)
-    log.log(level, "run %s thread %s graph %s %s %.3f s%s", *ids, status, seconds, error)
 
 
 # -- webhooks --
@@ -7254,7 +7243,12 @@ class Runner:
             if outcome.status == "interrupted":
                 outcome = Outcome("interrupted", rest=await execution.rest_after_cancel())
             if (ended := await execution.end(outcome, lambda: self.stopping)) is not None:
-                log_end(run, ended, time.monotonic() - begun)
+                failure = ended.error if ended.status == "error" else None
+                status = "rolled back" if ended.status == "rollback" else ended.status
+                text = f" {failure['error']}: {failure['message']}" if failure else ""
+                told = (run.run_id, run.thread_id, run.graph_id, status, time.monotonic() - begun, text)
+                level = logging.WARNING if ended.status == "error" else logging.INFO
+                log.log(level, "run %s thread %s graph %s %s %.3f s%s", *told)
             if run.kwargs["webhook"]:
                 await self._webhooks.send_due()
         except Unavailable as error:
@@ -8352,7 +8346,7 @@ async def join_run_stream(call: Call) -> Response:
 
     def frame(event: Event) -> bytes:
         mode = event.name.removeprefix(PROTOCOL).partition("|")[0].partition("/")[0]
-        is_wanted = is_ordinary(event.name) and (not wanted or mode in wanted or event.id == NO_ID)
+        is_wanted = ORDINARY.match(event.name) and (not wanted or mode in wanted or event.id == NO_ID)
         return sse_frame(event, run.kwargs["resumable"]) if is_wanted else b""
 
     frames = with_heartbeats(run_tape(call.server, run, joined, follower, after), follower, frame)
@@ -8381,7 +8375,7 @@ async def join_thread_stream(call: Call) -> Response:
             wanted = "state_update" in modes
         else:
             wanted = "run_modes" in modes or ("lifecycle" in modes and event.name in ("metadata", RUN_DONE))
-        return sse_frame(event, True) if wanted and (event.name == RUN_DONE or is_ordinary(event.name)) else b""
+        return sse_frame(event, True) if wanted and (event.name == RUN_DONE or ORDINARY.match(event.name)) else b""
 
     tape = thread_tape(call.server, thread_id, joined, follower, after)
     return CutResponse(with_heartbeats(tape, follower, frame), headers=STREAM_HEADERS)
