@@ -196,7 +196,7 @@ def test_with_a_certificate_the_address_is_https_everywhere(certified: Path) -> 
         answer = http_client.post("/runs/wait", json={"assistant_id": "sees", "input": {}, "webhook": "/tell"})
         assert answer.json()["seen"]["now"] == answer.json()["seen"]["at_import"] == dev.url
         assert until((certified / "opened").exists)
-        assert until((certified / "opened").read_text).strip() == f"{dev.url}/"
+        assert until((certified / "opened").read_text).strip() == f"{dev.url}/ui"  # the root is the app's own
         until(lambda: http_client.get("/see").json()["told"])  # the webhook: only a path, so it leads to this server
         card = http_client.get(f"/a2a/{devserver.system_assistant_id('sees')}").json()
         assert card["url"].startswith("https://")
