@@ -12062,6 +12062,8 @@ class KitPlugin:
             self._tape.recording = recording = self._recording(item, options)
             if recording:
                 stack.callback(recording.close)
+                dummies = f"dummy values were set for {', '.join(self._dummies)}"
+                item.user_properties += [("devserver", dummies)] * bool(self._dummies)
             stack.enter_context(kit.test(options))
             self._item = item
             yield kit
@@ -12140,8 +12142,6 @@ class KitPlugin:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         reports = itertools.chain.from_iterable(terminalreporter.stats.values())
         told = [each for report in reports for each in getattr(report, "user_properties", ()) if each[0] == "devserver"]
-        if self._dummies:
-            told.insert(0, ("", f"dummy values were set for the keys of {', '.join(self._dummies)}"))
         for _, line in dict.fromkeys(told):
             terminalreporter.write_line(f"devserver: {line}")
 

@@ -226,7 +226,7 @@ def test_recorded_once_replayed_for_ever(project: Path) -> None:
         assert set(result.tests.values()) == {"passed"}, result.output
         assert len(result.tests) == 6
     assert asked(project) == calls
-    assert "dummy values were set for the keys of OPENAI_API_KEY" in run_pytest(project, "-k", "tool").output
+    assert "devserver: dummy values were set for OPENAI_API_KEY, " in run_pytest(project, "-k", "tool").output
 
 
 def test_only_what_is_missing_is_asked(project: Path) -> None:
