@@ -81,7 +81,7 @@ def test_ways_are_short(tmp_path: Path) -> None:
     )
     assert (tmp_path / "ways.json").is_file(), done.stderr
     ways = json.loads((tmp_path / "ways.json").read_text())
-    assert ways.keys() == MAX_WAYS.keys()
+    assert {*MAX_WAYS} - {*ways} <= {"protocol run, followed"}  # which old versions of LangGraph do not have
     for way, functions in ways.items():
         most, most_calls = MAX_WAYS[way]
         assert len(functions) <= most, (way, functions)
