@@ -244,7 +244,13 @@ def assert_all_passed(result: Result, source: str = TESTS) -> None:
     assert result.status == 0, result.output
 
 
-@pytest.mark.parametrize("options", [["-W", "error"], ["-n", "4"]], ids=["warnings are errors", "four workers"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(["-W", "error"], id="warnings are errors"),
+        pytest.param(["-n", "4"], id="four workers", marks=pytest.mark.long),
+    ],
+)
 def test_fixtures(project: Path, options: list[str]) -> None:
     variables = {"HTTPS_PROXY": "http://127.0.0.1:9", "LANGGRAPH_API_URL": ""}
     assert_all_passed(run_pytest(project, "test_all.py", *options, env=variables))

@@ -229,6 +229,7 @@ def test_recorded_once_replayed_for_ever(project: Path) -> None:
     assert "devserver: dummy values were set for OPENAI_API_KEY, " in run_pytest(project, "-k", "tool").output
 
 
+@pytest.mark.long
 def test_only_what_is_missing_is_asked(project: Path) -> None:
     record(project, "-k", "equal")
     calls = asked(project)
@@ -318,6 +319,7 @@ def test_two_tests_record_to_one_file(tmp_path: Path) -> None:
     assert "one.jsonl: test_models.py::test_swallowed has recorded to it. Give each test a file" in result.output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 def test_an_interrupted_recording_is_not_lost(tmp_path: Path, sig: int) -> None:
