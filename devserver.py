@@ -13819,7 +13819,7 @@ async function showCrons() {
       h("input", { type: "checkbox", checked: cron.enabled !== false, "aria-label": "Enabled", onchange }),
       row(button("Fire now", async () => to(`#/t/${(await api(`${path}/fire`, {})).thread_id}`)),
         plain("Delete", async () => { await api(path, undefined, "DELETE"); await showCrons(); }))];
-  }), "No cron yet."), button("New cron", cronDialog));
+  }), "No cron yet."), row(button("New cron", cronDialog)));
 }
 /** Make a cron of the assistant and the configuration in use; each of its runs gets a thread that stays. */
 function cronDialog() {

@@ -830,6 +830,31 @@ def test_a_busy_server_is_asked_again(open_page: Callable[..., Page], make_serve
     page.sees("● connected", "#connection")
 
 
+def test_a_run_that_ends_while_its_thread_is_opened_is_seen_to_end(
+    open_page: Callable[..., Page], server: LiveServer, tmp_path: Path
+) -> None:
+    page, gate = open_page("gated"), tmp_path / "gate"
+    with server.http() as http:
+        thread = http.post("/threads", json={}).json()["thread_id"]
+        run = {"assistant_id": "gated", "input": {"gate": str(gate)}}
+        run_id = http.post(f"/threads/{thread}/runs", json=run).json()["run_id"]
+        page.run("""{
+            const real = fetch;
+            window.held = 0;
+            window.may = new Promise(let_go => { window.let_go = let_go });
+            fetch = async (url, options) => {
+                if (url.includes("/stream?")) { held++; await may; }
+                return real(url, options);
+            };
+        }""")
+        page.run(f"location.hash = '#/t/{thread}'")
+        page.until("held")
+        gate.touch()
+        http.get(f"/threads/{thread}/runs/{run_id}/join")
+    page.run("let_go()")
+    page.until("S.runs[0]?.status === 'success' && !S.run && !$('ask').innerText.includes('running')")
+
+
 @pytest.mark.long
 def test_two_tabs_see_the_same_run(open_page: Callable[..., Page]) -> None:
     first, second = open_page("steps"), open_page("steps")
