@@ -198,6 +198,10 @@ class Page:
                 return
             assert time.monotonic() < deadline
 
+    def reload(self) -> None:
+        self.run("window.isOld = true; location.reload()")
+        self.until("!window.isOld && S.assistant && $('threads')")
+
     def idle(self) -> Any:
         return self.until("!S.run && S.runs.length && !['pending', 'running'].includes(S.runs[0].status)")
 
@@ -479,7 +483,7 @@ def test_the_user_and_the_configuration_are_sent(open_page: Callable[..., Page],
     seen = page.until("!S.run && S.state?.values.seen")
     assert seen["context"] == {"user": "of the form", "level": 3}
     assert seen["configurable"]["user_id"] == "ann"
-    page.run("location.reload()")
+    page.reload()
     page.until("$('user').value === 'ann'")
 
 
@@ -517,7 +521,7 @@ def test_subgraphs_are_boxes_with_their_nodes_states(open_page: Callable[..., Pa
     page.sees("Stop before", "#dialog")
     page.sees("Last output", "#dialog")
     page.press("Escape")
-    page.run("location.reload()")  # now the history alone tells
+    page.reload()  # now the history alone tells
     page.until("document.querySelector('#graph .box.done')?.dataset.node === 'child'")
 
 
@@ -584,7 +588,7 @@ def test_a_step_is_changed_and_run_again(open_page: Callable[..., Page]) -> None
     assert page.until("copied.length && copied") == ["text"]
     page.run(f"location.hash += '/c/{page.run('S.history.at(-1).checkpoint_id')}'")
     page.sees("Go on from it", "#ask")
-    page.run("location.reload()")  # the address is of that step
+    page.reload()  # the address is of that step
     page.sees("Step -1", "#ask")
 
 
@@ -619,7 +623,7 @@ def test_a_timeline_shows_tasks_as_they_were_seen_or_by_steps(open_page: Callabl
     page.until(f"{rows}.length === 3")
     assert page.run(rows) == ["✓ first", "✓ second", "✓ third"]
     assert "*" not in page.run("$('inspector').innerText")
-    page.run("location.reload()")
+    page.reload()
     page.until("S.history.length")
     page.click("Timeline", "#inspectors")
     page.sees("* by the checkpoints' times", "#inspector")
