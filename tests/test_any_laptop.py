@@ -182,7 +182,7 @@ def test_the_banner_names_the_variable_as_the_shell_wants_it(monkeypatch: pytest
 
 # Each is made to raise this; whatever was opened before is closed, or the process would not end.
 PROBLEM = OSError(errno.EIO, "made to fail")
-STEPS = ["_share_file", "start_server", "create_app", "_http_protocol", "banner", "_http_server"]
+STEPS = ["_share_file", "start_server", "create_app", "_protocols", "banner", "_http_server"]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -201,7 +201,8 @@ async def test_whatever_fails_at_the_start_leaves_nothing_open(
     options = types.SimpleNamespace(
         config=Path("langgraph.json"), host="127.0.0.1", port=0, db=None, reload=False, env_file=None,
         open_browser=False, max_concurrency=1, full_sync=False, studio=False, ssl_certfile=None, ssl_keyfile=None,
-        debug_port=None, wait_for_client=False,
+        debug_port=None, wait_for_client=False, offline=False,
+        record=None, replay=None, seed=None, test_clock=False, command=(),
     )  # fmt: skip
     try:
         with pytest.raises(StartError, match=r"cannot start: OSError: \[Errno 5\] made to fail \(--verbose tells"):

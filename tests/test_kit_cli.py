@@ -87,8 +87,8 @@ def test_exec_tells_what_is_wrong(project: Path, arguments: list[str], problem: 
 
 
 @posix_only
-@pytest.mark.parametrize(("sig", "status"), [(signal.SIGTERM, 3), (signal.SIGINT, 3), (signal.SIGHUP, 129)])
-def test_exec_passes_signals_on(project: Path, sig: int, status: int) -> None:
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 3), ("SIGINT", 3), ("SIGHUP", 129)])
+def test_exec_passes_signals_on(project: Path, name: str, status: int) -> None:
     """And tells as a shell does of a command that a signal ended."""
     wait = "import signal, sys, time\n"
     wait += "for n in (signal.SIGTERM, signal.SIGINT): signal.signal(n, lambda *_: sys.exit(3))\n"
@@ -99,7 +99,7 @@ def test_exec_passes_signals_on(project: Path, sig: int, status: int) -> None:
         deadline = time.monotonic() + 30
         while not (project / "here").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
-        process.send_signal(sig)
+        process.send_signal(signal.Signals[name])
         assert process.wait(20) == status
 
 

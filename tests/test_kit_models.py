@@ -320,9 +320,9 @@ def test_two_tests_record_to_one_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-def test_an_interrupted_recording_is_not_lost(tmp_path: Path, sig: int) -> None:
+def test_an_interrupted_recording_is_not_lost(tmp_path: Path, name: str) -> None:
     slow = (
         MISSES
         + "\ndef test_slow(devserver):\n    import time\n    devserver.run('swallows', {'text': 'hi', 'out': []})"
@@ -336,9 +336,9 @@ def test_an_interrupted_recording_is_not_lost(tmp_path: Path, sig: int) -> None:
         deadline = time.monotonic() + 60
         while not (tmp_path / "here").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-        process.send_signal(sig)
+        process.send_signal(signal.Signals[name])
     kept = tmp_path / "recordings/test_models/test_slow.jsonl"
-    assert kept.exists() == (sig == signal.SIGINT)
+    assert kept.exists() == (name == "SIGINT")
     calls = asked(tmp_path)
     write_files(tmp_path, {"test_models.py": slow.replace("30", "0")})
     assert record(tmp_path, "-k", "slow").status == 0

@@ -44,10 +44,13 @@ def cache(monkeypatch: pytest.MonkeyPatch) -> Any:
 class SetClock(devserver.Clock):
     """A time of day that a test sets on or back, in seconds."""
 
-    at = 0.0
+    @property
+    def at(self) -> float:
+        return self.shift / 1e6
 
-    def micros(self) -> int:
-        return super().micros() + int(self.at * 1e6)
+    @at.setter
+    def at(self, at: float) -> None:
+        self.shift = int(at * 1e6)
 
 
 @pytest.fixture
