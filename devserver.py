@@ -12300,11 +12300,14 @@ async def serve(options: types.SimpleNamespace) -> int:
             known, kind = isinstance(error, StartError | Unavailable), type(error).__name__
             told = str(error) if known else f"cannot start: {kind}: {error} (--verbose tells where)"
             raise StartError(told) from error
-        serving, code = asyncio.ensure_future(http.serve(sockets=listeners)), 0
-        if options.command:
-            code = await run_command(options.command, http, serving)
-        with contextlib.suppress(SystemExit):  # uvicorn's, after it has shown why there was no start
-            await serving
+
+        async def serve_http() -> None:
+            with contextlib.suppress(SystemExit):  # uvicorn's, after it has shown why there was no start
+                await http.serve(sockets=listeners)
+
+        serving = asyncio.ensure_future(serve_http())
+        code = await run_command(options.command, http, serving) if options.command else 0
+        await serving
         if not http.started:
             raise StartError("http.app failed to start: see above")
         return code

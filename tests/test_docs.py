@@ -44,6 +44,7 @@ JS = block("js", "import { Client }")
 NPM = block("bash", "npm install")
 CURL = block("bash", "curl")
 SHARED = block("python", "SharedValue")
+TESTING = block("python", "devserver_model")  # test_kit_example.py runs it
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_every_walk_through_finds_the_server_by_one_variable(text: str) -> None:
 
 
 def test_every_block_is_run_by_a_test() -> None:
-    assert [text for _, text in BLOCKS] == [POSIX_LINES, WINDOWS_LINES, PYTHON, JS, NPM, CURL, SHARED]
+    assert [text for _, text in BLOCKS] == [POSIX_LINES, WINDOWS_LINES, PYTHON, JS, NPM, CURL, SHARED, TESTING]
 
 
 def test_the_lines_for_windows_do_the_same() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from conftest import ROOT
 from kit_project import run_pytest, write_files
-from test_docs import block
+from test_docs import TESTING
 
 EXAMPLE = ROOT / "tests/example"
 
@@ -31,7 +31,7 @@ def test_the_example_runs_offline(tmp_path: Path) -> None:
 def test_the_readme(tmp_path: Path) -> None:
     shutil.copy(ROOT / "langgraph.json", tmp_path)
     shutil.copytree(ROOT / "graphs", tmp_path / "graphs")
-    test = block("python", "def test_facts")
+    test = TESTING
     write_files(tmp_path, {"test_agent.py": test})
     result = run_pytest(tmp_path)
     names = re.findall(r"def (test_\w+)\(", test)

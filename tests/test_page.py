@@ -224,6 +224,7 @@ def open_page(request: pytest.FixtureRequest, server: LiveServer) -> Iterator[Ca
 
 
 def run_form(page: Page, **values: Any) -> None:
+    page.run("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")  # a form that is due is drawn
     page.click("Form or JSON", "#ask")
     page.write("Input", json.dumps(values))
     page.click("Run", "#ask")
