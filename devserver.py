@@ -11,13 +11,13 @@ Contents
      5  Tables          a class per table, short methods that each hold their SQL
      6  Persistence     LangGraph's checkpointer and store, on the same file
      7  Graphs          langgraph.json, loading, factories, schemas, drawings
-     8  Access          who sends a request, what they may touch; which hosts and web pages may use the server
+     8  Access          authentication, what a user may touch; which hosts and web pages may use the server
      9  State           reading and changing what a thread's checkpoints hold
-    10  Events          a run's event log, those who follow it, server-sent events
+    10  Events          a run's event log, its followers, server-sent events
     11  Runner          create, claim, execute, finish; cancel, recover, expire, webhooks
     12  HTTP            a handler per operation
     13  Protocols       event streaming over HTTP and WebSocket, MCP, Agent2Agent
-    14  App             routes, the door to them, OpenAPI, middleware
+    14  App             routes, the endpoint around each handler, OpenAPI, middleware
     15  Test kit        fixtures for pytest, recordings of models, a scripted model, a clock that tests move
     16  CLI             devserver up, exec, cron, snapshot, diff, compact
      -  Page            one HTML document that App serves: an appendix
@@ -25,19 +25,19 @@ Contents
 A section uses only earlier ones, but for the appendix.
 
 The life of a run: POST /threads/T/runs/stream
-    endpoint        who asks is known, the body is read as the route's model, an Auth decides; a Call says all that
-    stream_run      hands a NewRun to Runner.create, and follows its log
-    make_run        one transaction: multitask rule, run row, thread row; a run with nothing in its way is started
-    Runner._work    the thread's worker takes it, or claims it later (no polling), one run per thread at a time
+    endpoint        authenticates the user, validates the body, asks the application's Auth; a Call holds the result
+    stream_run      hands a NewRun to Runner.create, and follows the run's log
+    make_run        one transaction: multitask rule, run row, thread row; on a free thread the run is running at once
+    Runner._work    the thread's worker executes it, or claims it once it is due (no polling): one at a time per thread
     Execution       binds the shared values to the run and calls the graph on the run loop
-    graph_events    what the graph emits becomes events; RunLog holds them for those who follow
-    RunLog.follow   the handler sends the events as they come
+    graph_events    turns the graph's output into events; RunLog holds them for the run's followers
+    RunLog.follow   yields the events, and the handler sends them; the first one is `metadata`
     finish_run      one transaction: run status, thread values and status, webhook; then the stream closes
 
 Two event loops: uvicorn's serves HTTP, the run loop's thread executes every graph, so a node that blocks
-slows down other runs but never the API. Facts are rows: memory holds only what dies with the process.
+slows down other runs but never the API. Lasting state is in rows: memory holds only what may end with the process.
 
-For pytest, which the test kit is a plugin of: PYTEST_DONT_REWRITE
+PYTEST_DONT_REWRITE: the test kit is a pytest plugin, and has no assertions to rewrite.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ if __name__ == "__main__":
 
     devserver.main()  # type: ignore[has-type]
 
-if IS_COMMAND := Path(sys.argv[0]).stem == "devserver":  # else a program of somebody else's imports this
-    gc.disable()  # loading makes no garbage, and the search for it takes a seventh of the time; `up` enables it
+if IS_COMMAND := Path(sys.argv[0]).stem == "devserver":  # False if another program imports this module
+    gc.disable()  # importing makes no garbage, and collecting takes a seventh of the time; `up` enables it again
 
 # Versions older than pyproject.toml asks for hang, or fail halfway: say so before they are imported.
 if LACKING := {
@@ -259,11 +259,11 @@ CronSort = Literal[
 ]
 RESERVED_METADATA = frozenset({"thread_id", "assistant_id", "run_id", "cron_id", "counters_since_delta_snapshot"})
 # fmt: on
-# Names that only the server gives a value, wherever in a config, a configurable or a context a client puts them.
+# Names that only the server sets: a client's values are dropped from a config, its configurable and a context.
 SERVER_ONLY = re.compile(
     r"(thread|run|assistant|graph|cron|checkpoint)_id|checkpoint_(ns|map)|langgraph_(auth_.*|request_id)|__.*", re.S
 )
-PLACE_KEYS = ("checkpoint_ns", "checkpoint_id", "checkpoint_map")  # a client may name a place in its own thread
+PLACE_KEYS = ("checkpoint_ns", "checkpoint_id", "checkpoint_map")  # exceptions: a client names a checkpoint by them
 CONFIG_KEYS = ("tags", "metadata", "run_name", "max_concurrency", "recursion_limit", "configurable")
 CancelAction = Literal["interrupt", "rollback"]
 SAFE_INTEGER = 2**63 - 1
@@ -272,7 +272,7 @@ Label = Annotated[str, Field(json_schema_extra={"pattern": r"^[^.]+$"})]
 WHOLE = BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)  # 1.0 is an integer in JSON
 Limit = Annotated[int, Field(ge=1, le=1000), WHOLE]
 Offset = Annotated[int, Field(ge=0, le=SAFE_INTEGER), WHOLE]
-# Bounds, where a request would cost more than its size, or SQL has a limit. The first wrong member ends the reading.
+# Lists that cost more than their size, or that SQL limits, are bounded. Validation ends at the first wrong member.
 Few = Annotated[list[T], Field(max_length=100, fail_fast=True)]
 Some = Annotated[list[T], Field(max_length=1_000, fail_fast=True)]
 Many = Annotated[list[T], Field(max_length=10_000, fail_fast=True)]
@@ -281,7 +281,7 @@ MAX_CONDITIONS = 500
 
 
 def _check_conditions(condition: Any) -> Any:
-    """Refuse more conditions than may be looked for in each row."""
+    """Refuse more than MAX_CONDITIONS, nested ones included: a search compares each of them with each row."""
     inside = [condition]
     for number, value in enumerate(inside):
         if number > MAX_CONDITIONS:
@@ -298,14 +298,14 @@ def _check_integer(value: Any) -> Any:
 
 
 Conditions = Annotated[JsonObject, BeforeValidator(_check_conditions)]
-_Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]+$")]  # LangGraph's checkpointer makes SQL of it
+_Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]+$")]  # LangGraph's checkpointer puts it into SQL
 HistoryConditions = Annotated[
     dict[_Name, Annotated[Any, BeforeValidator(_check_integer)]], BeforeValidator(_check_conditions)
 ]
 
 
 class Body(BaseModel):
-    """A request body: types are strict, unknown fields are ignored, as the API does."""
+    """A request body. As in the API, types are strict and unknown fields are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore", defer_build=True)
 
@@ -326,7 +326,7 @@ class Config(Body):
 
 
 class CheckpointConfig(Body):
-    """Where in a thread's history: a checkpoint, or the latest of a namespace."""
+    """A point in a thread's history: a checkpoint, or the latest one of a namespace."""
 
     model_config = ConfigDict(strict=True, extra="allow", defer_build=True)
 
@@ -338,14 +338,14 @@ class CheckpointConfig(Body):
     @model_validator(mode="before")
     @classmethod
     def _unwrap(cls, value: Any) -> Any:
-        """Check a RunnableConfig's configurable like a checkpoint."""
+        """Accept a RunnableConfig, too: the keys of its configurable are read as fields."""
         nested = value.get("configurable") if isinstance(value, dict) else None
         return (
             {**{k: v for k, v in value.items() if k != "configurable"}, **nested} if isinstance(nested, dict) else value
         )
 
     def configurable(self) -> JsonObject:
-        """Return the keys of a RunnableConfig's configurable."""
+        """Return the keys that name this point in a RunnableConfig's configurable."""
         return {key: value for key, value in self.given().items() if key in PLACE_KEYS and value is not None}
 
 
@@ -381,7 +381,7 @@ class AssistantCreate(AssistantPatch):
 
 
 class Search(Body):
-    """Which part of what is found to show, in which order."""
+    """Which page of the results to return, and in which order."""
 
     limit: Limit = 10
     offset: Offset = 0
@@ -480,7 +480,7 @@ class ThreadStateSearch(Body):
 
 
 class RunCreate(Body):
-    """What every way of making a run takes."""
+    """The fields that all ways of creating a run take."""
 
     assistant_id: str
     input: Any = None
@@ -522,7 +522,7 @@ class RunsCancel(Body):
 
 
 class CronCreate(RunCreate):
-    """A run that is made again and again, by a schedule."""
+    """A run that is created again and again, by a schedule."""
 
     schedule: CronSchedule
     timezone: str | None = None
@@ -532,7 +532,7 @@ class CronCreate(RunCreate):
 
 
 class CronPatch(CronCreate):
-    """Any of the fields that a cron is made of."""
+    """The fields of a cron to change; those left out stay."""
 
     assistant_id: str = ""
     schedule: CronSchedule = ""
@@ -560,7 +560,7 @@ class ProtocolCommand(Body):
 
 
 class ProtocolEventStreamRequest(Body):
-    """Which events of a thread to stream: channels, namespaces they are in, levels below those."""
+    """Which events of a thread to stream: of these channels, in these namespaces and `depth` levels below."""
 
     channels: Some[str]
     namespaces: Some[Some[str]] | None = None
@@ -622,7 +622,7 @@ class BadRequest(ApiError):
 
 
 class Refused(ApiError):
-    """Authentication or authorization said no, with a status, a text and headers of the application's choice."""
+    """Authentication or authorization refused the request; the application chooses status, detail and headers."""
 
     def __init__(self, status: int, detail: Any = None, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail or HTTPStatus(status).phrase)
@@ -635,7 +635,7 @@ class NotFound(ApiError):
 
 
 def must_find(value: T | None, detail: str | None = None) -> T:
-    """Return what was looked up. Raises NotFound, with this detail, if it is nothing."""
+    """Return the value. Raises NotFound, with this detail, if it is None or empty."""
     if not value:
         raise NotFound(detail)
     return value
@@ -675,23 +675,23 @@ EPOCH = datetime.datetime.fromtimestamp(0, datetime.UTC)
 class Clock:
     """The time of day, and a steady time that never goes back: both in microseconds since 1970.
 
-    The time of day is for people. What has an order or lasts (ids, events, queues, times to live) goes by the steady
-    time. That is the time of day unless the clock was put back: then it goes on from the greatest moment seen, also
-    by an earlier start of the server, until the time of day has caught up.
+    People see the time of day. Order and durations (ids, events, queues, times to live) use the steady time. The two
+    are the same until the clock is put back: then the steady time goes on from the greatest moment seen, by this or an
+    earlier start of the server, and stays ahead until the clock is put forward again.
     """
 
-    JUMP = 1_000_000  # a smaller one is a correction of the time of day, none that was set
+    JUMP = 1_000_000  # microseconds; smaller differences are corrections of the clock: nobody has set it
 
     def __init__(self) -> None:
-        self.shift = 0  # of the machine's clock, in microseconds: a test's clock is elsewhere
+        self.shift = 0  # microseconds from the machine's clock to this one: tests move it
         self.set_back = 0  # how often the time of day was put back
-        self.ahead = 0  # how far the steady time is ahead of the time of day
+        self.ahead = 0  # microseconds that the steady time is ahead of the time of day
         self._last = 0
         self._seen = self.micros() - time.monotonic_ns() // 1000  # the time of day when the machine started
         self._lock = threading.Lock()
 
     def restart(self, at: datetime.datetime | None = None) -> None:
-        """Begin anew, at a moment or with the machine's clock: for a database that has seen none."""
+        """Start again at a moment, or at the machine's time: for a new database, which holds no later moment."""
         shift = (at - self.now()) // datetime.timedelta(microseconds=1) + self.shift if at else 0
         with self._lock:
             self.shift, self.set_back, self.ahead, self._last = shift, 0, 0, 0
@@ -717,7 +717,7 @@ class Clock:
             return self._last
 
     def begin_after(self, greatest: int) -> None:
-        """Let the steady time go on from a moment that an earlier start of the server has seen."""
+        """Continue the steady time from the greatest moment that an earlier start of the server stored."""
         with self._lock:
             self._last = max(self._last, greatest)
             if (ahead := greatest - self.micros()) > self.JUMP:
@@ -753,7 +753,7 @@ def to_uuid(text: str, what: str) -> str:
 
 
 def tool_name(name: str, assistant_id: str) -> str:
-    """Return what the Model Context Protocol calls an assistant: its id if nothing of its name may be used."""
+    """Return an assistant's name as an MCP tool: its own name's allowed characters, or its id if there are none."""
     return re.sub(r"[^A-Za-z0-9_.-]", "", re.sub(r"\s+", "_", name))[:128] or assistant_id
 
 
@@ -776,10 +776,10 @@ def exception_value(error: BaseException) -> JsonObject:
 
 
 def _jsonable(value: Any) -> Any:  # noqa: C901  one branch per type
-    """Return what orjson is to write for a value of a type that it does not know."""
+    """Convert a value of a type that orjson does not know to one that it writes or passes here again."""
     if isinstance(value, BaseException):
         return exception_value(value)
-    if type(value) is AIMessageChunk:  # a token: to dump it takes longer, and what is no JSON comes here again
+    if type(value) is AIMessageChunk:  # one per token: model_dump would take longer
         return {**vars(value), **(value.__pydantic_extra__ or {})}
     if isinstance(value, langgraph_types.Send):
         return {"node": value.node, "args": value.arg}
@@ -793,7 +793,7 @@ def _jsonable(value: Any) -> Any:  # noqa: C901  one branch per type
         return value.total_seconds()
     if isinstance(value, decimal.Decimal):
         return float(value) if value.is_finite() and math.isfinite(value) else str(value)
-    if isinstance(value, float):  # of a class of its own
+    if isinstance(value, float):  # a subclass
         return float(value)
     if isinstance(value, Mapping):
         return dict(value)
@@ -812,7 +812,7 @@ def _text(value: Any) -> str:
 
 
 def _keepable(value: Any) -> Any:
-    """Do the same for values that are kept as JSON: only types whose JSON says all there is. Raises TypeError."""
+    """Convert a value of a store item, as _jsonable does. Raises TypeError for types whose JSON would lose a part."""
     if isinstance(value, BaseModel):
         with contextlib.suppress(ValueError):
             value.model_dump_json(warnings=False)  # fails for a field of a type that has no JSON
@@ -834,11 +834,11 @@ def to_json(value: Any, default: Callable[[Any], Any] = _jsonable) -> bytes:
     try:
         text = orjson.dumps(value, default=default, option=orjson.OPT_SERIALIZE_NUMPY)
     except failures:
-        try:  # keys that are no text take orjson twice the time
+        try:  # with keys that are no strings: the option doubles the time
             text = orjson.dumps(value, default=default, option=_JSON_OPTIONS)
         except failures:
             text = orjson.dumps(_mend(value, default), default=default, option=_JSON_OPTIONS)
-    if b"\\u0000" in text:  # without the escaped backslashes that may be before it; JSON has no NUL of its own
+    if b"\\u0000" in text:  # or an escaped backslash and u0000: meanwhile NUL, which JSON lacks, stands for the former
         text = text.replace(b"\\\\", b"\0").replace(b"\\u0000", b"\\ufffd").replace(b"\0", b"\\\\")
     return text
 
@@ -849,7 +849,7 @@ def kept_json(value: Any, namespace: Sequence[str], key: str) -> bytes:
         return to_json(value, _keepable)
     except TypeError as error:
         where = f"Item {key!r} of namespace {tuple(namespace)} can't be kept as JSON"
-        raise TypeError(f"{where}: {error}. Keep what it says as text, numbers, lists and dicts.") from None
+        raise TypeError(f"{where}: {error}. Convert it to text, numbers, lists and dicts first.") from None
 
 
 def _mend(value: Any, default: Callable[[Any], Any], path: str = "", above: frozenset[int] = frozenset()) -> Any:
@@ -906,7 +906,7 @@ def from_json(text: bytes | str) -> Any:
 
 
 def contains(whole: Any, part: Any) -> bool:
-    """Return whether every key of the part is in the whole, objects recursively, and all else is equal."""
+    """Return whether `whole` has all keys of `part`, in nested objects too, with equal values."""
     if isinstance(part, dict):
         return isinstance(whole, dict) and all(k in whole and contains(whole[k], v) for k, v in part.items())
     if isinstance(part, bool) or isinstance(whole, bool):
@@ -943,16 +943,16 @@ def _has_operators(wanted: Any) -> bool:
 
 
 def matches_filter(value: JsonObject, condition: Mapping[str, Any]) -> bool:
-    """Return whether an item passes a store filter: equal fields, or operators. What can't be compared does not."""
-    met = ((value.get(key), wanted if _has_operators(wanted) else {"$eq": wanted}) for key, wanted in condition.items())
+    """Return whether an item passes a store filter: equal fields, or operators. Values that can't be compared fail."""
+    pairs = ((value.get(key), each if _has_operators(each) else {"$eq": each}) for key, each in condition.items())
     with contextlib.suppress(TypeError, ValueError):
-        return all(STORE_OPERATORS[name](have, operand) for have, wanted in met for name, operand in wanted.items())
+        return all(STORE_OPERATORS[name](have, operand) for have, wanted in pairs for name, operand in wanted.items())
     return False
 
 
 def passes(metadata: JsonObject, limits: JsonObject) -> bool:
-    """Return whether metadata pass an authorization filter: key by key, equal to a value (or its `$eq`), or a
-    list that `$contains` it, or all of several."""
+    """Return whether metadata pass an authorization filter. For each of its keys they have an equal value (alone or as
+    `$eq`), or a list with the operand of `$contains`: one value, or each value of a list."""
     for key, wanted in limits.items():
         known = isinstance(wanted, dict) and wanted and wanted.keys() <= AUTH_OPERATORS.keys()
         operands = wanted if known else {"$eq": wanted}
@@ -962,8 +962,8 @@ def passes(metadata: JsonObject, limits: JsonObject) -> bool:
 
 
 class User(dict[str, Any]):
-    """Who sent a request, or made a run: the fields of its user, also as attributes. `identity`, `display_name`,
-    `is_authenticated` and `permissions` are always there. `original` is what the application itself returned."""
+    """The user who sent a request or created a run: a dict whose fields are attributes, too. It always has those in
+    SHOWN. `original` is the object that the application's Auth returned."""
 
     SHOWN = ("identity", "display_name", "is_authenticated", "permissions")
     original: Any = None
@@ -974,12 +974,12 @@ class User(dict[str, Any]):
         return getattr(self.original, name)
 
     def shown(self) -> JsonObject:
-        """Without fields of the application's own: they may be secret."""
+        """Return the standard fields only: the application's own may be secret."""
         return {name: self[name] for name in self.SHOWN}
 
 
 def user_values(user: User | None) -> JsonObject:
-    """Return the values of a configurable that tell a graph whom it works for; None is anybody, without an Auth."""
+    """Return the keys of a configurable that name the run's user; without an Auth, `user` is None."""
     if user is None:
         return {"langgraph_auth_user": None, "langgraph_auth_user_id": "", "langgraph_auth_permissions": []}
     return {
@@ -996,14 +996,14 @@ def without_reserved(metadata: Mapping[str, Any]) -> JsonObject:
 
 
 def without_own(given: Mapping[str, Any] | None, own: Mapping[str, Any] = types.MappingProxyType({})) -> JsonObject:
-    """Return a client's values without the names that only the server gives a value; an id of the server's `own` values
-    is the server's, wherever the client gave one."""
+    """Return a client's values without the SERVER_ONLY names. A name that the client gave and that is text in `own`,
+    such as an id, gets the server's value."""
     known = {name: own[name] for name in given or () if isinstance(own.get(name), str)}
     return {name: value for name, value in (given or {}).items() if not SERVER_ONLY.fullmatch(name)} | known
 
 
 def client_config(body: Config | None) -> JsonObject:
-    """Return the config of a request without what only the server says."""
+    """Return the config of a request without the keys that only the server sets."""
     config = without_own(body.given() if body else {})
     if "configurable" in config:
         config["configurable"] = without_own(config["configurable"])
@@ -1013,9 +1013,9 @@ def client_config(body: Config | None) -> JsonObject:
 
 
 def graph_config(given: Mapping[str, Any], own: JsonObject) -> JsonObject:
-    """Return a config as a graph or its factory gets it; the configurable ends with all of the server's own values.
+    """Return a config for a graph or its factory. The server's `own` values replace a client's in the configurable.
 
-    LangGraph copies keys that no RunnableConfig has over the configurable: they are moved there before."""
+    Keys that no RunnableConfig has go there first: LangGraph would copy them over the server's values later."""
     config = {key: given[key] for key in CONFIG_KEYS if key in given}
     others = {key: given[key] for key in given if key not in CONFIG_KEYS and given[key] not in (None, [], {})}
     config["configurable"] = {**without_own({**(config.get("configurable") or {}), **others}), **own}
@@ -1071,7 +1071,7 @@ class SharedValue(BaseChannel[Any, Any, Any]):
         return self.typ
 
     def copy(self) -> Self:
-        """Return a copy outside any run: conditional edges try their node's writes on it."""
+        """Return a copy that belongs to no run: LangGraph tries a node's writes on it, for its conditional edges."""
         channel = self.__class__(self.typ, self.key)
         channel.items = self.run.peek(self) if self.run else dict(self.items)
         return channel
@@ -1085,7 +1085,7 @@ class SharedValue(BaseChannel[Any, Any, Any]):
         return channel
 
     def checkpoint(self) -> Any:
-        """Within a run: the writes since the last checkpoint, for the saver to store with it."""
+        """Return the writes since the last checkpoint, for the saver to store with it; outside a run, the items."""
         return self.run.take(self) if self.run else self.get()
 
     def get(self) -> JsonObject:
@@ -1114,7 +1114,7 @@ class SharedValue(BaseChannel[Any, Any, Any]):
         return puts
 
     def differing(self, items: Mapping[str, Any]) -> JsonObject:
-        """Return those of the items that are not here already. Raises InvalidUpdateError."""
+        """Return the items that differ from the channel's. Raises InvalidUpdateError."""
         return {key: items[key] for key, text in self.puts([items]).items() if self.items.get(key) != text}
 
 
@@ -1127,7 +1127,7 @@ def _apply_puts(items: dict[str, bytes], puts: Mapping[str, bytes | None]) -> No
 
 
 class SharedPuts(NamedTuple):
-    """Writes to store items of one namespace; the saver finds them among a checkpoint's values."""
+    """Writes to items of one namespace, None for a deleted item; the saver finds them among a checkpoint's values."""
 
     prefix: str
     puts: dict[str, bytes | None]
@@ -1135,13 +1135,13 @@ class SharedPuts(NamedTuple):
 
 @dataclass
 class _Superstep:
-    """The writes of one superstep to one namespace: `origin` is the path of their graph, `holder` the channel that has
-    them by now, `keeper` the path of the graph whose checkpoint stored them."""
+    """The writes of one superstep to one namespace: `origin` is the path of the graph that made them, `holder` the
+    channel that has them now, `keeper` the path of the graph whose checkpoint stored them, None until then."""
 
     puts: dict[str, bytes | None]
     origin: tuple[str, ...]
     holder: SharedValue
-    settled: bool = False  # no other write of the superstep was refused
+    settled: bool = False  # LangGraph accepted all writes of the superstep
     keeper: tuple[str, ...] | None = None
 
 
@@ -1166,7 +1166,7 @@ def shared_prefix(sources: Iterable[Mapping[str, Any]], scope: str, key: str) ->
 
 
 class SharedScope:
-    """What one run, with its subgraphs, sees of the shared values, and what it has yet to store.
+    """The shared values as one run and its subgraphs see them, and their writes that are not stored yet.
 
     A graph sees what its parent saw when the graph started, and its own supersteps; the parent sees
     the writes of a subgraph at the end of the superstep in which the subgraph ran.
@@ -1181,7 +1181,7 @@ class SharedScope:
         at_exit: bool = False,
     ) -> None:
         self.run_id = run_id
-        self.updates = updates  # outside a run: the thread whose state is updated, and since when
+        self.updates = updates  # for an update of a thread's state, without a run: thread id and steady time
         self._at_exit = at_exit  # durability "exit": checkpoints are made when the graph ends
         self.floor = str(checkpoint_ids.uuid6())  # checkpoints of this run have greater ids
         self.failed: Exception | None = None  # why a checkpoint could not be stored
@@ -1202,7 +1202,7 @@ class SharedScope:
             self._loaded[prefix] = self._load(prefix)
 
     def join(self, channel: SharedValue) -> None:
-        """Give a graph's new channel what that graph is to see."""
+        """Fill the channel of a graph that starts with the items that this graph is to see. Raises MissingScope."""
         channel.run, channel.path = self, _task_path()
         try:
             channel.prefix = shared_prefix(self._sources, channel.scope, channel.key)
@@ -1230,7 +1230,7 @@ class SharedScope:
         return [step for step in self.supersteps if step.holder.prefix == prefix]
 
     def _forget_failed_attempts(self, path: tuple[str, ...]) -> None:
-        """Let a node that is tried again start from what it saw the first time, and from what is stored."""
+        """Drop what a node's failed attempts wrote and did not store: the next one sees what the first one saw."""
         attempt = 1
         with contextlib.suppress(RuntimeError, KeyError, AttributeError):  # not in a node
             attempt = cast(Any, langgraph_runtime.get_runtime()).execution_info.node_attempt
@@ -1240,11 +1240,11 @@ class SharedScope:
             self._views = {view: c for view, c in self._views.items() if not _within(view[1], path)}
 
     def record(self, channel: SharedValue, values: Sequence[Any]) -> bool:
-        """End a superstep: the writes of its subgraphs become visible, then its own. Return whether any
-        are yet to be stored."""
+        """End a superstep: apply the writes of its subgraphs to the channel, then its own. Return whether any of them
+        are not stored yet. Raises InvalidUpdateError or MissingScope."""
         puts = channel.puts(values)
         if puts and not channel.prefix:
-            shared_prefix(self._sources, channel.scope, channel.key)  # says what is missing
+            shared_prefix(self._sources, channel.scope, channel.key)  # raises MissingScope
         with self._lock:
             below = [s for s in self._supersteps_of(channel.prefix) if self._is_below(s.holder.path, channel)]
             for step in below:
@@ -1282,7 +1282,7 @@ class SharedScope:
                 step.settled = step.settled or step.holder.path == path
 
     def peek(self, channel: SharedValue) -> dict[str, bytes]:
-        """Return what a conditional edge sees: what its graph sees, and what the subgraphs of its node wrote."""
+        """Return the items that a conditional edge sees: its graph's, with the writes of its node's subgraphs."""
         task, items = _task_path(), dict(channel.items)
         with self._lock:
             for step in self._supersteps_of(channel.prefix):
@@ -1302,8 +1302,8 @@ class SharedScope:
         return SharedPuts(channel.prefix, puts) if puts else MISSING
 
     def of_task(self, task_id: str) -> list[tuple[str, JsonObject]]:
-        """Return as (state key, update) what a finished task's subgraphs wrote and did not store themselves: the task's
-        own writes, in case the run is interrupted before the superstep ends."""
+        """Return the writes of a finished task's subgraphs that these did not store, as (state key, update). They are
+        stored as the task's own, in case the run is interrupted before the superstep ends."""
         with self._lock:
             return [
                 (step.holder.key, {key: text and orjson.loads(text) for key, text in step.puts.items()})
@@ -1314,8 +1314,8 @@ class SharedScope:
             ]
 
     def checkpoints_above(self, configurable: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Return (namespace, id) of this run's checkpoints that a subgraph's one is nested in. If the server dies
-        before they are stored, the subgraph starts anew: it must not have stored anything then."""
+        """Return (namespace, id) of this run's checkpoints above a subgraph's. If the server dies before those are
+        stored, the subgraph starts anew, so its own checkpoint must not be stored before them."""
         at_exit = configurable.get("__pregel_durability") == "exit"
         if at_exit or configurable["thread_id"] != self._sources[0].get("thread_id"):
             return []
@@ -1323,18 +1323,18 @@ class SharedScope:
         above = configurable.get("checkpoint_map", {}).items()
         with self._lock:
             self._stored.add(own)
-            stored = self._stored - {own}  # a graph compiled with `checkpointer=False` is named, but never stored
+            stored = self._stored - {own}  # not graphs compiled with `checkpointer=False`: `above` names them, too
         return [(namespace, at) for namespace, at in above if namespace in stored and at > self.floor]
 
     def loose_puts(self) -> list[SharedPuts]:
-        """Return the writes that no checkpoint took: of subgraphs without checkpointer that loading did not find."""
+        """Return the writes that no checkpoint stored: of subgraphs without checkpointer, not known when loading."""
         with self._lock:
             loose = [step for step in self.supersteps if step.keeper is None and step.holder.path]
             return [SharedPuts(step.holder.prefix, step.puts) for step in loose]
 
 
 class _NoScope(SharedScope):
-    """Shared values are no part of a thread's state, whatever writes the thread has pending."""
+    """Keeps shared values out of a thread's state, even those that the thread's pending writes update."""
 
     def join(self, channel: SharedValue) -> None:
         channel.run = self
@@ -1348,12 +1348,12 @@ NO_SCOPE = _NoScope((), lambda prefix: {})
 
 @contextlib.contextmanager
 def without_shared_values() -> Iterator[None]:
-    """While a thread's state is read."""
+    """Leave shared values out while a thread's state is read. Raises BadRequest for a subgraph that is gone."""
     token = RUN_SCOPE.set(NO_SCOPE)
     try:
         yield
     except ValueError as error:
-        if re.fullmatch(r"Subgraph .* not found", str(error)):  # old langgraphs' word for a subgraph that is gone
+        if re.fullmatch(r"Subgraph .* not found", str(error)):  # so does an old langgraph report it
             raise BadRequest(str(error)) from None
         raise
     finally:
@@ -1361,9 +1361,9 @@ def without_shared_values() -> Iterator[None]:
 
 
 class SharedInput(EphemeralValue[Any]):
-    """What a graph with shared keys is given. A subgraph that is given its parent's whole state does not
-    update every item: of the shared keys only changes are kept, since what is stored of the input is applied
-    after a crash, when other runs may have changed the rest."""
+    """The input channel of a graph with shared keys: of these it keeps only items that differ from those the graph
+    sees. A subgraph often gets its parent's whole state; after a crash its stored input is applied again, when other
+    runs may have changed the other items."""
 
     __slots__ = ()
 
@@ -1375,7 +1375,7 @@ class SharedInput(EphemeralValue[Any]):
 
 
 def _fields(state: Any) -> JsonObject | None:
-    """Return a state as a dict; a model or a dataclass by the fields that were set. None for anything else."""
+    """Return a state as a dict: of a model or a dataclass, the fields that were set. None for anything else."""
     if isinstance(state, Mapping):
         return dict(state)
     unset: set[str] = set()
@@ -1430,8 +1430,8 @@ def _task_path() -> tuple[str, ...]:
 # 4  Database
 ########################################################################################################
 
-# Append only: a script per version of the schema. The checkpointer's and the store's tables are made by
-# their own libraries, so that AsyncSqliteSaver and AsyncSqliteStore open the file as it is.
+# Append only: a script per version of the schema. A new column also needs a field in its row's dataclass (Tables). The
+# checkpointer's and the store's libraries make their own tables: AsyncSqliteSaver and AsyncSqliteStore open the file.
 MIGRATIONS = [
     """
     CREATE TABLE assistants (
@@ -1445,9 +1445,9 @@ MIGRATIONS = [
         description TEXT, config TEXT NOT NULL, context TEXT NOT NULL, metadata TEXT NOT NULL,
         created_at TEXT NOT NULL, PRIMARY KEY (assistant_id, version)
     );
-    -- `rest` is the status while no run is pending or running; then the thread is busy. `unshown` tells that
-    -- an update has changed the checkpoints, and that `state` does not show it yet. `last_seq` is the number of
-    -- the last event that the thread's runs have sent by the event streaming protocol.
+    -- `rest` is the status while no run is pending or running; while one is, the thread is busy. `unshown`: an
+    -- update has changed the checkpoints, and `state` does not show it yet. `last_seq` is the number of the last
+    -- event that the thread's runs have sent by the event streaming protocol.
     CREATE TABLE threads (
         thread_id TEXT PRIMARY KEY, created_at TEXT NOT NULL, updated_at TEXT NOT NULL,
         state_updated_at TEXT NOT NULL, metadata TEXT NOT NULL, config TEXT NOT NULL,
@@ -1466,8 +1466,8 @@ MIGRATIONS = [
     CREATE INDEX threads_updated ON threads (updated_at);
     CREATE INDEX threads_state_updated ON threads (state_updated_at);
     CREATE INDEX threads_rest ON threads (rest, updated_at);
-    -- `cancel` and `reason` are set when a live run is to stop; `attempt` counts its starts; `task_id` is the A2A
-    -- task it belongs to, the id of that task's first run.
+    -- `cancel` (an action) and `reason` are set when a live run is to stop; `attempt` counts its starts; `task_id`
+    -- names the A2A task that the run belongs to: the id of the task's first run.
     CREATE TABLE runs (
         run_id TEXT PRIMARY KEY, thread_id TEXT NOT NULL, assistant_id TEXT NOT NULL,
         created_at TEXT NOT NULL, updated_at TEXT NOT NULL, started_at TEXT, status TEXT NOT NULL,
@@ -1477,7 +1477,7 @@ MIGRATIONS = [
     CREATE INDEX runs_thread ON runs (thread_id, created_at);
     CREATE INDEX runs_task ON runs (task_id) WHERE task_id IS NOT NULL;
     CREATE INDEX runs_live ON runs (thread_id, created_at) WHERE status IN ('pending', 'running');
-    -- What a run wrote to checkpoints that are not its own, so that it can be taken back.
+    -- A run's writes to checkpoints of other runs, so that a rollback can take them back.
     CREATE TABLE run_writes (
         run_id TEXT NOT NULL, thread_id TEXT NOT NULL, checkpoint_ns TEXT NOT NULL,
         checkpoint_id TEXT NOT NULL, task_id TEXT NOT NULL, idx INTEGER NOT NULL
@@ -1491,7 +1491,7 @@ MIGRATIONS = [
     );
     CREATE INDEX events_run ON events (run_id, ms, n);
     CREATE INDEX events_thread ON events (thread_id, ms, n);
-    -- `access` tells on whose behalf a cron's runs are made, and what they may use; null without authentication.
+    -- `access`: the user of a cron's runs, and the filters of what they may use; null without authentication.
     CREATE TABLE crons (
         cron_id TEXT PRIMARY KEY, assistant_id TEXT NOT NULL, thread_id TEXT, end_time TEXT,
         schedule TEXT NOT NULL, timezone TEXT, payload TEXT NOT NULL, next_run_date TEXT NOT NULL,
@@ -1505,11 +1505,11 @@ MIGRATIONS = [
     CREATE TABLE webhooks (number INTEGER PRIMARY KEY, url TEXT NOT NULL, payload BLOB NOT NULL);
     """,
     """
-    -- The keys of the state that a run's result shows; null for all.
+    -- The state keys in a run's result; null for all.
     ALTER TABLE threads ADD output_keys TEXT;
     """,
     """
-    -- Order and times to live go by the clock's steady time: `changed` as `updated_at`, and when a run is `due`.
+    -- Order and times to live use the clock's steady time: `changed` beside `updated_at`, `due` beside `created_at`.
     ALTER TABLE assistants ADD changed INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE crons ADD changed INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE runs ADD changed INTEGER NOT NULL DEFAULT 0; ALTER TABLE runs ADD due INTEGER NOT NULL DEFAULT 0;
@@ -1531,7 +1531,7 @@ MIGRATIONS = [
     CREATE INDEX threads_rest ON threads (rest, changed); CREATE INDEX runs_thread ON runs (thread_id, due);
     CREATE INDEX threads_expiring ON threads (expires_at) WHERE expires_at IS NOT NULL;
     CREATE INDEX runs_live ON runs (thread_id, due) WHERE status IN ('pending', 'running');
-    -- A run's events end with one that tells so to those who follow its thread.
+    -- The last event of each run is `run_done`, for the followers of its thread.
     INSERT INTO events (thread_id, run_id, ms, n, event, data, seq)
         SELECT thread_id, run_id, ms, n + 1, 'run_done',
             CAST(json_object('status', 'run_done', 'run_id', run_id) AS BLOB), 0
@@ -1541,17 +1541,17 @@ MIGRATIONS = [
 ]
 
 
-RETRY_SECONDS = 1.0  # between tries to store what the database does not take
+RETRY_SECONDS = 1.0  # between attempts at a write that the database refuses for now
 
 
 class _Job(NamedTuple):
-    """A function that waits for its transaction, and who waits for its result: a thread, or a loop's task."""
+    """A function that waits for its transaction, and the future of its result: a thread's, or one of `loop`."""
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
     future: concurrent.futures.Future[Any] | asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop | None
-    then: Callable[[Any], Any] | None = None  # is given the result, even if nobody waits for it any more
+    then: Callable[[Any], Any] | None = None  # is called with the result, even if the future was cancelled
 
 
 class _Writer(aiosqlite.Connection):
@@ -1567,7 +1567,7 @@ class _Writer(aiosqlite.Connection):
         self._waiting: deque[_Job] = deque()
 
     def submit(self, job: _Job) -> None:
-        """Let the connection's thread run a function; aiosqlite has no public way to that thread's queue."""
+        """Queue a job for the connection's thread: aiosqlite has no public way to do so. Raises StartError."""
         if not self._running:
             raise StartError("the database is closed")
         self._waiting.append(job)
@@ -1580,7 +1580,7 @@ class _Writer(aiosqlite.Connection):
             return
         try:
             results = self._transaction(jobs)
-        except BaseException as error:  # the transaction as a whole: disk full, file locked
+        except BaseException as error:  # the transaction as a whole failed: disk full, file locked
             results = [error] * len(jobs)
         results = [self._db.named(each) if isinstance(each, sqlite3.Error) else each for each in results]
         for loop in {job.loop for job in jobs}:
@@ -1588,7 +1588,7 @@ class _Writer(aiosqlite.Connection):
             if loop is None:
                 self._settle(settled)
             else:
-                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits any more
                     loop.call_soon_threadsafe(self._settle, settled)
 
     @staticmethod
@@ -1596,9 +1596,9 @@ class _Writer(aiosqlite.Connection):
         for job, result in results:
             if job.then and not isinstance(result, BaseException):
                 job.then(result)
-            if job.future.done():  # whoever waited was cancelled
+            if job.future.done():  # it was cancelled
                 continue
-            if isinstance(result, StopIteration):  # no future takes one
+            if isinstance(result, StopIteration):  # futures refuse one
                 result = RuntimeError(repr(result))
             if isinstance(result, BaseException):
                 job.future.set_exception(result)
@@ -1616,7 +1616,7 @@ class _Writer(aiosqlite.Connection):
             else:
                 results = [self._in_savepoint(conn, job) for job in jobs]
             if not conn.in_transaction:
-                raise sqlite3.OperationalError("a function lost its transaction, and went on")
+                raise sqlite3.OperationalError("the transaction was rolled back, and its function ignored that")
             if not (is_whole := self._db.is_whole()):
                 self._db.check_present()
             conn.execute("COMMIT")
@@ -1650,18 +1650,18 @@ _FAULTS = {
     sqlite3.SQLITE_IOERR: "the disk fails, or takes no more",
     sqlite3.SQLITE_CANTOPEN: "it can't be opened",
     sqlite3.SQLITE_CORRUPT: "it is damaged",
-    sqlite3.SQLITE_NOTADB: "it is something else",
+    sqlite3.SQLITE_NOTADB: "it is no SQLite database",
 }
 
 
 def _fault(error: sqlite3.Error) -> str | None:
-    """Return what is wrong with the file, None if the error is the statement's own."""
-    fault = _FAULTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)  # the higher bits are details
+    """Return the fault of the file or its disk that an error reports, None if the statement is at fault."""
+    fault = _FAULTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)  # without the extended code
     return fault and f"{fault} ({error})"
 
 
 def impatient(error: Unavailable) -> bool:
-    """Give up at once."""
+    """Return False: do not try again (the default of Db.write)."""
     return False
 
 
@@ -1669,18 +1669,18 @@ class Db:
     """The SQLite file: a writer, readers, and the lock that keeps other servers out.
 
     `write` and `read` run one plain function of a connection as one transaction on another thread, and work from
-    any event loop; `write_now` blocks, for worker threads. `look` is for short reads, such as of one row: they
-    cost less than a change of threads. All raise Unavailable if the file or its disk can't be used, having done
-    nothing that is sure to last.
+    any event loop; `write_now` blocks, for worker threads. `look` reads on the caller's thread: for a few rows that
+    costs less than changing threads. All raise Unavailable if the file or its disk can't be used; then it is not
+    certain that a write lasts.
     """
 
     READERS = 2
-    PATIENCE_SECONDS = 10.0  # with programs that lock the file
-    QUIET_SECONDS = 60  # before the write-ahead log is cut
+    PATIENCE_SECONDS = 10.0  # how long to wait for programs that lock the file
+    QUIET_SECONDS = 60  # without a commit, before the write-ahead log is truncated
 
     def __init__(self, path: str, full_sync: bool = False, vectors: bool = False) -> None:
         self.path = path
-        self.vectors = vectors  # whether queries may compare vectors
+        self.vectors = vectors  # for queries that compare vectors
         self.persistent = path != ":memory:"
         self._temporary = None if self.persistent else tempfile.TemporaryDirectory(None, "devserver-", None, True)
         # absolute: nodes may change the current folder
@@ -1692,12 +1692,12 @@ class Db:
         self._idle: deque[sqlite3.Connection] = deque()
         self._owned: list[sqlite3.Connection] = []
         self._identity: tuple[int, int] | None = None
-        self._log: tuple[int, int] | None = None  # that of the write-ahead log
-        self.log_lost = False  # whether the next start would not find it
-        self._told: set[str] = set()
+        self._log_identity: tuple[int, int] | None = None  # of the write-ahead log
+        self.log_lost = False  # the write-ahead log was deleted or replaced: the next start would not find its commits
+        self._logged: set[str] = set()
         self.quiet_seconds = 0  # since the last commit
         self._tending: asyncio.Task[None]
-        self._opened: contextlib.AsyncExitStack  # closes it all
+        self._opened: contextlib.AsyncExitStack
 
     async def open(self) -> None:
         """Open the file, and bring it to the present schema. Raises StartError if it can't be used."""
@@ -1710,7 +1710,7 @@ class Db:
                 self._writer = _Writer(self._connect(True), self)
                 await self._writer
                 stack.push_async_callback(self._writer.close)
-                self._identity, self._log = self._found(), self._found("-wal")
+                self._identity, self._log_identity = self._identify(), self._identify("-wal")
                 _share_file(self._file, stack)
             except sqlite3.Error as error:
                 raise StartError(
@@ -1720,7 +1720,7 @@ class Db:
             self._opened = stack.pop_all()
 
     def announce(self, address: str) -> None:
-        """Write where the server listens beside its pid, for commands that look for it."""
+        """Write the server's address beside its pid into the lock file, for commands that look for the server."""
         self._lock.write(f"\n{address}".encode())
 
     async def close(self) -> None:
@@ -1737,8 +1737,8 @@ class Db:
         patient: Callable[[Unavailable], bool] = impatient,
         then: Callable[[T], Any] | None = None,
     ) -> T:
-        """Run a function as one transaction; again in a while if the file can't be used and `patient` says so. Its
-        result is given to `then` first, also if the caller was cancelled meanwhile."""
+        """Run a function as one transaction. While the file can't be used and `patient` returns True, try again. `then`
+        gets the result first, even if the caller was cancelled meanwhile."""
         loop = asyncio.get_running_loop()
         while True:
             future: asyncio.Future[T] = loop.create_future()
@@ -1770,7 +1770,7 @@ class Db:
             return function(conn, *args)
         except sqlite3.Error as error:
             raise self.named(error) from None
-        except StopIteration as error:  # no future takes one
+        except StopIteration as error:  # futures refuse one
             raise RuntimeError(repr(error)) from None
         finally:
             if conn:
@@ -1778,23 +1778,23 @@ class Db:
                 self._idle.append(conn)
 
     def _new_reader(self) -> sqlite3.Connection | None:
-        """Another connection, None if it would read another log than is written."""
+        """Open a reader. Return None if it would read another write-ahead log than the writer's. Raises Unavailable."""
         if not self.is_whole():
             self.check_present()
             return None
         conn = self._connect(False)
-        if self._found("-wal") != self._log:
+        if self._identify("-wal") != self._log_identity:
             conn.close()
             return None
         self._owned.append(conn)
         return conn
 
     def named(self, error: sqlite3.Error) -> Exception:
-        """Return the error, or Unavailable if it is the file's and not the statement's own."""
+        """Return Unavailable for a fault of the file or its disk, otherwise the error itself."""
         fault = _fault(error)
         return Unavailable(f"{self.path}: {fault}") if fault else error
 
-    def _found(self, suffix: str = "") -> tuple[int, int] | None:
+    def _identify(self, suffix: str = "") -> tuple[int, int] | None:
         with contextlib.suppress(OSError):
             found = os.stat(self._file + suffix)
             return found.st_dev, found.st_ino
@@ -1806,17 +1806,17 @@ class Db:
             file, wal = os.stat(self._file), os.stat(f"{self._file}-wal")
         except OSError:
             return False
-        return ((file.st_dev, file.st_ino), (wal.st_dev, wal.st_ino)) == (self._identity, self._log)
+        return ((file.st_dev, file.st_ino), (wal.st_dev, wal.st_ino)) == (self._identity, self._log_identity)
 
     def check_present(self) -> None:
-        """Raise Unavailable where SQLite would go on with a file that nobody can find again."""
-        if self._found() != self._identity:
+        """Raise Unavailable if the file was deleted or replaced: SQLite would go on with the old one."""
+        if self._identify() != self._identity:
             raise Unavailable(f"{self.path} was deleted or replaced. Put it back, or start the server again.")
 
     def keep_log(self, conn: sqlite3.Connection) -> None:
-        """Let a commit be found by the next start before it is acknowledged: without its write-ahead log it goes to
-        the database itself. Raises Unavailable."""
-        self.log_lost = self._found("-wal") != self._log
+        """Write commits to the database itself before they are acknowledged, if their write-ahead log was deleted or
+        replaced: the next start would not find them. Raises Unavailable if that fails."""
+        self.log_lost = self._identify("-wal") != self._log_identity
         if not self.log_lost:
             return
         failed = True
@@ -1824,33 +1824,33 @@ class Db:
             failed = bool(conn.execute("PRAGMA wal_checkpoint(FULL)").fetchone()[0]) or bool(self._log_size())
         problem = f"{self.path}-wal was deleted or replaced while the server runs, so "
         problem += "nothing is kept" if failed else "commits are kept without it, which is slower"
-        if problem not in self._told:
-            self._told.add(problem)
+        if problem not in self._logged:
+            self._logged.add(problem)
             log.error("%s. Start the server again.", problem)
         if failed:
             raise Unavailable(f"{problem}. Start the server again.")
 
     def _log_size(self) -> int:
-        return os.path.getsize(f"{self._file}-wal") if self._found("-wal") else 0
+        return os.path.getsize(f"{self._file}-wal") if self._identify("-wal") else 0
 
     async def _tend_log(self) -> None:
-        """Each second look after the write-ahead log; cut it once nothing was committed for a minute."""
+        """Check the write-ahead log each second; truncate it after QUIET_SECONDS without a commit."""
         while True:
             await asyncio.sleep(1)
             self.quiet_seconds += 1
-            with contextlib.suppress(Unavailable, sqlite3.Error):  # the next commit says so
-                if self._found("-wal") != self._log:
+            with contextlib.suppress(Unavailable, sqlite3.Error):  # the next commit reports it
+                if self._identify("-wal") != self._log_identity:
                     await self.write(lambda conn: None)
                 elif self.quiet_seconds >= self.QUIET_SECONDS and self._log_size():
                     patience = f"PRAGMA busy_timeout = {int(self.PATIENCE_SECONDS * 1000)}"
                     cut = f"PRAGMA busy_timeout = 0; PRAGMA wal_checkpoint(TRUNCATE); {patience}"
                     try:
-                        await self._writer.executescript(cut)  # without patience: nobody is to wait for a reader
+                        await self._writer.executescript(cut)  # without patience: writes should not wait for a reader
                     except sqlite3.Error:  # such as a full disk; the rest of the script was not run
                         await self._writer.executescript(patience)
 
     async def compact(self) -> None:
-        """Give back the disk space of what was deleted."""
+        """Return the disk space of deleted rows. Raises Unavailable."""
         try:
             await self._writer.execute("VACUUM")
             await self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -1926,37 +1926,37 @@ class ScratchDb(Db):
         conn.execute("PRAGMA wal_autocheckpoint = 0")
 
     async def close(self) -> None:
-        place = f"{Path(self._file).as_uri()}?mode=ro"
-        with contextlib.closing(sqlite3.connect(place, uri=True)) as last:  # which moves no log into the file
+        uri = f"{Path(self._file).as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as last:  # closed last, and moves no log into the file
             last.execute("PRAGMA schema_version")
             await super().close()
 
     def cut(self) -> None:
-        """Let nothing be stored any more, as after a crash."""
+        """Refuse further commits, as after a crash."""
         self._identity = None
 
 
 def copy_database(source: Path, target: Path) -> None:
-    """Copy a database as it is at one moment, though a server has it, to a new file. Raises StartError."""
+    """Copy a database as of one moment to a new file, even while a server uses it. Raises StartError."""
     if target.exists():
         raise StartError(f"{target} is there already. Delete it, or name another file.")
     if not source.is_file():
         raise StartError(f"there is no database {source}")
-    place = f"{source.resolve().as_uri()}?mode=ro"
+    uri = f"{source.resolve().as_uri()}?mode=ro"
     if not os.path.exists(f"{source}-wal"):
-        place += "&immutable=1"  # else reading would make files beside it
+        uri += "&immutable=1"  # else reading would make files beside it
     part = target.with_name(f"{target.name}.part")
     try:
         with (
-            contextlib.closing(sqlite3.connect(place, uri=True)) as given,
-            contextlib.closing(sqlite3.connect(part)) as made,
+            contextlib.closing(sqlite3.connect(uri, uri=True)) as reader,
+            contextlib.closing(sqlite3.connect(part)) as writer,
         ):
-            version = given.execute("PRAGMA user_version").fetchone()[0]
+            version = reader.execute("PRAGMA user_version").fetchone()[0]
             if not 0 < version <= len(MIGRATIONS):
-                whose = "is of a newer devserver: upgrade this one" if version else "is no database of devserver's"
-                raise StartError(f"{source} {whose}")
-            given.backup(made)
-            made.execute("PRAGMA journal_mode = DELETE")  # one file, that reading does not change
+                problem = "is of a newer devserver: upgrade this one" if version else "is no database of devserver's"
+                raise StartError(f"{source} {problem}")
+            reader.backup(writer)
+            writer.execute("PRAGMA journal_mode = DELETE")  # one file, which reading does not change
         part.replace(target)
     except (sqlite3.Error, OSError) as error:
         raise StartError(f"{source} cannot be copied to {target}: {error}") from None
@@ -1995,18 +1995,18 @@ def absolute(path: str) -> str:
 
 
 def close_in_children(file: io.IOBase | socket.socket) -> None:
-    """Keep a process that user code forks from holding a file or a port when this one was killed."""
+    """Close a file or socket in forked processes: they would keep its lock or port after this one was killed."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=file.close)
 
 
 def _try_lock(file: io.FileIO, shared: bool = False) -> bool:
-    """Lock a file that is open, and return whether no other process has it. Raises OSError if that can't be done."""
+    """Lock an open file. Return False if another process has locked it. Raises OSError if it can't be locked."""
     try:
         if sys.platform == "win32":
             import msvcrt
 
-            file.seek(1 << 30)  # far beyond the end, since what is locked can't be read
+            file.seek(1 << 30)  # far beyond the end, since locked bytes can't be read
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:
             import fcntl
@@ -2030,7 +2030,7 @@ def _lock_file(path: str) -> io.FileIO:
             pid = (lock.read().decode().split() or ["unknown"])[0]
             problem = f"{path} is in use by another devserver (pid {pid}). Stop it, or name another file with --db."
         elif not os.path.exists(lock.name) or os.stat(lock.name).st_ino != os.fstat(lock.fileno()).st_ino:
-            lock.close()  # its server stopped and took the file away meanwhile
+            lock.close()  # the other server stopped and deleted the lock file meanwhile
             return _lock_file(path)
         else:
             lock.truncate(0)
@@ -2053,12 +2053,12 @@ def _unlock_file(lock: io.FileIO) -> None:
 
 
 def _share_file(path: str, stack: contextlib.AsyncExitStack) -> None:
-    """Hold SQLite's shared lock so that no other program takes itself for the last one and removes the log.
+    """Hold SQLite's shared lock, so that no other program takes itself for the last user and deletes the log.
 
-    SQLite's own locks go when a node opens and closes the file; this one, of an open file, stays. Close it last but
-    for one connection.
+    SQLite's own locks are the process's, and go when a node opens and closes the file. This lock is the open file's,
+    and stays. Close it when a single connection is left.
     """
-    if sys.platform == "linux":  # elsewhere what is lost is healed after each commit
+    if sys.platform == "linux":  # elsewhere keep_log makes up for a deleted log after each commit
         import fcntl
 
         file = stack.enter_context(open(path, "rb"))  # noqa: SIM115  it stays open as long as the server runs
@@ -2069,7 +2069,7 @@ def _share_file(path: str, stack: contextlib.AsyncExitStack) -> None:
 
 
 def server_address(path: str) -> str | None:
-    """Return the address of the server that has a database; None if none has it, or that can't be told."""
+    """Return the address of the server that uses a database; None if there is none or its address is unknown."""
     with contextlib.suppress(OSError), io.FileIO(f"{os.path.realpath(absolute(path))}.lock") as lock:
         if not _try_lock(lock, shared=True):
             lock.seek(0)

@@ -116,7 +116,7 @@ def test_a_server_may_be_named(live: LiveServer, tmp_path: Path) -> None:
     (tmp_path / "other.db").write_text("this is no database" * 100)
     refused = runner.invoke(devserver.main, ["cron", "list", *elsewhere, "--db", str(tmp_path / "other.db")])
     assert refused.exit_code == 1
-    assert "other.db: it is something else (file is not a database)" in refused.output
+    assert "other.db: it is no SQLite database (file is not a database)" in refused.output
 
 
 def test_a_second_server_is_still_told_who_has_the_database(live: LiveServer) -> None:
