@@ -843,6 +843,20 @@ def to_json(value: Any, default: Callable[[Any], Any] = _jsonable) -> bytes:
     return text
 
 
+def shown_json(value: Any) -> bytes:
+    """Return the same JSON of a value that holds the same messages again and again: each is written once."""
+    texts: dict[int, tuple[Any, orjson.Fragment]] = {}  # with the message, lest another one gets its id
+
+    def text(part: Any) -> Any:
+        if not isinstance(part, BaseMessage):
+            return _jsonable(part)
+        if id(part) not in texts:
+            texts[id(part)] = part, orjson.Fragment(to_json(part))
+        return texts[id(part)][1]
+
+    return to_json(value, text)
+
+
 def kept_json(value: Any, namespace: Sequence[str], key: str) -> bytes:
     """Return the JSON of a store item's value. Raises TypeError for a value that could not be read back."""
     try:
@@ -3298,7 +3312,8 @@ class Recall:
         return self.checkpoint if data == self.stored else self.serde.loads_typed(data)
 
 
-RECALL: contextvars.ContextVar[Recall | None] = contextvars.ContextVar("recall", default=None)
+# By which this context reads checkpoints, if not by the saver's own.
+READ_WITH: contextvars.ContextVar[SerializerProtocol | None] = contextvars.ContextVar("read_with", default=None)
 
 
 class DataTypes:
@@ -3330,6 +3345,22 @@ class Serializer(JsonPlusSerializer):
             with contextlib.suppress(RecursionError):
                 return super().dumps_typed(_with_unicode_keys(obj))
             raise error
+
+    def for_show(self) -> Serializer:
+        """Return one to read what is only shown: a message that several checkpoints hold is made once."""
+        made: dict[tuple[int, bytes], BaseMessage] = {}
+        shared, make = copy.copy(self), self._unpack_ext_hook
+
+        def make_once(code: int, data: bytes) -> Any:
+            if (known := made.get((code, data))) is not None:
+                return known
+            value = make(code, data)
+            if isinstance(value, BaseMessage):
+                made[code, data] = value
+            return value
+
+        shared._unpack_ext_hook = make_once
+        return shared
 
 
 def _with_unicode_keys(value: Any) -> Any:
@@ -3378,8 +3409,8 @@ class Saver(BaseCheckpointSaver[str]):
 
     get_next_version = SqliteSaver.get_next_version
 
-    def _official(self, conn: sqlite3.Connection) -> SqliteSaver:
-        saver = SqliteSaver(conn, serde=RECALL.get() or self.serde)
+    def _official(self, conn: sqlite3.Connection, serde: SerializerProtocol | None = None) -> SqliteSaver:
+        saver = SqliteSaver(conn, serde=serde or READ_WITH.get() or self.serde)
         saver.is_setup = True
         return saver
 
@@ -3387,13 +3418,19 @@ class Saver(BaseCheckpointSaver[str]):
         return self.db.look(lambda conn: self._official(conn).get_tuple(config))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        if RUN_SCOPE.get() is NO_SCOPE and not READ_WITH.get():  # outside a run: a long chat would hold up the API
+            return await self.db.read(lambda conn: self._official(conn).get_tuple(config))
         return self.db.look(lambda conn: self._official(conn).get_tuple(config))
 
     def list(self, config: RunnableConfig | None, **options: Any) -> Iterator[CheckpointTuple]:
         yield from self.db.look(lambda conn: [*self._official(conn).list(config, **options)])
 
     async def alist(self, config: RunnableConfig | None, **options: Any) -> AsyncIterator[CheckpointTuple]:
-        for found in await self.db.read(lambda conn: [*self._official(conn).list(config, **options)]):
+        serde = READ_WITH.get()
+        for found in await self.db.read(lambda conn: [*self._official(conn, serde).list(config, **options)]):
+            if serde and any(task_id == NULL_TASK_ID for task_id, *_ in found.pending_writes or ()):
+                place = found.config  # a reducer is given it: its messages have to be its own
+                found = self.db.look(lambda conn, at=place: self._official(conn, self.serde).get_tuple(at)) or found
             yield found
 
     def get_delta_channel_history(self, **of: Any) -> Mapping[str, DeltaChannelHistory]:
@@ -5308,6 +5345,15 @@ async def snapshot(graph: Graph, config: RunnableConfig, subgraphs: bool = False
         return await graph.aget_state(config, subgraphs=subgraphs)
 
 
+def _shows_as_stored(graph: Graph) -> bool:
+    """Return whether no user code takes part in reading a graph's state, such as a reducer that replays deltas or a
+    validator of a node's input."""
+    known = re.compile(r"langgraph\.channels\.(?!delta)|devserver$")
+    if graph.cache_policy or not all(known.match(type(each).__module__) for each in graph.channels.values()):
+        return False
+    return not any(node.mapper or node.cache_policy for node in graph.nodes.values())
+
+
 def state_updates(body: ThreadSuperstepUpdate, graph: Graph) -> list[langgraph_types.StateUpdate]:
     """Return the changes of one superstep, as LangGraph takes them. Raises InvalidUpdateError."""
     update: Any = langgraph_types.StateUpdate  # it takes commands as well, its annotation does not say so
@@ -6555,7 +6601,7 @@ class Execution:
             RUN_SCOPE.set(NO_SCOPE)  # which the thread's state has no part in
             if run.kwargs["temporary"] and not kwargs["webhook"] and not self._run_log.interrupts:
                 return Outcome("success", shared=scope.loose_puts())
-            RECALL.set(Recall(cast(Saver, graph.checkpointer).serde, *scope.latest) if scope.latest else None)
+            READ_WITH.set(Recall(cast(Saver, graph.checkpointer).serde, *scope.latest) if scope.latest else None)
             rest = Rest.of(graph, await graph.aget_state(place_config(run.thread_id)))
             if rest.status == "interrupted" and self._run_log.last_values is not MISSING:
                 # LangGraph's last values have writes that wait for the rest of their superstep
@@ -7960,7 +8006,7 @@ async def get_state(call: Call) -> JsonObject:
     return await of_thread_state(call, read, EMPTY_STATE)
 
 
-async def get_history(call: Call) -> list[JsonObject]:
+async def get_history(call: Call) -> Response:
     """A thread's states, newest first, by metadata and place."""
     if call.body:
         place, before = (each.configurable() if each else {} for each in (call.body.checkpoint, call.body.before))
@@ -7972,10 +8018,13 @@ async def get_history(call: Call) -> list[JsonObject]:
 
     async def read(graph: Graph) -> list[JsonObject]:
         with without_shared_values():
+            if _shows_as_stored(graph):
+                READ_WITH.set(cast(Serializer, call.server.saver.serde).for_show())
             history = graph.aget_state_history(config, filter=metadata, before=bound, limit=limit)
             return [state_value(each) async for each in history] if limit else []
 
-    return await of_thread_state(call, read, list[JsonObject]())
+    states = await of_thread_state(call, read, list[JsonObject]())
+    return Response(await asyncio.to_thread(shown_json, states), media_type="application/json")
 
 
 async def update_state(call: Call) -> JsonObject:
