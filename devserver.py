@@ -2102,10 +2102,10 @@ def _json_text(value: Any) -> str:
 
 
 def _columns(values: JsonObject) -> list[Any]:
-    return [to_json(value).decode() if isinstance(value, dict | list) else value for value in values.values()]
+    return [_json_text(value) if isinstance(value, dict | list) else value for value in values.values()]
 
 
-# Moments are for people: rows are in the order in which they were made or changed, whatever the clock said.
+# Rows are sorted by the steady time instead of the time of day, which may have been put back.
 _ORDER = {"created_at": "rowid", "updated_at": "changed", "state_updated_at": "state_changed"}
 
 
@@ -2121,8 +2121,8 @@ R = TypeVar("R")
 
 @dataclass
 class Table(Generic[R]):
-    """A table, or several that belong together, on a connection within a transaction. If a row becomes a dataclass,
-    it is of KIND, and its columns in JSON are parsed."""
+    """A table, or several that belong together, on a connection within a transaction. Rows are converted to KIND, a
+    dataclass, and their columns in JSON are parsed; without KIND they stay as they are."""
 
     NAME: ClassVar[str]
     SELECT: ClassVar[str]
@@ -2134,7 +2134,7 @@ class Table(Generic[R]):
 
     @classmethod
     def _row(cls, row: sqlite3.Row) -> Any:
-        """Return the object that a row becomes; columns that KIND does not have are passed over."""
+        """Convert a row to a KIND; columns without a field are ignored."""
         if cls.KIND is None:
             return row
         found = dict(zip(row.keys(), row, strict=True))
@@ -2148,7 +2148,6 @@ class Table(Generic[R]):
         return found
 
     def _insert(self, new: R) -> None:
-        """Insert a row that was made just now."""
         names, marks = ", ".join(vars(new)), ", ".join("?" * len(vars(new)))
         query = f"INSERT INTO {self.NAME} ({names}, changed) VALUES ({marks}, steady())"
         self.conn.execute(query, _columns(vars(new)))
@@ -2166,7 +2165,7 @@ class Table(Generic[R]):
         return row[0] if row else None
 
     def _page(self, query: str, where: Where, order: str, body: Search) -> Page:
-        """Return one page; one row more than asked for tells whether others follow."""
+        """Return one page. One row more than asked for is read, to tell whether others follow."""
         order = f"{_ORDER.get(order, order)} {body.sort_order}, rowid {body.sort_order}"
         page = f"{query} WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?"
         rows = self._all(page, *where.parameters, body.limit + 1, body.offset)
@@ -2188,15 +2187,15 @@ class Where:
         self.parameters.extend(parameters)
 
     def contains(self, column: str, part: JsonObject) -> None:
-        """Ask that a JSON column contains the part. Most rows fail by the text of a member, before they are parsed."""
-        for key, value in itertools.islice(part.items(), 20):  # SQLite has a limit
+        """Require that a JSON column contains the part. Its strings are searched first: most rows need no parsing."""
+        for key, value in itertools.islice(part.items(), 20):  # SQLite limits parameters
             if isinstance(value, str):
                 self.add(f"instr({column}, ?)", _json_text({key: value})[1:-1])
         if part:
             self.add(f"contains({column}, ?)", _json_text(part))
 
     def passes(self, limits: JsonObject) -> None:
-        """Ask that the row's metadata pass an authorization filter."""
+        """Require that the row's metadata pass an authorization filter."""
         if limits:
             self.add("passes(metadata, ?)", _json_text(limits))
 
@@ -2214,7 +2213,7 @@ def within(row: Row | None, *limits: JsonObject) -> Row | None:
 
 @dataclass(frozen=True)
 class Assistant:
-    """A graph with a configuration of its own. `version` counts its changes."""
+    """A graph with a configuration of its own. `version` is the current one of its versions."""
 
     assistant_id: str
     graph_id: str
@@ -2232,7 +2231,7 @@ class Assistant:
 
 
 class Assistants(Table[Assistant]):
-    """The assistants and all their versions; the newest patch has the highest version number."""
+    """The assistants and all their versions; a new version gets the highest number."""
 
     NAME, KIND, JSON = "assistants", Assistant, ("config", "context", "metadata")
     SELECT, KEY = "SELECT * FROM assistants", "assistant_id"
@@ -2254,7 +2253,7 @@ class Assistants(Table[Assistant]):
         return self.require(assistant_id)
 
     def set_version(self, assistant_id: str, version: int | None, *limits: JsonObject) -> Assistant:
-        """Go back (or forth) to a version, whole. Raises NotFound."""
+        """Make a version the current one: all its columns are restored. Raises NotFound."""
         self.require(assistant_id, *limits)
         query = f"SELECT {self._KEPT} FROM assistant_versions WHERE assistant_id = ? AND version = ?"
         row = self.conn.execute(query, (assistant_id, version)).fetchone()
@@ -2291,7 +2290,7 @@ class Assistants(Table[Assistant]):
         return self._count("assistants", self._where(body, limits))
 
     def of_tool(self, name: str) -> list[Assistant]:
-        """Return those that the Model Context Protocol knows by this name."""
+        """Return the assistants whose name as an MCP tool this is."""
         return self._all("SELECT * FROM assistants WHERE tool_name(name, assistant_id) = ?", name)
 
     def all_made_by_system(self) -> dict[str, Assistant]:
@@ -2299,7 +2298,7 @@ class Assistants(Table[Assistant]):
         return {assistant.assistant_id: assistant for assistant in found}
 
     def refresh(self, assistant_id: str, changes: JsonObject) -> None:
-        """Patch an assistant's present version instead of making another one."""
+        """Change an assistant's current version in place."""
         self._set(assistant_id, changes)
         self._keep_version(assistant_id)
 
@@ -2353,7 +2352,7 @@ class Thread:
     output_keys: list[str] | None = None
 
     def to_dict(self) -> JsonObject:
-        """Return it as clients see it: `error` and `interrupts` appear once a state was written."""
+        """Return the thread as clients see it: `error` and `interrupts` appear once a state was written."""
         thread = {**vars(self), "values": self.state and orjson.Fragment(self.state)}
         del thread["state"], thread["output_keys"]
         if self.interrupts is None:
@@ -2366,13 +2365,13 @@ class Thread:
 
     @property
     def output(self) -> Any:
-        """Return the values as a run's result shows them."""
+        """Return the values that a run's result shows."""
         return output_of(self.values, self.output_keys)
 
 
-LIVE = "runs.status IN ('pending', 'running')"  # the words by which SQLite takes the index of such runs
+LIVE = "runs.status IN ('pending', 'running')"  # as in the partial index runs_live: else SQLite does not use it
 _LIVE_RUN = f"(SELECT 1 FROM runs WHERE runs.thread_id = threads.thread_id AND {LIVE})"
-# A busy thread does not expire; nor is one deleted that a cron is to run on.
+# A busy thread does not expire, and a thread with an enabled cron is not deleted.
 _MAY_EXPIRE = (
     f"NOT EXISTS {_LIVE_RUN} AND (json_extract(ttl, '$.strategy') = 'keep_latest' OR "
     "NOT EXISTS (SELECT 1 FROM crons WHERE crons.thread_id = threads.thread_id AND enabled))"
@@ -2420,13 +2419,13 @@ class Threads(Table[Thread]):
         error: Any,
         output_keys: Sequence[str] | None = None,
     ) -> None:
-        """`output_keys` are those of the values that a run's result shows, None for all."""
-        state, keys = to_json(values).decode(), None if output_keys is None else list(output_keys)
+        """Store a new state; `output_keys` are the keys of its values that a run's result shows, None for all."""
+        state, keys = _json_text(values), None if output_keys is None else list(output_keys)
         shown = {"state": state, "interrupts": interrupts, "error": error or None, "output_keys": keys}
         self.update(thread_id, rest=rest, **shown, unshown=0)
 
     def set_outcome(self, thread_id: str, rest: str | None, error: Any) -> None:
-        """After a run that left the state as it was: only the error, and the status if it has changed."""
+        """Store the error of a run that left the state as it was, and the status `rest` unless it is None."""
         self.conn.execute(
             "UPDATE threads SET rest = coalesce(?, rest), error = ?, interrupts = coalesce(interrupts, '{}'), "
             "updated_at = ?, changed = steady() WHERE thread_id = ?",
@@ -2434,14 +2433,14 @@ class Threads(Table[Thread]):
         )
 
     def set_unshown(self, thread_id: str) -> None:
-        """Note that an update changes the thread's checkpoints; `set_state` has to follow."""
+        """Note that an update changes the thread's checkpoints, until `set_state` stores the new state."""
         self.conn.execute("UPDATE threads SET unshown = 1 WHERE thread_id = ?", (thread_id,))
 
     def is_unshown(self, thread_id: str) -> bool:
         return bool(self._value("SELECT 1 FROM threads WHERE unshown AND thread_id = ?", thread_id))
 
     def unshown(self) -> list[Thread]:
-        """Return threads without live runs whose state was changed, but not shown before the server died."""
+        """Return threads without live runs that still have the mark: the server died before `set_state`."""
         return self._all(f"{_THREAD} WHERE unshown AND NOT EXISTS {_LIVE_RUN}")
 
     def delete(self, thread_id: str) -> bool:
@@ -2484,7 +2483,7 @@ class Threads(Table[Thread]):
         return {**row, "expires_at": moment(EPOCH + datetime.timedelta(microseconds=at - CLOCK.ahead))}
 
     def next_expiry(self) -> float | None:
-        """Return in how many seconds the next thread that is not busy expires."""
+        """Return the seconds until the next thread that is not busy expires, None without one."""
         at = self._value(
             f"SELECT expires_at FROM threads WHERE expires_at IS NOT NULL AND {_MAY_EXPIRE} ORDER BY expires_at LIMIT 1"
         )
@@ -2500,7 +2499,7 @@ class Threads(Table[Thread]):
         return tuple(row) if row else None
 
     def set_pruned(self, thread_id: str) -> None:
-        """Let the thread not expire again before its next update."""
+        """Note that the thread's history was pruned: it does not expire again before its next update."""
         self.conn.execute("UPDATE threads SET pruned_at = updated_at WHERE thread_id = ?", (thread_id,))
 
     def of_assistant(self, assistant_id: str, limits: JsonObject) -> list[str]:
@@ -2515,7 +2514,7 @@ class Threads(Table[Thread]):
         return self._page(_THREAD, self._where(body, limits, ids), body.sort_by, body)
 
     def _search_by_status(self, body: ThreadSearchRequest, ids: list[str] | None, limits: JsonObject) -> Page:
-        """Search status after status, each by its index, until the page is full; those of one by their last change."""
+        """Search status after status, each by its index, until the page is full. Within one, sort by last change."""
         found: list[Thread] = []
         skip = body.offset
         statuses = [body.status] if body.status else typing.get_args(ThreadStatus)
@@ -2548,7 +2547,7 @@ class Threads(Table[Thread]):
 
 @dataclass(frozen=True)
 class Run:
-    """One execution of an assistant on a thread; `kwargs` holds all it was asked to do."""
+    """One execution of an assistant on a thread; `kwargs` holds its request with the server's values."""
 
     run_id: str
     thread_id: str
@@ -2564,14 +2563,14 @@ class Run:
     cancel: str | None = None
     reason: str | None = None
     task_id: str | None = None
-    due: int = 0  # by the steady time; the order of a thread's runs
+    due: int = 0  # steady time in microseconds: the order of a thread's runs
 
     @property
     def graph_id(self) -> str:
         return str(self.kwargs["config"]["configurable"]["graph_id"])
 
     def started(self) -> Run:
-        """Return the run as its next attempt begins."""
+        """Return a copy whose next attempt is running."""
         at = now()
         return replace(self, status="running", attempt=self.attempt + 1, started_at=at, updated_at=at)
 
@@ -2589,7 +2588,7 @@ class Run:
         return {**shown, "kwargs": {**self.kwargs, "config": config}}
 
 
-OWN_FLAGS = ("__event_streaming_v2", "__pregel_strict_resume")  # of the server's own, in a run's configurable
+OWN_FLAGS = ("__event_streaming_v2", "__pregel_strict_resume")  # set by the server in a run's configurable
 _RUN_ID = "json_extract(CAST(metadata AS TEXT), '$.run_id')"  # of a checkpoint
 ANSWERED = -100  # instead of an index in run_writes: the run's answer reached the task
 
@@ -2622,9 +2621,9 @@ class Runs(Table[Run]):
         return [row[0] for row in self.conn.execute(query)]
 
     def claim(self, thread_id: str) -> Run | float | None:
-        """Start the thread's next run. Return it, or in how many seconds the next one is due, or None."""
+        """Start the thread's next run and return it; or return the seconds until it is due, or None without one."""
         query = f"SELECT * FROM runs WHERE thread_id = ? AND {LIVE} AND status = ? ORDER BY due, rowid LIMIT 1"
-        if self._one(query, thread_id, "running"):  # started when it was made, and on its way to its worker
+        if self._one(query, thread_id, "running"):  # make_run started it, and its worker has yet to get it
             return None
         run = self._one(query, thread_id, "pending")
         if run is None:
@@ -2640,7 +2639,7 @@ class Runs(Table[Run]):
         return run
 
     def has_since(self, thread_id: str, since: int) -> bool:
-        """Return whether the thread has live runs, or had any since that steady time: its own row shows that, too."""
+        """Return whether the thread has live runs, or had any since a steady time: their end changed its row, too."""
         live = f"SELECT 1 FROM runs WHERE thread_id = ? AND {LIVE}"
         went_on = (
             "SELECT 1 FROM threads WHERE thread_id = ? AND changed >= ? "
@@ -2649,7 +2648,7 @@ class Runs(Table[Run]):
         return bool(self._value(live, thread_id) or self._value(went_on, thread_id, since, since))
 
     def prospects(self, thread_id: str) -> tuple[bool, bool]:
-        """Whether a thread has pending runs, and whether it expires."""
+        """Return whether a thread has pending runs, and whether it has a time to live."""
         pending = f"SELECT 1 FROM runs WHERE runs.thread_id = threads.thread_id AND {LIVE} AND status = 'pending'"
         query = f"SELECT EXISTS ({pending}), ttl IS NOT NULL FROM threads WHERE thread_id = ?"
         has_pending, expires = self.conn.execute(query, (thread_id,)).fetchone() or (False, False)
@@ -2667,8 +2666,8 @@ class Runs(Table[Run]):
         return bool(self._value(f"SELECT 1 FROM runs WHERE run_id = ? AND {LIVE}", run_id))
 
     def finish(self, run_id: str, status: str) -> tuple[str | None, str | None] | None:
-        """End a running run. Return the action and the reason with which it was to be cancelled, which count more than
-        the status; None if it was not running."""
+        """End a running run. Return the action and the reason of a requested cancel, which takes precedence over the
+        status, or (None, None); None if the run was not running."""
         query = (
             "UPDATE runs SET status = iif(cancel IS NULL, ?, 'interrupted'), updated_at = ?, changed = steady() "
             "WHERE run_id = ? AND status = 'running' RETURNING cancel, reason"
@@ -2676,8 +2675,8 @@ class Runs(Table[Run]):
         rows = self.conn.execute(query, (status, now(), run_id)).fetchall()
         return tuple(rows[0]) if rows else None
 
-    def wanted_after(self, run_id: str) -> tuple[bool, int]:
-        """Return whether a claimed run should still start, and the number of the last event before it."""
+    def start_state(self, run_id: str) -> tuple[bool, int]:
+        """Return whether a claimed run should still start, and the `seq` of its thread's last event."""
         query = (
             "SELECT status = 'running' AND cancel IS NULL, last_seq FROM runs JOIN threads USING (thread_id) "
             "WHERE run_id = ?"
@@ -2686,7 +2685,7 @@ class Runs(Table[Run]):
         return bool(wanted), last_seq
 
     def begun(self) -> int:
-        """Return how many runs began, and have not ended."""
+        """Return the number of runs that have started and not ended."""
         return int(self._value(f"SELECT count(*) FROM runs WHERE {LIVE} AND attempt > 0"))
 
     def release(self) -> None:
@@ -2771,7 +2770,7 @@ class Runs(Table[Run]):
         return bool(self._value(query, run.run_id, ANSWERED, run.thread_id, run.run_id))
 
     def queue(self) -> JsonObject:
-        """Return the figures that the metrics show."""
+        """Return the numbers of live runs, and how long pending ones have waited, in seconds, for /metrics."""
         rows = self.conn.execute(f"SELECT thread_id, status, due FROM runs WHERE {LIVE}").fetchall()
         busy = {thread_id for thread_id, status, _ in rows if status == "running"}
         at = CLOCK.steady()
@@ -2789,7 +2788,7 @@ class Runs(Table[Run]):
 
     @classmethod
     def _row(cls, row: sqlite3.Row) -> Run:
-        """Return a run as it was made, though by an older server, which kept values that only the server gives now."""
+        """Return a run. Older servers stored a client's values of names that only the server sets: drop those."""
         run: Run = super()._row(row)
         kept = run.kwargs["config"]["configurable"]
         flags = {name: kept[name] for name in OWN_FLAGS if name in kept}
@@ -2802,14 +2801,14 @@ class Runs(Table[Run]):
 
 @dataclass(frozen=True)
 class Task:
-    """A task of the Agent2Agent protocol as its newest run; `latest` if that is its thread's newest run, too."""
+    """A task of the Agent2Agent protocol: its newest run and its state. `latest`: the thread has no newer run."""
 
     run: Run
     state: str
     latest: bool
 
 
-# The newest run of each task, with the state of the task: it needs input if its thread rests where the run left it.
+# The newest run of each task, with the state of the task: it needs input if the run interrupted the thread.
 _TASK = """
     SELECT newest.*, CASE status WHEN 'pending' THEN 'submitted' WHEN 'running' THEN 'working'
         WHEN 'interrupted' THEN 'canceled' WHEN 'success' THEN
@@ -2823,7 +2822,7 @@ _TASK = """
 
 
 class Tasks(Table[Task]):
-    """The tasks of the Agent2Agent protocol. A task is a run, with those that answered its questions."""
+    """The tasks of the Agent2Agent protocol. A task is a run and the runs that answered its questions."""
 
     def get(self, thread_id: str, task_id: str) -> Task | None:
         query = (
@@ -2832,7 +2831,7 @@ class Tasks(Table[Task]):
         return self._one(query, thread_id, task_id)
 
     def waiting(self, thread_id: str) -> Task | None:
-        """Return the task that has asked the question which the thread waits for."""
+        """Return the task whose question the thread waits to have answered."""
         latest = "SELECT run_id FROM runs WHERE thread_id = ? ORDER BY due DESC, rowid DESC LIMIT 1"
         return self._one(f"{_TASK} AND run_id = ({latest}) AND state = 'input-required'", thread_id)
 
@@ -2867,9 +2866,9 @@ class Tasks(Table[Task]):
 
 
 class Event(NamedTuple):
-    """Something that a run, or its thread (then without `run_id`), has to tell. `id` orders the events of a server;
-    `data` is JSON. `seq` is its number among its thread's events in the event streaming protocol; 0 if it has no place
-    there."""
+    """An event of a run, or of a thread (then without `run_id`). `id` is (milliseconds, number) and orders a server's
+    events; `data` is JSON. `seq` is the event's number in its thread's stream by the event streaming protocol, 0 if
+    it is not in that stream."""
 
     id: tuple[int, int]
     name: str
@@ -2878,13 +2877,13 @@ class Event(NamedTuple):
     run_id: str = ""
 
 
-RUN_DONE = "run_done"  # names the event of a run's end, which shows as `metadata`, and in its thread's stream only
+RUN_DONE = "run_done"  # the event of a run's end; clients see it as `metadata`, and in the thread's stream only
 
 PART_BYTES = 256 * 1024
 
 
 def first_part(events: Iterable[Event]) -> list[Event]:
-    """Return as many of the events as are handled at once: some hundred KB, but at least one."""
+    """Return the first of the events, at least one, until their data reach PART_BYTES."""
     part, size = [], 0
     for event in events:
         part.append(event)
@@ -2895,7 +2894,7 @@ def first_part(events: Iterable[Event]) -> list[Event]:
 
 
 class Overflow:
-    """Events that a log can't hold in memory, by their number, in a temporary file that nobody else sees.
+    """Events that a log can't hold in memory, by their number, in an unnamed temporary file.
 
     Its methods raise sqlite3.Error if the disk is full.
     """
@@ -2923,12 +2922,14 @@ class Overflow:
 
 
 class Events(Table[Event]):
-    """The events of resumable runs, and changes of threads' states, kept for clients that come back."""
+    """The events of resumable runs, and changes of threads' states, for clients that reconnect."""
 
-    _QUERY = "SELECT ms, n, event, data, seq, run_id FROM events WHERE"
+    def _events(self, condition: str, *parameters: Any) -> Iterator[Event]:
+        rows = self.conn.execute(f"SELECT ms, n, event, data, seq, run_id FROM events WHERE {condition}", parameters)
+        return (Event((ms, n), *others) for ms, n, *others in rows)
 
     def append(self, thread_id: str, events: Iterable[Event], run_id: str | None = None) -> None:
-        """Keep events of a thread. Nothing is kept if the thread, or the run if one is named, was deleted meanwhile."""
+        """Store events of a thread, unless the thread, or the run if one is named, was deleted meanwhile."""
         table, name, row_id = ("runs", "run_id", run_id) if run_id else ("threads", "thread_id", thread_id)
         if not self._value(f"SELECT 1 FROM {table} WHERE {name} = ?", row_id):
             return
@@ -2938,26 +2939,21 @@ class Events(Table[Event]):
         )
 
     def of_run(self, run_id: str, after: tuple[int, int]) -> list[Event]:
-        """The next of them, a part at a time."""
-        query = f"{self._QUERY} run_id = ? AND (ms, n) > (?, ?) AND event <> '{RUN_DONE}' ORDER BY ms, n"
-        rows = self.conn.execute(query, (run_id, *after))
-        return first_part(Event((ms, n), *others) for ms, n, *others in rows)
+        """Return the first part of a run's events after an id."""
+        condition = f"run_id = ? AND (ms, n) > (?, ?) AND event <> '{RUN_DONE}' ORDER BY ms, n"
+        return first_part(self._events(condition, run_id, *after))
 
     def of_thread(self, thread_id: str, after: tuple[int, int]) -> list[Event]:
-        """The next of them, a part at a time."""
-        rows = self.conn.execute(
-            f"{self._QUERY} thread_id = ? AND (ms, n) > (?, ?) ORDER BY ms, n", (thread_id, *after)
-        )
-        return first_part(Event((ms, n), *others) for ms, n, *others in rows)
+        """Return the first part of a thread's events after an id."""
+        return first_part(self._events("thread_id = ? AND (ms, n) > (?, ?) ORDER BY ms, n", thread_id, *after))
 
     def newest(self, thread_id: str, name: str) -> Iterator[Event]:
-        """Yield a thread's events of one name, the last first."""
-        query = f"{self._QUERY} thread_id = ? AND event = ? ORDER BY ms DESC, n DESC"
-        return (Event((ms, n), *others) for ms, n, *others in self.conn.execute(query, (thread_id, name)))
+        """Return an iterator over a thread's events of one name, the last first."""
+        return self._events("thread_id = ? AND event = ? ORDER BY ms DESC, n DESC", thread_id, name)
 
     def last_seq(self, thread_id: str, *limits: JsonObject) -> int:
-        """Return the number of a thread's last event, as of the end of its last run; 0 if there was none, or if the
-        thread does not pass the filters."""
+        """Return the `seq` of a thread's last event at the end of its last run; 0 if there was none, or if the thread
+        does not pass the filters."""
         if any(limits) and not Threads(self.conn).get(thread_id, *limits):
             return 0
         return self._value("SELECT last_seq FROM threads WHERE thread_id = ?", thread_id) or 0
@@ -2968,8 +2964,8 @@ class Events(Table[Event]):
 
 @dataclass(frozen=True)
 class RunAccess:
-    """The user that a run is made for, the filters that its thread and its assistant have to pass, and the metadata
-    that authorization gave it."""
+    """A run's user, the filters that its thread and its assistant have to pass, and the metadata that the application's
+    Auth added."""
 
     user: JsonObject | None = None
     threads: JsonObject = field(default_factory=dict)
@@ -2979,7 +2975,7 @@ class RunAccess:
 
 @dataclass(frozen=True)
 class Cron:
-    """A run to make again and again; `payload` is the request as its client sent it."""
+    """A schedule by which runs are created; `payload` is their request as the client sent it."""
 
     cron_id: str
     assistant_id: str
@@ -3010,7 +3006,7 @@ class Cron:
 
 
 def parse_moment(text: str, what: str = "end_time") -> datetime.datetime:
-    """Read a moment in ISO 8601; without a zone it is UTC. Raises Invalid."""
+    """Parse a moment in ISO 8601; without a zone it is UTC. Raises Invalid."""
     try:
         at = datetime.datetime.fromisoformat(text)
     except ValueError:
@@ -3019,7 +3015,7 @@ def parse_moment(text: str, what: str = "end_time") -> datetime.datetime:
 
 
 def next_run_date(schedule: str, timezone: str | None) -> str:
-    """Return when a schedule is due next, from now. Raises Invalid."""
+    """Return the next moment of a schedule, in UTC. Raises Invalid for a wrong schedule or timezone."""
     import zoneinfo
 
     from croniter import croniter  # type: ignore[import-untyped]
@@ -3039,7 +3035,7 @@ def next_run_date(schedule: str, timezone: str | None) -> str:
 
 
 class Crons(Table[Cron]):
-    """The crons. `next_run_date` is always set; those enabled fire then."""
+    """The crons. Each has a `next_run_date`, and fires then if it is enabled."""
 
     NAME, KIND, JSON = "crons", Cron, ("payload", "metadata", "access")
     SELECT, KEY = "SELECT * FROM crons", "cron_id"
@@ -3050,6 +3046,7 @@ class Crons(Table[Cron]):
         return bool(self._value("SELECT 1 FROM crons WHERE assistant_id = ?", assistant_id))
 
     def update(self, cron: Cron, by_client: bool = False) -> None:
+        """Store a changed cron. Only a client's change affects its order in searches."""
         columns = ", ".join(f"{key} = ?" for key in vars(cron))
         changed = "steady()" if by_client else "changed"
         query = f"UPDATE crons SET {columns}, changed = {changed} WHERE cron_id = ?"
@@ -3061,7 +3058,7 @@ class Crons(Table[Cron]):
         return self.conn.execute("DELETE FROM crons WHERE cron_id = ?", (cron_id,)).rowcount > 0
 
     def next_due(self) -> float | None:
-        """Return in how many seconds the next cron fires."""
+        """Return the seconds until the next cron fires, None without one."""
         due = self._value("SELECT min(next_run_date) FROM crons WHERE enabled")
         return (datetime.datetime.fromisoformat(due) - CLOCK.now()).total_seconds() if due else None
 
@@ -3069,9 +3066,9 @@ class Crons(Table[Cron]):
         return self._all("SELECT * FROM crons WHERE enabled AND next_run_date <= ?", at)
 
     def correct_dates(self) -> None:
-        """Let crons not wait for the moments that came next before the clock was put back."""
+        """Let crons fire at their next moment from now, though the clock was put back."""
         for cron in self._all("SELECT * FROM crons"):
-            with contextlib.suppress(Invalid):  # it never comes again
+            with contextlib.suppress(Invalid):  # the schedule has no further moment
                 due = next_run_date(cron.schedule, cron.timezone)
                 self.update(replace(cron, next_run_date=min(due, cron.next_run_date)))
 
@@ -3099,7 +3096,7 @@ class Crons(Table[Cron]):
 
 
 class Webhooks(Table[tuple[int, str, bytes]]):
-    """Webhooks that are due. A row goes when its POST was answered, or given up."""
+    """Webhooks to send. A row is deleted when its POST was answered or given up."""
 
     def insert(self, url: str, payload: bytes) -> None:
         self.conn.execute("INSERT INTO webhooks (url, payload) VALUES (?, ?)", (url, payload))
@@ -3113,8 +3110,8 @@ class Webhooks(Table[tuple[int, str, bytes]]):
 
 @dataclass
 class Items(Table[sqlite3.Row]):
-    """The store's items, in LangGraph's own tables: `prefix` is the namespace, joined with dots. An item's
-    vectors go with it. Without `shared`, searches and listings leave out shared values."""
+    """The store's items, in LangGraph's own tables: `prefix` is the namespace, joined with dots. No vector outlives
+    its item. Without `shared`, searches and listings leave out shared values."""
 
     shared: bool = True
 
@@ -3125,7 +3122,7 @@ class Items(Table[sqlite3.Row]):
     def put(
         self, prefix: str, key: str, value: bytes, ttl: float | None = None, vectors: Iterable[tuple[str, bytes]] = ()
     ) -> None:
-        """`ttl` in minutes; `vectors` are pairs of a field's name and what makes the item findable by it."""
+        """Write an item; `ttl` is in minutes, `vectors` are pairs of a field's name and its embedding."""
         text, expires = CLOCK.now().isoformat(" ", "microseconds"), self._time(ttl) if ttl else None
         self.conn.execute(
             "INSERT INTO store (prefix, key, value, created_at, updated_at, expires_at, ttl_minutes) "
@@ -3168,7 +3165,8 @@ class Items(Table[sqlite3.Row]):
         offset: int,
         vector: bytes | None = None,
     ) -> list[sqlite3.Row]:
-        """Return items in order of first writing; or those with vectors, by the one that is nearest to `vector`."""
+        """Return items, the oldest first; with a `vector`, those that have vectors, the nearest first. Raises
+        BadRequest."""
         where = Where()
         for wanted in (condition or {}).values():
             for name in wanted if _has_operators(wanted) else ():
@@ -3194,7 +3192,7 @@ class Items(Table[sqlite3.Row]):
         return self._all(query, vector, *where.parameters, limit, offset)
 
     def namespaces(self) -> list[tuple[str, ...]]:
-        """Return those with items that have not expired. Goes from one to the next, however many items each has."""
+        """Return the namespaces of unexpired items. The query jumps to each next prefix, past all items of the last."""
         query = (
             "WITH RECURSIVE each (name) AS (SELECT min(prefix) FROM store UNION ALL "
             "SELECT (SELECT min(prefix) FROM store WHERE prefix > name) FROM each WHERE name IS NOT NULL) "
@@ -3205,7 +3203,7 @@ class Items(Table[sqlite3.Row]):
         return [namespace for namespace in found if self.shared or namespace[0] != SHARED_ROOT]
 
     def refresh(self, found: Iterable[tuple[str, str]]) -> None:
-        """Let the time to live of these (prefix, key) begin anew."""
+        """Restart the time to live of these (prefix, key)."""
         at = self._time()
         self.conn.executemany(
             "UPDATE store SET expires_at = strftime('%Y-%m-%d %H:%M:%f000+00:00', ?, ttl_minutes || ' minutes') "
@@ -3214,7 +3212,7 @@ class Items(Table[sqlite3.Row]):
         )
 
     def next_expiry(self) -> float | None:
-        """Return in how many seconds the next item expires."""
+        """Return the seconds until the next item expires, None without one."""
         query = "SELECT (julianday(min(expires_at)) - julianday(?)) * 86400 FROM store WHERE expires_at IS NOT NULL"
         return cast("float | None", self._value(query, self._time()))
 
@@ -3228,13 +3226,13 @@ class Items(Table[sqlite3.Row]):
 
     @staticmethod
     def _time(minutes: float = 0) -> str:
-        """Return the steady time in so many minutes, as the store writes moments."""
+        """Return the steady time plus some minutes, in the format of the store's tables."""
         at = EPOCH + datetime.timedelta(microseconds=CLOCK.steady(), minutes=minutes)
         return at.isoformat(" ", "microseconds")
 
 
 def contents(conn: sqlite3.Connection) -> dict[str, dict[str, JsonObject]]:
-    """Return what people compare of a database, each kind of thing by its name, in a fixed order."""
+    """Return a database's threads, runs, shared values and items by name, in a fixed order, for `devserver diff`."""
     found: dict[str, dict[str, JsonObject]] = {"threads": {}, "runs": {}, "shared values": {}, "items": {}}
     for thread in Threads(conn)._all(f"{_THREAD} ORDER BY thread_id"):
         shown = ("status", "values", "interrupts", "error", "metadata")
@@ -3253,7 +3251,7 @@ def contents(conn: sqlite3.Connection) -> dict[str, dict[str, JsonObject]]:
 
 
 def due_in(conn: sqlite3.Connection) -> float | None:
-    """Return in how many seconds the next thing is due: a cron, an item or a thread that expires, a run that waits."""
+    """Return the seconds until the next cron, expiry of an item or thread, or delayed run; None without one."""
     query = f"SELECT min(due) FROM runs WHERE {LIVE} AND status = 'pending' AND due > ?"
     run = conn.execute(query, (at := CLOCK.steady(),)).fetchone()[0]
     dues = (Crons(conn).next_due(), Items(conn).next_expiry(), Threads(conn).next_expiry(), run and (run - at) / 1e6)
@@ -3261,7 +3259,7 @@ def due_in(conn: sqlite3.Connection) -> float | None:
 
 
 def unsettled(conn: sqlite3.Connection) -> list[str]:
-    """Tell what goes on or is due: runs, webhooks, and what has to happen by now."""
+    """Return a text for each live run and unsent webhook, and one if a cron or an expiry is due."""
     runs = f"SELECT run_id, thread_id, status FROM runs WHERE {LIVE} AND due <= ?"
     left = ["run {} of thread {} is {}".format(*row) for row in conn.execute(runs, (CLOCK.steady(),))]
     left += [f"a webhook to {url} waits" for _, url, _ in Webhooks(conn).due()]
@@ -3269,7 +3267,7 @@ def unsettled(conn: sqlite3.Connection) -> list[str]:
 
 
 def start_clock(conn: sqlite3.Connection) -> None:
-    """Let the steady time and LangGraph's checkpoint ids begin after all that are in the file."""
+    """Continue the steady time and LangGraph's checkpoint ids after the greatest in the file."""
     run_id, checkpoint_id, event_ms, *changed = conn.execute(
         "SELECT (SELECT max(run_id) FROM runs WHERE run_id LIKE '________-____-7___-____-____________'), "
         "(SELECT max(checkpoint_id) FROM checkpoints WHERE checkpoint_id LIKE '________-____-6___-____-____________'), "
@@ -3284,7 +3282,7 @@ def start_clock(conn: sqlite3.Connection) -> None:
 
 
 def begin_checkpoint_ids(last: int | None) -> None:
-    """Let LangGraph's next ids of checkpoints follow a time, in its own unit; with None go by the clock again."""
+    """Make LangGraph's next checkpoint ids greater than `last` (tenths of a microsecond since 1582); None: any."""
     ids: Any = checkpoint_ids
     ids._last_v6_timestamp = None if last is None else max(ids._last_v6_timestamp or 0, last)
 
@@ -3293,13 +3291,12 @@ def begin_checkpoint_ids(last: int | None) -> None:
 # 6  Persistence
 ########################################################################################################
 
-
 NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"  # LangGraph's task id of a command's own writes
 
 
 @dataclass
 class Recall:
-    """A serializer that knows one checkpoint without reading its bytes: the one that a run has just stored."""
+    """A serializer that returns one checkpoint without parsing it: the one that the run has just stored."""
 
     serde: SerializerProtocol
     stored: tuple[str, bytes]
@@ -3317,11 +3314,11 @@ READ_WITH: contextvars.ContextVar[SerializerProtocol | None] = contextvars.Conte
 
 
 class DataTypes:
-    """The types that a checkpoint may name: those that hold data, as LangGraph's serializer writes them. Without
-    this any function of any module would be called (`os.system`) while a checkpoint is read."""
+    """The types that a checkpoint may name: those that hold data, as LangGraph's serializer writes them. Otherwise a
+    forged checkpoint could have any function (`os.system`) called when it is read."""
 
     _KINDS = (enum.Enum, set, frozenset, deque, Item)
-    _METHODS = ("model_dump", "get_secret_value", "dict", "_asdict")  # by which the serializer knows them
+    _METHODS = ("model_dump", "get_secret_value", "dict", "_asdict")  # the serializer writes types with one of these
 
     def __contains__(self, key: tuple[str, str]) -> bool:
         try:
@@ -3336,7 +3333,7 @@ class DataTypes:
 
 
 class Serializer(JsonPlusSerializer):
-    """LangGraph's serializer. A lone surrogate becomes '?' in the keys of dicts too, not in values alone."""
+    """LangGraph's serializer; lone surrogates become '?' in the keys of dicts, too, not only in values."""
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
         try:
@@ -3382,7 +3379,7 @@ def _with_unicode_keys(value: Any) -> Any:
     return value
 
 
-# Of a subgraph's checkpoint: by which task of its parent it was called, and where it stands.
+# Metadata of a subgraph's checkpoint: the task of its parent that called it, and the checkpoints it is nested in.
 CALLER_METADATA = (
     *("langgraph_node", "langgraph_step", "langgraph_path", "langgraph_triggers"),
     *("checkpoint_ns", "checkpoint_map"),
@@ -3390,18 +3387,18 @@ CALLER_METADATA = (
 
 
 def place_config(thread_id: str, namespace: str = "", **place: Any) -> RunnableConfig:
-    """Return the config for a place in a thread's history; no checkpoint id means the latest."""
+    """Return the config of a checkpoint in a thread's history: by default the latest of the namespace."""
     return {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace, **place}}
 
 
 class Saver(BaseCheckpointSaver[str]):
     """LangGraph's checkpointer on the server's file, in the official tables and format.
 
-    Each call is one transaction. A checkpoint takes the shared values of its superstep along; a run that
-    was deleted meanwhile can't write any more.
+    Each call is one transaction. A checkpoint is stored with its superstep's writes to shared values. A run
+    that was deleted meanwhile can't write any more.
     """
 
-    PATIENCE_SECONDS = 10.0  # of a nested checkpoint, with those above it
+    PATIENCE_SECONDS = 10.0  # how long a nested checkpoint waits for those above it
 
     def __init__(self, db: Db, serde: JsonPlusSerializer) -> None:
         super().__init__(serde=serde)
@@ -3442,6 +3439,7 @@ class Saver(BaseCheckpointSaver[str]):
     def _checkpoint_writer(
         self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
     ) -> Callable[[sqlite3.Connection, bool], bool]:
+        """Return a transaction that stores a checkpoint; called with True it may return False: try again later."""
         values = checkpoint["channel_values"]
         shared = [value for value in values.values() if isinstance(value, SharedPuts)]
         if shared:
@@ -3524,7 +3522,7 @@ class Saver(BaseCheckpointSaver[str]):
         try:
             write = self._checkpoint_writer(config, checkpoint, metadata)
             until = time.monotonic() + self.PATIENCE_SECONDS
-            while not await self.db.write(write, time.monotonic() < until):  # noqa: ASYNC110  other transactions
+            while not await self.db.write(write, time.monotonic() < until):  # noqa: ASYNC110  others write meanwhile
                 await asyncio.sleep(0.002)
         except BaseException as error:
             _note_failure(error)
@@ -3535,6 +3533,7 @@ class Saver(BaseCheckpointSaver[str]):
     def _writes_writer(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
     ) -> Callable[[sqlite3.Connection], None]:
+        """Return a transaction that stores the pending writes of a task."""
         configurable = config["configurable"]
         place = (
             str(configurable["thread_id"]),
@@ -3546,7 +3545,7 @@ class Saver(BaseCheckpointSaver[str]):
             (*place, task_path, WRITES_IDX_MAP.get(channel, index), channel, *self.serde.dumps_typed(value))
             for index, (channel, value) in enumerate(writes)
         ]
-        replace = all(channel in WRITES_IDX_MAP for channel, _ in writes)
+        conflict = "REPLACE" if all(channel in WRITES_IDX_MAP for channel, _ in writes) else "IGNORE"
         scope = RUN_SCOPE.get()
         if scope and scope.supersteps and not {ERROR, INTERRUPT} & {channel for channel, _ in writes}:
             rows += [
@@ -3566,7 +3565,7 @@ class Saver(BaseCheckpointSaver[str]):
             if scope and scope.run_id and task_id != NULL_TASK_ID and any(row[6] == RESUME for row in rows):
                 conn.execute("INSERT INTO run_writes VALUES (?, ?, ?, ?, ?, ?)", (scope.run_id, *place, ANSWERED))
             conn.executemany(
-                f"INSERT OR {'REPLACE' if replace else 'IGNORE'} INTO writes (thread_id, checkpoint_ns, "
+                f"INSERT OR {conflict} INTO writes (thread_id, checkpoint_ns, "
                 "checkpoint_id, task_id, task_path, idx, channel, type, value) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 rows,
             )
@@ -3600,13 +3599,14 @@ class RunGone(Exception):
 
 
 def _note_failure(error: BaseException) -> None:
-    """Note why a checkpoint could not be stored: checkpoints nested in it wait for that."""
+    """Note why a checkpoint could not be stored, for nested checkpoints that wait for it."""
     if (scope := RUN_SCOPE.get()) is not None:
         scope.failed = error if isinstance(error, Exception) else RunGone(f"run {scope.run_id} was cancelled")
 
 
 def _check_run(conn: sqlite3.Connection, scope: SharedScope | None) -> None:
-    """Raise RunGone if the run may not write any more, or Conflict if runs are in the way of an update."""
+    """Raise RunGone if the run may not write any more. For an update of a thread's state, raise Conflict if the thread
+    had runs since it began, NotFound if the thread was deleted."""
     query = "SELECT 1 FROM runs WHERE run_id = ? AND status = 'running' AND cancel IS NOT 'rollback'"
     if scope and scope.run_id and not conn.execute(query, (scope.run_id,)).fetchone():
         raise RunGone(f"run {scope.run_id} was deleted")
@@ -3617,16 +3617,16 @@ def _check_run(conn: sqlite3.Connection, scope: SharedScope | None) -> None:
 
 
 class EmbeddingFailed(BadRequest):
-    """Text could not be turned into vectors as `store.index` promises."""
+    """The `embed` of `store.index` failed, or returned vectors of the wrong number or size."""
 
 
-Vectors = dict[int, list[tuple[str, bytes]]]  # by an operation's number: a vector per text, with its field's name
+Vectors = dict[int, list[tuple[str, bytes]]]  # by an operation's index in its batch: (field, vector) of each text
 
 
 class Index:
-    """What makes items findable by meaning: an embedding, and the fields of an item that it is given.
+    """The embedding by which items are found by meaning, and the fields of items to embed.
 
-    Each of its vectors has `dims` numbers; others are refused.
+    Each vector has `dims` numbers; others are refused.
     """
 
     def __init__(self, embeddings: Embeddings, dims: int, fields: list[str]) -> None:
@@ -3647,11 +3647,11 @@ class Index:
         queries = [(n, "", op.query) for n, op in enumerate(ops) if isinstance(op, SearchOp) and op.query]
         found: Vectors = {}
         try:
-            made = await self._embeddings.aembed_documents([text for *_, text in texts]) if texts else []
-            asked = [await self._embeddings.aembed_query(text) for *_, text in queries]
-            if len(made) != len(texts):
-                raise EmbeddingFailed(f"store.index: 'embed' gave {len(made)} vectors for {len(texts)} texts")
-            for (n, name, _), vector in zip([*texts, *queries], [*made, *asked], strict=True):
+            vectors = await self._embeddings.aembed_documents([text for *_, text in texts]) if texts else []
+            if len(vectors) != len(texts):
+                raise EmbeddingFailed(f"store.index: 'embed' gave {len(vectors)} vectors for {len(texts)} texts")
+            vectors = [*vectors, *[await self._embeddings.aembed_query(text) for *_, text in queries]]
+            for (n, name, _), vector in zip([*texts, *queries], vectors, strict=True):
                 found.setdefault(n, []).append((name, self._packed(vector)))
         except EmbeddingFailed:
             raise
@@ -3677,7 +3677,7 @@ class Index:
 
 
 class Store(BaseStore):
-    """LangGraph's store on the server's file: what graph nodes and clients share.
+    """LangGraph's store on the server's file, for graph nodes and clients.
 
     Text is embedded on the run loop before the transaction that needs the vectors. Expired items are not seen.
     """
@@ -3690,10 +3690,10 @@ class Store(BaseStore):
         self.db = db
         self.ttl_config = ttl
         self.spawn: Callable[[Coroutine[Any, Any, T]], concurrent.futures.Future[T]]  # onto the run loop
-        self.on_ttl: Callable[[], None] = lambda: None  # there is a new item that expires
+        self.on_ttl: Callable[[], None] = lambda: None  # called when an item that expires was put
 
     def without_shared(self) -> Store:
-        """Return the same store for users who may not see each other's shared values."""
+        """Return the same store without shared values, for users who may not see each other's."""
         view = copy.copy(self)
         view.shared = False
         return view
@@ -3719,12 +3719,13 @@ class Store(BaseStore):
         return results
 
     def _embedding(self, ops: list[Op], blocks: bool = False) -> concurrent.futures.Future[Vectors] | None:
-        """Begin to make the vectors for operations; None if they need none. `blocks`: this thread is to wait."""
+        """Start to embed the texts of operations; return None if there are none. Raises RuntimeError if the caller
+        `blocks` the thread of an event loop until that is done."""
         index = self.index
         if index is None or not any(map(index.concerns, ops)):
             return None
         if blocks and asyncio._get_running_loop() is not None:
-            raise RuntimeError("the store has to embed text: await its aput or asearch in an async node")
+            raise RuntimeError("the store has to embed text first: in an async node await its aput or asearch")
         return self.spawn(index.vectors(ops))
 
     def _notice(self, ops: list[Op]) -> None:
@@ -3734,7 +3735,7 @@ class Store(BaseStore):
     def _run(
         self, conn: sqlite3.Connection, ops: list[Op], vectors: Vectors
     ) -> tuple[list[Result], list[tuple[str, str]]]:
-        """Return the results, and (prefix, key) of items whose time to live begins anew as they were read."""
+        """Return the results, and (prefix, key) of the items that were read with `refresh_ttl`."""
         items, results, read = Items(conn, self.shared), list[Result](), list[tuple[str, str]]()
         for n, op in enumerate(ops):
             found: Result = None
@@ -3786,7 +3787,7 @@ def _check_labels(namespace: Sequence[str]) -> None:
 
 
 def list_namespaces(items: Items, op: ListNamespacesOp) -> list[tuple[str, ...]]:
-    """Return namespaces, sorted, cut to `max_depth` without doubles; `*` matches one label."""
+    """Return matching namespaces, sorted, cut to `max_depth`, without duplicates; `*` matches one label."""
     found = items.namespaces()
     for condition in op.match_conditions or ():
         _check_labels(condition.path)
@@ -3807,8 +3808,8 @@ def list_namespaces(items: Items, op: ListNamespacesOp) -> list[tuple[str, ...]]
 
 
 def prune_history(conn: sqlite3.Connection, serde: SerializerProtocol, thread_id: str) -> None:
-    """Delete a thread's history. What its state is made of stays: the latest checkpoint, those of subgraphs that it is
-    amid or that have a state of their own, and before each those that its delta channels are made of."""
+    """Delete a thread's history but for the checkpoints that its state needs: the latest; those of subgraphs that have
+    not ended or have a state of their own; and each one's ancestors that hold parts of its delta channels."""
     latest = conn.execute(
         "SELECT checkpoint_ns, max(checkpoint_id), json_extract(CAST(metadata AS TEXT), '$.parents.\"\"') "
         "FROM checkpoints WHERE thread_id = ? GROUP BY checkpoint_ns",
@@ -3818,7 +3819,7 @@ def prune_history(conn: sqlite3.Connection, serde: SerializerProtocol, thread_id
     kept = [
         (namespace, needed)
         for namespace, checkpoint_id, parent in latest
-        if ":" not in namespace or parent == root  # with ':' it is of a task, that of its parent
+        if ":" not in namespace or parent == root  # with ':' it belongs to one task of its parent
         for needed in _delta_chain(conn, serde, thread_id, namespace, checkpoint_id)
     ]
     places = _json_text(kept)
@@ -3858,7 +3859,7 @@ def _delta_chain(
 
 
 def thread_storage(conn: sqlite3.Connection, serde: JsonPlusSerializer, thread_id: str) -> JsonObject:
-    """Return counts and bytes of what a thread keeps; a channel counts once per version."""
+    """Return counts and bytes of a thread's checkpoints, channels (once per version) and pending writes."""
     versions: dict[tuple[str, str, Any], int] = {}
     count = size = 0
     query = "SELECT checkpoint_ns, type, checkpoint, length(metadata) FROM checkpoints WHERE thread_id = ?"
@@ -3890,7 +3891,7 @@ def thread_storage(conn: sqlite3.Connection, serde: JsonPlusSerializer, thread_i
 # 7  Graphs
 ########################################################################################################
 
-# Keys of langgraph.json that only matter to those who build container images, or to its readers.
+# Keys of langgraph.json that matter only for container images, or to people who read it.
 _BUILD_KEYS = {
     *("api_version", "base_image", "building_tools", "description", "dockerfile_lines", "image_distro"),
     *("internal_docker_tag", "keep_pkg_tools", "name", "node_version", "package_manager", "pip_config_file"),
@@ -3900,7 +3901,7 @@ _COMMENT_MARKS = ("$", "_", "/", "#")  # "$schema", "_INTERNAL_docker_tag", "//"
 
 
 class SettingsPart(BaseModel):
-    """An object in langgraph.json: types are strict, null is as good as absent, unknown keys are not refused."""
+    """An object in langgraph.json: types are strict, null means absent, unknown keys are allowed."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True, defer_build=True)
 
@@ -3958,7 +3959,7 @@ class HeaderPatterns(SettingsPart):
 
 
 class HttpSettings(SettingsPart):
-    """How the server shows itself over HTTP: `http` in langgraph.json."""
+    """What is served over HTTP, and how: `http` in langgraph.json."""
 
     app: str | None = None
     middleware_order: Literal["middleware_first", "auth_first"] = "middleware_first"
@@ -3985,7 +3986,7 @@ class HttpSettings(SettingsPart):
         return prefix
 
     def disables(self, path: str) -> bool:
-        """Return whether the routes of a path are taken away."""
+        """Return whether one of the `disable_...` keys turns off a path."""
         first, _, below = path[1:].partition("/")
         if path in META_PATHS:
             group = "meta"
@@ -4000,7 +4001,7 @@ META_PATHS = ("/", "/ui", "/info", "/metrics", "/docs", "/openapi.json")
 
 
 class WebhookUrls(SettingsPart):
-    """Where webhooks may go. By default also to this machine: our neighbours live here."""
+    """Where webhooks may go. By default that includes this machine, where a developer's other servers run."""
 
     require_https: bool = True
     allowed_domains: list[str] = Field(default_factory=list)
@@ -4010,14 +4011,14 @@ class WebhookUrls(SettingsPart):
 
 
 class WebhookSettings(SettingsPart):
-    """What is sent to webhooks, and where they may be: `webhooks` in langgraph.json."""
+    """The headers sent to webhooks, and which URLs are allowed: `webhooks` in langgraph.json."""
 
     env_prefix: str = "LG_WEBHOOK_"
     url: WebhookUrls = Field(default_factory=lambda: WebhookUrls(require_https=False))
     headers: dict[str, str] = Field(default_factory=dict)
 
     def filled_headers(self, environment: Mapping[str, str]) -> dict[str, str]:
-        """Return the headers, `${{ env.NAME }}` filled in. Raises StartError naming what is missing, never a value."""
+        """Return the headers, `${{ env.NAME }}` filled in. Raises StartError, which shows names and never a value."""
 
         def fill(found: re.Match[str]) -> str:
             name = found[1]
@@ -4041,7 +4042,7 @@ _ENV_TEMPLATE = re.compile(r"\${{\s*env\.(\w+)\s*}}")
 
 
 class StoreIndex(SettingsPart):
-    """What turns text into vectors of `dims` numbers, and which fields of items it is given."""
+    """The embedding that turns texts into vectors of `dims` numbers, and the fields of items to embed."""
 
     embed: str
     dims: Annotated[int, Field(ge=1)]
@@ -4049,7 +4050,7 @@ class StoreIndex(SettingsPart):
 
 
 class StoreTtl(SettingsPart):
-    """How long items live, and how often those are deleted that have expired (None: at once)."""
+    """How long items live, and how often expired ones are deleted (None: at once)."""
 
     default_ttl: Minutes | None = None
     refresh_on_read: bool = True
@@ -4064,7 +4065,7 @@ class StoreSettings(SettingsPart):
 
 
 class CheckpointerTtl(SettingsPart):
-    """How long threads live, what happens then, how often (None: at once), and to how many at a time."""
+    """How long threads live, what happens to expired ones, how often (None: at once), and to how many at a time."""
 
     strategy: Literal["delete", "keep_latest"] = "delete"
     default_ttl: Minutes | None = None
@@ -4073,7 +4074,7 @@ class CheckpointerTtl(SettingsPart):
 
 
 class CheckpointerSerde(SettingsPart):
-    """Classes that checkpoints may bring to life, as [module, name]; true allows all."""
+    """Classes whose objects checkpoints may hold, as [module, name]; true allows all."""
 
     allowed_json_modules: list[list[str]] | bool | None = None
     allowed_msgpack_modules: list[list[str]] | bool | None = None
@@ -4081,10 +4082,10 @@ class CheckpointerSerde(SettingsPart):
     @model_validator(mode="before")
     @classmethod
     def _without_null(cls, raw: Any) -> Any:
-        return raw  # here null says that none are allowed
+        return raw  # null means that no class is allowed
 
     def serializer(self) -> JsonPlusSerializer:
-        """Return the serializer that heeds what is given, with its own defaults for all else."""
+        """Return a serializer with the keys that are given, and its own defaults for the others."""
         allowed: JsonObject = {key: getattr(self, key) for key in self.model_fields_set}
         for key, modules in allowed.items():
             allowed[key] = [tuple(names) for names in modules] if isinstance(modules, list) else modules
@@ -4097,7 +4098,7 @@ class CheckpointerSerde(SettingsPart):
 
 
 class CheckpointerSettings(SettingsPart):
-    """When threads expire, and what checkpoints may bring to life: `checkpointer` in langgraph.json."""
+    """When threads expire, and which classes checkpoints may hold: `checkpointer` in langgraph.json."""
 
     ttl: CheckpointerTtl = Field(default_factory=CheckpointerTtl)
     serde: CheckpointerSerde = Field(default_factory=CheckpointerSerde)
@@ -4109,7 +4110,7 @@ class CheckpointerSettings(SettingsPart):
 
 
 class CodeSpec(SettingsPart):
-    """Where a variable of the application is: in a file or a module."""
+    """A variable in a file or a module of the application."""
 
     path: str
 
@@ -4128,7 +4129,7 @@ JAVASCRIPT = (".js", ".jsx", ".mjs", ".cjs", ".ts", ".tsx", ".mts", ".cts")
 
 
 class AuthSpec(CodeSpec):
-    """The application's Auth: `auth` in langgraph.json. A key that was ignored might leave something open."""
+    """The application's Auth: `auth` in langgraph.json. To ignore an unknown key might leave something open."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -4138,7 +4139,7 @@ class AuthSpec(CodeSpec):
 
 
 class GraphSpec(CodeSpec):
-    """A graph: `graphs` in langgraph.json has its path, or an object, by its id."""
+    """A graph: an entry of `graphs` in langgraph.json, by its id; there it may be a path alone."""
 
     graph_id: str
     description: str | None = None
@@ -4148,7 +4149,7 @@ class GraphSpec(CodeSpec):
 
 
 class Settings(SettingsPart):
-    """What langgraph.json, at `path`, says. `not_served` names what it says in vain."""
+    """The contents of langgraph.json at `path`. `not_served` names the keys that are ignored."""
 
     path: Path
     not_served: list[str] = Field(default_factory=list)
@@ -4174,7 +4175,7 @@ class Settings(SettingsPart):
 
     @property
     def roots(self) -> list[Path]:
-        """Return the folders that the application's modules are in."""
+        """Return the folders for the module path: that of langgraph.json, and the folders in `dependencies`."""
         root = self.path.resolve().parent
         named = [root / name for name in self.dependencies if isinstance(name, str)]
         return [root, *(folder.resolve() for folder in named if folder.is_dir())]
@@ -4219,17 +4220,17 @@ def read_settings(path: Path) -> Settings:
         settings = Settings.model_validate({**raw, "path": path, "auth": raw.get("auth") or None})
     except ValidationError as error:
         wrong = error.errors()[0]
-        place, said = ".".join(map(str, wrong["loc"])), wrong["msg"].removeprefix("Value error, ")
+        key, problem = ".".join(map(str, wrong["loc"])), wrong["msg"].removeprefix("Value error, ")
         if wrong["type"] == "extra_forbidden":
-            said = "is not served. Remove it to go on."
-        raise StartError(f"{path}: '{place}': {said}") from None
+            problem = "is not served. Remove it to go on."
+        raise StartError(f"{path}: '{key}': {problem}") from None
     if not settings.auth and (settings.http.enable_custom_route_auth or settings.http.middleware_order == "auth_first"):
         raise StartError(f"{path}: http.enable_custom_route_auth and auth_first need 'auth'")
-    in_vain = ["ui"] if settings.ui else []  # a client that asks for a component is told
-    in_vain += [key for key in settings.unknown(raw) if key not in _BUILD_KEYS and not key.startswith(_COMMENT_MARKS)]
+    ignored = ["ui"] if settings.ui else []  # a client that asks for a component gets a 501
+    ignored += [key for key in settings.unknown(raw) if key not in _BUILD_KEYS and not key.startswith(_COMMENT_MARKS)]
     if settings.auth and settings.auth.cache is not None:
-        in_vain.append("auth.cache")  # each request is authenticated anew
-    return settings.model_copy(update={"not_served": in_vain})
+        ignored.append("auth.cache")  # each request is authenticated anew
+    return settings.model_copy(update={"not_served": ignored})
 
 
 def read_env_file(path: Path | None) -> dict[str, str]:
@@ -4262,7 +4263,7 @@ class LoadedGraph:
 
 
 def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Return the parameters of a function. Annotations that Python 3.14 has not evaluated yet may name nothing."""
+    """Return the parameters of a function. From Python 3.14 on its annotations may have undefined names."""
     options: JsonObject = {}
     with contextlib.suppress(ImportError):  # before 3.14
         options["annotation_format"] = importlib.import_module("annotationlib").Format.FORWARDREF
@@ -4270,7 +4271,7 @@ def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 class CopiedBarrier(NamedBarrierValue[Any]):
-    """A barrier whose checkpoints do not change with it: they may be written only after the next superstep."""
+    """A barrier whose checkpoint is a copy: it may be serialized only after a superstep has changed the barrier."""
 
     __slots__ = ()
 
@@ -4287,19 +4288,19 @@ class Graphs:
         self.settings = settings
         self.auth: Any = None  # the application's Auth, if it has one
         self._load_auth = load_auth
-        self._auth_spec = settings.auth  # a reload takes its code anew, but never leaves the server without it
+        self._auth_spec = settings.auth  # never changes: a reload loads its code again, but can't turn it off
         self._saver = saver
         self._store = store
         self.loaded: dict[str, LoadedGraph] = {}  # by graph id
         self._warned: set[str] = set()
         self.thread_ttl = settings.checkpointer.default_ttl()  # of a thread that is given none
-        self._broken: set[str] = set()  # files that the last reload failed in
+        self._broken: set[str] = set()  # files in the traceback of the last reload, if that failed
 
     def ids(self) -> list[str]:
         return sorted(self.loaded)
 
     def get(self, graph_id: str) -> LoadedGraph:
-        """Return a graph. Raises NotFound naming the graphs there are."""
+        """Return a graph. Raises NotFound, which names the graphs."""
         try:
             return self.loaded[graph_id]
         except KeyError:
@@ -4338,7 +4339,7 @@ class Graphs:
             raise
 
     def folders(self) -> set[str]:
-        """Return the folders of langgraph.json, of all imported project modules, and of what can't be imported."""
+        """Return the folders to watch: of langgraph.json, of imported project modules, of files that failed to load."""
         modules = list(sys.modules.items())
         files = [module.__file__ for name, module in modules if self._is_project_module(name, module)]
         folders = {str(self.settings.path.resolve().parent)}
@@ -4356,17 +4357,17 @@ class Graphs:
         )
 
     def serve(self, given: Mapping[str, Any]) -> None:
-        """Serve these graphs, or what makes them, in place of those that are loaded. Raises StartError."""
+        """Serve these graphs or factories in place of those that are loaded. Raises StartError."""
         specs = {graph_id: GraphSpec(graph_id=graph_id, path="given:graph") for graph_id in given}
         self.loaded = {
-            graph_id: target if isinstance(target, LoadedGraph) else self._made_of(specs[graph_id], target)
+            graph_id: target if isinstance(target, LoadedGraph) else self._to_loaded(specs[graph_id], target)
             for graph_id, target in given.items()
         }
 
     def _load_one(self, spec: GraphSpec) -> LoadedGraph:
-        return self._made_of(spec, import_object(str(spec), spec.path, self.settings.path))
+        return self._to_loaded(spec, import_object(str(spec), spec.path, self.settings.path))
 
-    def _made_of(self, spec: GraphSpec, target: Any) -> LoadedGraph:
+    def _to_loaded(self, spec: GraphSpec, target: Any) -> LoadedGraph:
         try:
             if isinstance(target, StateGraph):
                 target = target.compile()
@@ -4383,11 +4384,11 @@ class Graphs:
         return LoadedGraph(spec, spec.graph_id, None, target)
 
     def prepare(self, spec: GraphSpec, graph: Graph) -> Graph:
-        """Return a graph on the server's checkpointer and store, with its shared keys hidden."""
+        """Return a copy of a graph that uses the server's checkpointer and store, with its shared keys hidden."""
         own = [name for name in ("checkpointer", "store") if getattr(graph, name) not in (None, True, False)]
         if own and spec.graph_id not in self._warned:
             self._warned.add(spec.graph_id)
-            log.warning("%s has its own %s: devserver uses its own instead", spec, " and ".join(own))
+            log.warning("%s has its own %s: devserver's is used instead", spec, " and ".join(own))
         _share(spec, graph)
         for each, key, channel in _channels(graph):
             if type(channel) is NamedBarrierValue:
@@ -4398,10 +4399,10 @@ class Graphs:
 
     @contextlib.asynccontextmanager
     async def open(self, graph_id: str, config: JsonObject, access: str, context: Any = None) -> AsyncIterator[Graph]:
-        """Give the graph, made by its factory if it has one, for as long as the context lasts.
+        """Yield the graph; a factory makes it, and its context, if it is a context manager, is left afterwards.
 
-        `access` tells a factory what for: threads.create_run, threads.update, threads.read, assistants.read.
-        """
+        `access` is the factory's purpose: threads.create_run, threads.update, threads.read, assistants.read. Raises
+        NotFound, or TypeError for a wrong factory."""
         entry = self.get(graph_id)
         if entry.graph is not None:
             yield entry.graph
@@ -4421,7 +4422,7 @@ class Graphs:
             yield self.prepare(entry.spec, made)
 
     def _arguments(self, entry: LoadedGraph, config: JsonObject, access: str, context: Any) -> list[Any]:
-        """Return what a factory takes: nothing, the config, the runtime, or both, told by annotation or name."""
+        """Return a factory's arguments: none, config, runtime or both, by annotation or name. Raises TypeError."""
         from langgraph_sdk import runtime
 
         parameters = [
@@ -4452,10 +4453,10 @@ def _load_index(settings: Settings) -> Index | None:
 
 
 def _embed_target(embed: str, root: Path) -> Any:
-    """Return what `embed` names: a function or an Embeddings object of the project, or else a model."""
+    """Return the project's function or Embeddings object that `embed` names, or else the embeddings of a model."""
     source, _, name = embed.rpartition(":")
     if embed.endswith(".py"):
-        raise ValueError("after a file's name comes its function: 'file.py:function'")
+        raise ValueError("the function in that file is missing: 'file.py:function'")
     if source.endswith(".py") or (name.isidentifier() and _module_spec(source)):
         target = getattr(_import_source(source, root), name)
         if isinstance(target, Embeddings) or (callable(target) and not isinstance(target, type)):
@@ -4469,12 +4470,11 @@ def _embed_target(embed: str, root: Path) -> Any:
         raise ImportError(f"a model needs langchain. {how_to_install('models')}") from None
 
 
-# What the extras of pyproject.toml bring: messages name it, as in a checkout no index has a package called devserver.
+# The packages in pyproject.toml's extras: messages name these, since devserver itself may be on no package index.
 EXTRAS = {"debug": "debugpy>=1.8", "models": "langchain>=1.2.11"}
 
 
 def how_to_install(extra: str) -> str:
-    """Tell how to install an extra's package."""
     return f"Install it where devserver is installed: python -m pip install '{EXTRAS[extra]}'"
 
 
@@ -4486,7 +4486,7 @@ def _module_spec(name: str) -> ModuleSpec | None:
 
 
 def relative(path: str, folder: str = os.curdir) -> str:
-    """Return a path as seen from a folder, or as it is if there is no way from there: on another drive of Windows."""
+    """Return a path relative to a folder, or unchanged if it can't be: on another drive of Windows."""
     with contextlib.suppress(OSError, ValueError):  # or the current folder is gone
         return os.path.relpath(path, folder)
     return path
@@ -4527,7 +4527,7 @@ def _import_source(source: str, root: Path) -> types.ModuleType:
 
 
 def import_object(what: str, named: str, path: Path) -> Any:
-    """Import `file.py:variable` of the user's code, which langgraph.json, at `path`, names. Raises StartError."""
+    """Import `file.py:variable` of the user's code, `named` in langgraph.json at `path`. Raises StartError."""
     source, _, variable = named.rpartition(":")
     try:
         module = _import_source(source, path.resolve().parent)
@@ -4542,7 +4542,7 @@ def import_object(what: str, named: str, path: Path) -> Any:
 
 
 def _import_problem(error: BaseException, path: Path) -> str:
-    """Tell the exception, the line of the user's code that raised it, and how to get a module that was not found."""
+    """Describe an exception in user code: the line that raised it, and how to get a module that was not found."""
     place = None if isinstance(error, SyntaxError) else user_line(error)
     text = f"{type(error).__name__}: {error}" + (f" (at {place})" if place else "")
     if isinstance(error, ModuleNotFoundError) and error.name and not _module_spec(top := error.name.partition(".")[0]):
@@ -4551,14 +4551,13 @@ def _import_problem(error: BaseException, path: Path) -> str:
 
 
 def user_line(error: BaseException) -> str | None:
-    """Return FILE:LINE, the innermost of the user's code that an exception came through; None if there is none."""
+    """Return FILE:LINE of the innermost user code in an exception's traceback, None if it has none."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_library(f.filename)]
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
 
 
 def _where_to_get(module: str, error: BaseException, root: Path) -> str:
-    """Return a hint at a module that can't be found: the project has it in a folder that is not on the module path,
-    such as `src`, or else it is to be installed."""
+    """Return a hint for a missing module: add the project's folder that has it, such as `src`, or install it."""
     folders = [folder for file in _files_of(error) for folder in Path(file).parents if folder.is_relative_to(root)]
     folders += [folder for folder in sorted(root.iterdir()) if not folder.name.startswith(".")]
     pip = f"{sys.executable} -m pip install"
@@ -4567,11 +4566,11 @@ def _where_to_get(module: str, error: BaseException, root: Path) -> str:
             place = f"./{folder.relative_to(root).as_posix()}"
             add = f'add "{place}" to "dependencies" in langgraph.json'
             return f"The project has '{module}' in {place}: {add}, or install the project: {pip} -e ."
-    return f"Install what brings '{module}' into the environment of this server: {pip} {module.replace('_', '-')}"
+    return f"Install the package that provides '{module}' for this server: {pip} {module.replace('_', '-')}"
 
 
 def _files_of(error: BaseException | None) -> Iterator[str]:
-    """Yield the user's files that an error, or its cause, came through."""
+    """Yield the user's files in the tracebacks of an error and its causes."""
     while error is not None:
         names = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
         names += [error.filename or ""] if isinstance(error, SyntaxError) else []
@@ -4579,18 +4578,18 @@ def _files_of(error: BaseException | None) -> Iterator[str]:
         error = error.__cause__
 
 
-_PYTHON = os.path.join(os.path.normcase(os.path.dirname(os.__file__)), "")  # the folder of its own modules
+_STDLIB = os.path.join(os.path.normcase(os.path.dirname(os.__file__)), "")
 
 
 def _is_library(filename: str) -> bool:
-    if filename.startswith("<") or filename == __file__ or os.path.normcase(filename).startswith(_PYTHON):
+    if filename.startswith("<") or filename == __file__ or os.path.normcase(filename).startswith(_STDLIB):
         return True
     return "site-packages" in filename or "dist-packages" in filename
 
 
 def _subgraphs(graph: Graph) -> list[Graph]:
-    """Return all graphs that the nodes call, as far as their code tells; LangGraph's own `get_subgraphs` leaves out
-    those compiled with `checkpointer=False`, and all but a node's first."""
+    """Return the graphs that a graph's nodes call, as far as their code shows. LangGraph's own `get_subgraphs` leaves
+    out those compiled with `checkpointer=False`, and all but the first of a node."""
     candidates: list[Any] = [node.bound for node in graph.nodes.values()]
     found: list[Graph] = []
     seen: set[int] = set()
@@ -4617,8 +4616,8 @@ def _channels(graph: Graph) -> Iterator[tuple[Graph, str, Any]]:
 
 
 def _share(spec: GraphSpec, graph: Graph, above: tuple[Graph, ...] = ()) -> dict[str, SharedValue]:
-    """Hide a graph's shared keys from its outputs, and give it the channels of its subgraphs' shared
-    keys, so that it passes them on. Raises StartError for a key that can't be shared."""
+    """Hide a graph's shared keys from its outputs, and add those of its subgraphs, so that it passes them on. Return
+    all these channels by key. Raises StartError for a key that can't be shared."""
     shared = {key: c for key, c in graph.channels.items() if isinstance(c, SharedValue)}
     for key, channel in shared.items():
         _check_shared(spec, key, channel)
@@ -4662,11 +4661,11 @@ def _without(graph: Graph, channels: str | Sequence[str], shared: Mapping[str, A
     return kept
 
 
-# -- what a graph looks like --
+# -- schemas --
 
 
 class LenientJsonSchema(GenerateJsonSchema):
-    """Describes types that JSON schema knows nothing of, such as functions, as anything."""
+    """Describes types that have no JSON schema, such as functions, as any value."""
 
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> JsonObject:
         return {}
@@ -4696,7 +4695,7 @@ def graph_schemas(graph: Graph) -> JsonObject:
 
 
 def _schema(graph: Graph, kind: str) -> JsonObject | None:
-    """Return the schema of a graph's input, output or context; what has none of its own is described by its fields."""
+    """Return the schema of a graph's input, output or context; by its fields if the whole has none. None on failure."""
     from pydantic import TypeAdapter
 
     declared: Any = getattr(getattr(graph, "builder", graph), f"{kind}_schema", None)
@@ -4714,7 +4713,7 @@ def _schema(graph: Graph, kind: str) -> JsonObject | None:
 
 
 def _fields_schema(title: str, types_: Mapping[str, Any], required: Container[str] = ()) -> JsonObject:
-    """Return the JSON schema of an object with these fields; a field whose type has none may hold anything."""
+    """Return the JSON schema of an object with these fields; a field whose type has none may have any value."""
     from pydantic import create_model
 
     options = ConfigDict(arbitrary_types_allowed=True)
@@ -4740,7 +4739,7 @@ def _fields_schema(title: str, types_: Mapping[str, Any], required: Container[st
 
 @dataclass
 class SWRResult(Generic[T]):
-    """A value that `swr` gave, and how it was found."""
+    """The result of `swr`: a value, and how it was found."""
 
     value: T
     status: Literal["miss", "fresh", "stale", "expired"]
@@ -4748,7 +4747,7 @@ class SWRResult(Generic[T]):
     store: Callable[[T], Coroutine[Any, Any, None]] = field(repr=False)
 
     async def mutate(self, value: T = ...) -> T:  # type: ignore[assignment]
-        """Store and return another value; without one, what the loader gives now."""
+        """Store and return another value, by default a newly loaded one."""
         self.value = await self.load() if value is ... else value
         await self.store(self.value)
         self.status = "fresh"
@@ -4756,7 +4755,7 @@ class SWRResult(Generic[T]):
 
 
 class Cache:
-    """What graphs keep by langgraph_sdk.cache, all users together, in memory. The oldest goes when it gets too much."""
+    """The entries of langgraph_sdk.cache, in memory, for all users together. Beyond a limit the oldest are dropped."""
 
     MAX_ENTRIES, MAX_BYTES, MAX_SECONDS = 10_000, 64 * 1024 * 1024, 24 * 60 * 60.0
 
@@ -4773,7 +4772,7 @@ class Cache:
         return (text, age if age < min(ttl, max_age) else math.inf) if text else None
 
     async def set(self, key: str, value: Any, ttl: datetime.timedelta | None = None) -> None:
-        """Keep a value. Raises TypeError for what is not JSON, ValueError for what is too large."""
+        """Store a value. Raises TypeError if it has no JSON, ValueError if that is too large."""
         seconds = min(ttl.total_seconds() if ttl else self.MAX_SECONDS, self.MAX_SECONDS)
         text = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
         if (size := len(key) + len(text)) > self.MAX_BYTES:
@@ -4796,7 +4795,7 @@ class Cache:
     async def swr(
         self, key: str, loader: Any, *, fresh_for: datetime.timedelta, max_age: datetime.timedelta, model: Any = None
     ) -> SWRResult[Any]:
-        """Return a stored value, though it is stale while it is loaded again; else what the loader gives."""
+        """Return a stored value, even a stale one, which is then loaded again in the background; or load one now."""
         dump: Callable[[Any], Any] = operator.methodcaller("model_dump", mode="json") if model else lambda value: value
         result = SWRResult[Any](None, "miss", loader, lambda value: self.set(key, dump(value), max_age))
         if found := self._find(key, max_age.total_seconds()):
@@ -4813,7 +4812,7 @@ class Cache:
         return result
 
     def _refresh(self, key: str, result: SWRResult[Any]) -> None:
-        """Load a value again while the old one is used, once at a time."""
+        """Load a value again in the background, unless that goes on already."""
 
         def end(task: asyncio.Task[Any]) -> None:
             self._refreshing.pop(key, None)
@@ -4836,7 +4835,7 @@ CACHE = Cache()
 
 @dataclass
 class Application:
-    """What langgraph.json describes, loaded: its graphs and its Auth, and the database that they use."""
+    """The application that langgraph.json describes: its settings, its graphs, its Auth and their database."""
 
     settings: Settings
     db: Db
@@ -4852,12 +4851,13 @@ class Application:
 
 # -- the application's Auth --
 
+# The parameters that an authenticate handler may have.
 ASKABLE = ("request", "body", "path", "method", "path_params", "query_params", "headers", "authorization")
 
 
 class AppAuth:
-    """The application's Auth: who sends a request, and what its handlers say of an action. Whatever goes wrong in
-    there, or makes no sense, refuses."""
+    """The application's Auth: authenticates requests, and decides on actions. A handler that raises an error, or
+    returns nonsense, refuses the request."""
 
     def __init__(self, spec: AuthSpec, path: Path) -> None:
         """Import the Auth that langgraph.json, at `path`, names. Raises StartError."""
@@ -4871,17 +4871,17 @@ class AppAuth:
         self._on, self._every = auth._handlers, auth._global_handlers
         if self._authenticate is None:
             name = spec.path.rpartition(":")[2]
-            raise StartError(f"{place} has no @{name}.authenticate handler: nobody could be told from anybody")
+            raise StartError(f"{place} has no @{name}.authenticate handler, so nobody could be let in")
         asked = parameters_of(self._authenticate)
         for each in asked:
             known = each.name in ASKABLE and each.kind is not each.POSITIONAL_ONLY
             if not known and each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
-                raise StartError(f"the authenticate handler asks for '{each.name}'; there is {', '.join(ASKABLE)}")
+                raise StartError(f"the authenticate handler asks for '{each.name}'; it may take {', '.join(ASKABLE)}")
         self.spec = spec
         self.parameters = {each.name for each in asked} & set(ASKABLE)  # of the authenticate handler
 
     async def authenticate(self, given: JsonObject) -> User:
-        """Return the user of a request, told by the parameters that the handler asks for. Raises Refused."""
+        """Call the handler with the parameters that it asks for, and return the user of a request. Raises Refused."""
         function = self._authenticate
         try:
             is_async = inspect.iscoroutinefunction(function)
@@ -4905,17 +4905,16 @@ class AppAuth:
         try:
             limits = _limits(await handlers[-1](ctx=context, value=value))
             if resource == "store" and limits:
-                raise ValueError("items have no metadata to filter by: scope value['namespace'] by @auth.on.store")
+                raise ValueError("items have no metadata to filter by: change value['namespace'] in @auth.on.store")
             if verb == "create" and not passes(value["metadata"], limits):
-                raise ValueError("what is made would not pass the filter: set value['metadata']")
+                raise ValueError("the new row would not pass the filter: set value['metadata']")
         except Exception as error:
             raise _refusal(error, 403, f"the handler of {action}") from None
         return limits
 
 
 def to_user(made: Any) -> User:
-    """Return what an authenticate handler gave, a user or (permissions, user), as a user. Raises TypeError for what
-    can't be one."""
+    """Convert an authenticate handler's result, a user or (permissions, user), to a User. Raises TypeError."""
     apart: JsonObject = {}
     if isinstance(made, tuple) and len(made) == 2 and not hasattr(made, "identity"):
         permissions, made = made
@@ -4944,15 +4943,15 @@ def to_user(made: Any) -> User:
     return user
 
 
-def _limits(said: Any) -> JsonObject:
-    """Return as a filter what an authorization handler said. Raises Refused, or an error for what makes no sense."""
-    if said is None or said is True:
+def _limits(result: Any) -> JsonObject:
+    """Convert an authorization handler's result to a filter. Raises Refused for False, other errors for nonsense."""
+    if result is None or result is True:
         return {}
-    if said is False:
+    if result is False:
         raise Refused(403)
-    if not isinstance(said, Mapping):
-        raise TypeError(f"expected None, a bool or a filter, got {said!r}")
-    limits: JsonObject = orjson.loads(orjson.dumps(dict(said)))
+    if not isinstance(result, Mapping):
+        raise TypeError(f"expected None, a bool or a filter, got {result!r}")
+    limits: JsonObject = orjson.loads(orjson.dumps(dict(result)))
     operators = {key for wanted in limits.values() if isinstance(wanted, dict) for key in wanted}
     if unknown := {key for key in operators | limits.keys() if key.startswith("$")} - AUTH_OPERATORS.keys():
         raise ValueError(f"unknown operators in a filter: {sorted(unknown)}")
@@ -4960,8 +4959,8 @@ def _limits(said: Any) -> JsonObject:
 
 
 def _refusal(error: Exception, status: int, what: str) -> Refused:
-    """Return the answer to a request that the application's code refused, or failed on. It shows no more than the text
-    of an assertion about a known user, or the `detail` of an exception."""
+    """Return the error response for an exception of an Auth's handler. Besides the `detail` of an HTTPException it
+    shows, to authenticated users only, the text of an assertion or the `detail` of another exception."""
     from langgraph_sdk.auth import exceptions
 
     if isinstance(error, Refused):
@@ -4989,29 +4988,29 @@ class Access:
         return limits
 
     async def change(self, action: str, value: JsonObject, names: Iterable[str]) -> tuple[JsonObject, JsonObject]:
-        """Decide on an action. Return its filter, and which of the values with these names the application has changed;
-        they are in the value, or in its kwargs."""
+        """Decide on an action. Return its filter, and those members of the value (or its kwargs) with these names that
+        the application has changed."""
 
         def named() -> JsonObject:
             flat = {**value.get("kwargs", {}), **value}
             return {name: flat[name] for name in names if name in flat}
 
-        before = {name: to_json(each) for name, each in named().items()}  # sooner than a deep copy
+        before = {name: to_json(each) for name, each in named().items()}  # cheaper than a deep copy
         limits = await self.decide(action, value)
         return limits, {name: each for name, each in named().items() if to_json(each) != before.get(name)}
 
 
-# Set for every request that is admitted; never set without an Auth.
+# Set for each authenticated request; never set without an Auth.
 ACCESS: contextvars.ContextVar[Access] = contextvars.ContextVar("devserver_access")
 
 
 def identity() -> JsonObject:
-    """Return the keys of a config that tell a graph, or a graph factory, who sends the present request."""
+    """Return the keys of a configurable that name the current request's user; none without an Auth."""
     access = ACCESS.get(None)
     return user_values(access.user) if access else {}
 
 
-# -- who sends a request, and what they may touch --
+# -- requests under an Auth --
 
 CONFIGURABLE_HEADERS: contextvars.ContextVar[Mapping[str, str]] = contextvars.ContextVar(
     "configurable_headers", default=types.MappingProxyType({})
@@ -5019,7 +5018,7 @@ CONFIGURABLE_HEADERS: contextvars.ContextVar[Mapping[str, str]] = contextvars.Co
 
 
 class HeaderBytes(dict[bytes, bytes]):
-    """Headers as an authenticate handler takes them: bytes by bytes, or texts by texts."""
+    """Headers for an authenticate handler: a name in bytes finds bytes, one that is a str finds a str."""
 
     def __getitem__(self, name: Any) -> Any:
         if isinstance(name, bytes):
@@ -5037,7 +5036,7 @@ class HeaderBytes(dict[bytes, bytes]):
 
 
 def note_headers(server: Application, connection: HTTPConnection) -> None:
-    """Note a request's id, and the headers that langgraph.json wants in the configurable of its runs."""
+    """Keep a request's id, and its headers that `http.configurable_headers` selects, for the configurable of runs."""
     patterns = server.settings.http.configurable_headers
     selected = patterns.select(connection.scope["headers"]) if patterns.includes or patterns.include else {}
     request_id = connection.headers.get("x-request-id") or new_id()
@@ -5045,8 +5044,8 @@ def note_headers(server: Application, connection: HTTPConnection) -> None:
 
 
 async def enter(server: Application, connection: HTTPConnection) -> None:
-    """Authenticate a request or a WebSocket, unless it was or there is no Auth; from here on it acts for its user.
-    Raises Refused."""
+    """Authenticate a request or a WebSocket and set ACCESS, unless that was done before or there is no Auth. Raises
+    Refused."""
     from langgraph_sdk.auth.types import StudioUser
 
     auth, scope, headers = server.auth, connection.scope, connection.headers
@@ -5086,13 +5085,13 @@ def system_assistant_id(graph_id: str) -> str:
 
 
 def to_assistant_id(server: Application, name: str) -> str:
-    """Return an assistant's id. It is named by that, or by its graph if it is the graph's own. Raises InvalidId."""
+    """Return the id of an assistant named by its id or, if it is a graph's own, by the graph's. Raises InvalidId."""
     return system_assistant_id(name) if name in server.graphs.loaded else to_uuid(name, "assistant")
 
 
 def named_ids(server: Application, values: Mapping[str, Any]) -> JsonObject:
-    """Return the ids in a path or a body as authorization handlers take them; that of an assistant may be a graph's.
-    Raises Invalid."""
+    """Return the ids in a path or a body as UUIDs, for authorization handlers. An assistant may be named by its graph.
+    Raises InvalidId."""
     ids = {}
     for kind in ("assistant", "thread", "run", "cron"):
         text = values.get(f"{kind}_id")
@@ -5103,14 +5102,14 @@ def named_ids(server: Application, values: Mapping[str, Any]) -> JsonObject:
 
 
 async def allow(server: Application, action: str, value: JsonObject) -> JsonObject:
-    """Have the application decide on an action within a request. Return the filter that rows have to pass; without
-    an Auth an empty one, which all do. Raises Refused."""
+    """Have the application decide on an action of the current request. Return the filter that rows have to pass, empty
+    without an Auth. Raises Refused."""
     return await ACCESS.get().decide(action, value) if server.auth else {}
 
 
 async def allow_assistant(server: Application, assistant_id: str) -> JsonObject:
-    """Have the application decide on reading an assistant; a graph's own is everybody's. Return the filter that it has
-    to pass. Raises Refused."""
+    """Have the application decide on reading an assistant; all users may read a graph's own. Return the filter that
+    the assistant has to pass. Raises Refused."""
     if assistant_id in map(system_assistant_id, server.graphs.loaded):
         return {}
     return await allow(server, "assistants.read", {"assistant_id": uuid.UUID(assistant_id), "metadata": {}})
@@ -5119,16 +5118,16 @@ async def allow_assistant(server: Application, assistant_id: str) -> JsonObject:
 async def allow_thread(
     server: Application, thread_id: str, action: str = "threads.read", /, **asked: str
 ) -> JsonObject:
-    """Have the application decide on an action on a thread, which may be made later. Return the filter that the thread
-    has to pass. Raises Refused."""
+    """Have the application decide on an action on a thread, which need not exist yet. Return the filter that the
+    thread has to pass. Raises Refused."""
     if server.auth is None:
         return {}
     return await allow(server, action, {"thread_id": uuid.UUID(to_uuid(thread_id, "thread")), "metadata": {}, **asked})
 
 
 def visibility(server: Application, thread_id: str) -> Callable[[], bool]:
-    """Return a function that tells whether the reader may still see a thread, before something of it is sent: it may be
-    made, or change hands, while somebody follows it."""
+    """Return a function that returns whether the request's user may see a thread now. A stream calls it before it sends
+    events, as the thread may be created, or change its owner, while it is followed."""
     limits, seen = ACCESS.get().limits["threads.read"] if server.auth else {}, False
 
     def shown() -> bool:
@@ -5136,7 +5135,7 @@ def visibility(server: Application, thread_id: str) -> Callable[[], bool]:
         if not limits:
             return True
         thread = server.db.look(lambda conn: Threads(conn).get(thread_id))
-        seen = passes(thread.metadata, limits) if thread else seen  # who saw a thread sees that it is deleted
+        seen = passes(thread.metadata, limits) if thread else seen  # a user who saw it may see that it was deleted
         return seen
 
     return shown
@@ -5145,21 +5144,22 @@ def visibility(server: Application, thread_id: str) -> Callable[[], bool]:
 async def allow_run(
     server: Application, thread_id: str | None, body: RunCreate, run_id: str
 ) -> tuple[JsonObject, RunAccess]:
-    """Have the application decide on a run, on the thread that it makes to stay, and on its assistant, unless that
-    is a graph's own. Return the fields of the body that this changes, and the run's access. Raises Refused."""
+    """Have the application decide on a run, on its assistant, and on its thread if that is created and kept. Return
+    the fields of the body that a handler has changed, and the run's access. Raises Refused."""
     if server.auth is None:
         return {}, RunAccess()
     access, value = ACCESS.get(), _run_value(thread_id, body, run_id)
     fields = RunCreate.model_fields.keys() - {"assistant_id", "metadata"}
     threads, changes = await access.change("threads.create_run", value, fields)
-    left, metadata = {**value["kwargs"], **value}, dict(value["metadata"])
+    decided, metadata = {**value["kwargs"], **value}, dict(value["metadata"])
     thread = server.db.look(lambda conn: Threads(conn).get(thread_id)) if thread_id else None
-    if thread is None and (left["if_not_exists"] == "create" if thread_id else left.get("on_completion") == "keep"):
-        made = {"thread_id": value["thread_id"], "metadata": dict(metadata), "if_exists": "raise"}
-        await access.decide("threads.create", made)
-        metadata |= made["metadata"]
-    elif left["if_not_exists"] == "create":
-        changes["if_not_exists"] = "reject"  # nobody has allowed to make the thread, should it be deleted meanwhile
+    kept = decided["if_not_exists"] == "create" if thread_id else decided.get("on_completion") == "keep"
+    if thread is None and kept:
+        new_thread = {"thread_id": value["thread_id"], "metadata": dict(metadata), "if_exists": "raise"}
+        await access.decide("threads.create", new_thread)
+        metadata |= new_thread["metadata"]
+    elif decided["if_not_exists"] == "create":
+        changes["if_not_exists"] = "reject"  # it was not asked whether the thread may be created, if deleted meanwhile
     assistants = await allow_assistant(server, body.assistant_id)
     given = body.metadata or {}
     added = {key: metadata[key] for key in metadata if key not in given or metadata[key] != given[key]}
@@ -5167,7 +5167,7 @@ async def allow_run(
 
 
 def _run_value(thread_id: str | None, body: RunCreate, run_id: str) -> JsonObject:
-    """Return a run as authorization handlers take it."""
+    """Return the value that describes a run to authorization handlers."""
     given = body.given()
     config = {"configurable": {}, "metadata": {}, **(given.get("config") or {})}
     kwargs = {"input": None, "command": None, "context": {}, "config": config}
@@ -5187,11 +5187,11 @@ def _run_value(thread_id: str | None, body: RunCreate, run_id: str) -> JsonObjec
 
 
 async def allow_item(server: Application, verb: str, value: JsonObject) -> JsonObject:
-    """Have the application decide on an operation of the store. Return the operation as it leaves it. Raises Refused,
-    also for shared values: they are of many users, and a user may be called as their namespaces begin."""
+    """Have the application decide on an operation of the store. Return the operation with a handler's changes. Raises
+    Refused, also for shared values: they belong to many users, and a user's identity may be SHARED_ROOT."""
     before = value.copy()
     await allow(server, f"store.{verb}", value)
-    after = {**before, **value}  # a part that a handler took away stays as it was
+    after = {**before, **value}  # a member that a handler removed stays as it was
     if after["namespace"] is not None and not isinstance(after["namespace"], tuple | list):
         raise Refused(403)
     if server.auth and after["namespace"] and after["namespace"][0] == SHARED_ROOT:
@@ -5200,7 +5200,7 @@ async def allow_item(server: Application, verb: str, value: JsonObject) -> JsonO
 
 
 def user_store(server: Application) -> Store:
-    """Return the store as its routes show it: with an Auth, without shared values."""
+    """Return the store for the routes: with an Auth, without shared values."""
     return server.store.without_shared() if server.auth else server.store
 
 
@@ -5211,9 +5211,9 @@ STUDIO_ORIGIN = "https://smith.langchain.com"
 
 
 class Neighbours:
-    """The hosts that the server goes by, and the web pages that may use it: of this machine, and of langgraph.json.
+    """The host names of the server, and the origins of web pages that may use it: this machine's and langgraph.json's.
 
-    `cors` are the options of Starlette's CORSMiddleware that let these pages read.
+    `cors` are options of Starlette's CORSMiddleware, which let these pages read responses.
     """
 
     def __init__(self, http: HttpSettings, host: str, studio: bool) -> None:
@@ -5227,21 +5227,22 @@ class Neighbours:
         self._origin_pattern = re.compile(self.cors["allow_origin_regex"])
 
     def foreign(self, headers: Headers) -> str | None:
-        """Return why the page that sent a request may change nothing, if so. Its pictures and links have no Origin."""
+        """Return why the page that sent a request may change nothing, None if it may. Pictures and links of a page have
+        no Origin, but Sec-Fetch-Site."""
         for origin in headers.getlist("origin") or headers.getlist("sec-fetch-site"):
             if not ({"*", origin} & self._origins or self._origin_pattern.fullmatch(origin)):
                 return f"Origin '{origin}' may not change anything here. Allow it in langgraph.json with http.cors."
         return None
 
     def knows_host(self, host: str) -> bool:
-        """Return whether this is the server's host and not a name that somebody else has pointed here."""
+        """Return whether a Host is the server's own, and not a foreign name for its address (DNS rebinding)."""
         name = (re.sub(r":\d*$", "", host) if not host.endswith("]") else host).strip("[]").lower()
         if name in self._hosts or is_loopback(name):
             return True
         if not self._exposed:
             return False
         try:
-            ipaddress.ip_address(name)  # no name, no rebinding
+            ipaddress.ip_address(name)  # an address can't be rebound
         except ValueError:
             return name == socket.gethostname().lower()
         return True
@@ -6401,7 +6402,7 @@ class Execution:
             self._queue.join(self._reader)
         self._part: list[Event] = []  # taken from the queue, not written yet
         self._writing: asyncio.Task[None] | None = None
-        wanted, last_seq = db.look(lambda conn: Runs(conn).wanted_after(run.run_id))
+        wanted, last_seq = db.look(lambda conn: Runs(conn).start_state(run.run_id))
         self._seq = last_seq + LOST_SEQS * (run.attempt - 1)
         self._speaking: dict[str, JsonObject] = {}  # what messages have begun with, by their model's run
         self.control = RunControl() if RunControl is not None else None

@@ -138,7 +138,7 @@ def test_python_s_own_folder_is_told_from_the_user_s(monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         patch.setattr(os, "path", ntpath)
         own = ntpath.normcase("C:\\Users\\Ann\\AppData\\Local\\Programs\\Python\\Python311\\Lib\\")
-        patch.setattr(devserver, "_PYTHON", own)
+        patch.setattr(devserver, "_STDLIB", own)
         assert devserver._is_library(file) == library
 
 

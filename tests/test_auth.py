@@ -1429,7 +1429,7 @@ def test_studio_is_no_way_in_unless_it_is_asked_for(server: LiveServer) -> None:
         ("raise SystemExit('no key')", {}, "cannot be imported: SystemExit: no key"),
         ("other = None", {}, "there is no 'auth' in"),
         ("from langgraph_sdk import Auth\nauth = Auth()", {}, "no @auth.authenticate handler"),
-        (OWN.replace("authorization: str | None", "authorization, secret"), {}, "asks for 'secret'; there is request"),
+        (OWN.replace("authorization: str | None", "authorization, secret"), {}, "asks for 'secret'; it may take"),
         (OWN.replace("authorization: str | None", "authorization, /"), {}, "asks for 'authorization'"),
     ],
 )

@@ -125,7 +125,7 @@ CALLS: dict[str, list[Call]] = {
     "Runs.request_cancel": [lambda c: Runs(c).request_cancel("r", "interrupt", "x")],
     "Runs.is_live": [lambda c: Runs(c).is_live("r")],
     "Runs.finish": [lambda c: Runs(c).finish("r", "success")],
-    "Runs.wanted_after": [lambda c: Runs(c).wanted_after("r")],
+    "Runs.start_state": [lambda c: Runs(c).start_state("r")],
     "Runs.begun": [lambda c: Runs(c).begun()],
     "Runs.release": [lambda c: Runs(c).release()],
     "Runs.newest": [lambda c: Runs(c).newest("t")],
