@@ -2102,7 +2102,7 @@ def _json_text(value: Any) -> str:
 
 
 def _columns(values: JsonObject) -> list[Any]:
-    return [_json_text(value) if isinstance(value, dict | list) else value for value in values.values()]
+    return [to_json(value).decode() if isinstance(value, dict | list) else value for value in values.values()]
 
 
 # Rows are sorted by the steady time instead of the time of day, which may have been put back.
@@ -2420,7 +2420,7 @@ class Threads(Table[Thread]):
         output_keys: Sequence[str] | None = None,
     ) -> None:
         """Store a new state; `output_keys` are the keys of its values that a run's result shows, None for all."""
-        state, keys = _json_text(values), None if output_keys is None else list(output_keys)
+        state, keys = to_json(values).decode(), None if output_keys is None else list(output_keys)
         shown = {"state": state, "interrupts": interrupts, "error": error or None, "output_keys": keys}
         self.update(thread_id, rest=rest, **shown, unshown=0)
 
