@@ -30,8 +30,8 @@ The life of a run: POST /threads/T/runs/stream
     make_run        one transaction: multitask rule, run row, thread row; on a free thread the run is running at once
     Runner._work    the thread's worker executes it, or claims it once it is due (no polling): one at a time per thread
     Execution       binds the shared values to the run and calls the graph on the run loop
-    graph_events    turns the graph's output into events; RunLog holds them for the run's followers
-    RunLog.follow   yields the events, and the handler sends them; the first one is `metadata`
+    graph_events    turns the graph's output into events; EventLog holds them for the run's followers
+    EventLog.follow yields the events, and the handler sends them; the first one is `metadata`
     finish_run      one transaction: run status, thread values and status, webhook; then the stream closes
 
 Two event loops: uvicorn's serves HTTP, the run loop's thread executes every graph, so a node that blocks
@@ -5269,7 +5269,7 @@ def _subgraph_place(config: Mapping[str, Any]) -> JsonObject:
 
 
 def interrupt_value(interrupt: langgraph_types.Interrupt) -> JsonObject:
-    """Return a question as it is kept: all its fields, but those that are optional and not given."""
+    """Return an interrupt as JSON: `id`, `value`, and the optional fields that are set."""
     fields = {each.name: getattr(interrupt, each.name) for each in dataclasses.fields(interrupt)}
     return {key: value for key, value in fields.items() if key in ("id", "value") or value is not None}
 
@@ -5316,8 +5316,8 @@ def _task_value(task: langgraph_types.PregelTask) -> JsonObject:
 EMPTY_STATE = state_value(langgraph_types.StateSnapshot({}, (), {}, None, None, None, (), ()))
 
 
-class Rest(NamedTuple):
-    """What a thread shows of its state while no run is going on, and the keys of it that its runs' results show."""
+class ShownState(NamedTuple):
+    """What a thread shows while no run is live. Results of runs have only `output_keys` of the values (None: all)."""
 
     status: str
     values: Any
@@ -5325,18 +5325,18 @@ class Rest(NamedTuple):
     output_keys: Sequence[str] | None = None
 
     @classmethod
-    def of(cls, graph: Graph, snapshot: langgraph_types.StateSnapshot) -> Rest:
+    def of(cls, graph: Graph, snapshot: langgraph_types.StateSnapshot) -> ShownState:
         interrupts = {
             task.id: [interrupt_value(interrupt) for interrupt in task.interrupts]
             for task in snapshot.tasks
-            if task.interrupts and task.result is None  # old versions of langgraph list those that are answered, too
+            if task.interrupts and task.result is None  # old versions of langgraph also list answered ones
         }
         status = "interrupted" if snapshot.next else "idle"
         return cls(status, snapshot.values, interrupts, output_keys(graph))
 
 
 def output_keys(graph: Graph) -> Sequence[str] | None:
-    """Return the keys of a graph's output schema, None if its output is its state."""
+    """Return the keys of a graph's output schema, None if its output is its whole state."""
     keys = graph.output_channels
     return None if isinstance(keys, str) or set(keys) >= set(graph.stream_channels_asis) else keys
 
@@ -5357,7 +5357,7 @@ def _shows_as_stored(graph: Graph) -> bool:
 
 def state_updates(body: ThreadSuperstepUpdate, graph: Graph) -> list[langgraph_types.StateUpdate]:
     """Return the changes of one superstep, as LangGraph takes them. Raises InvalidUpdateError."""
-    update: Any = langgraph_types.StateUpdate  # it takes commands as well, its annotation does not say so
+    update: Any = langgraph_types.StateUpdate  # takes commands as well, despite its annotation
     return [
         update(to_command(entry.command.given(), graph) if entry.command else entry.values, entry.as_node, None)
         for entry in body.updates
@@ -5367,7 +5367,7 @@ def state_updates(body: ThreadSuperstepUpdate, graph: Graph) -> list[langgraph_t
 def to_command(command: JsonObject, graph: Graph) -> langgraph_types.Command[Any]:
     """Return a client's command as LangGraph's own. Raises InvalidUpdateError."""
     update = command.get("update")
-    if isinstance(update, list) and "__root__" not in graph.channels:  # else any list is a state
+    if isinstance(update, list) and "__root__" not in graph.channels:  # there a list is the state itself
         pairs = [(pair[0], pair[1]) for pair in update if isinstance(pair, list) and len(pair) == 2]
         if len(pairs) < len(update) or not all(isinstance(key, str) for key, _ in pairs):  # LangGraph would drop it
             raise InvalidUpdateError(f"Expected command.update to be an object or a list of [key, value], got {update}")
@@ -5387,22 +5387,20 @@ def to_command(command: JsonObject, graph: Graph) -> langgraph_types.Command[Any
 ########################################################################################################
 
 HEARTBEAT_SECONDS = 5.0
-PAUSE_SECONDS = 0.0005  # for each event that was sent, before others are
+PAUSE_SECONDS = 0.0005  # after a batch, for each of its events
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.001, 0.01
-MAX_BEHIND_PAGES = 2**14  # of 4 KB, that a follower of a thread may be behind besides what is in memory
-
-
-NO_ID = (0, 0)  # of an event that nobody can come back to
+MAX_BEHIND_PAGES = 2**14  # of 4 KB, for a thread's events that memory has no room for
+NO_ID = (0, 0)  # of an event that clients cannot resume after
 
 
 def event_id() -> tuple[int, int]:
-    """Return the id of an event, `(ms, n)`: the millisecond, and a number within it. They only grow."""
+    """Return a new event id, `(ms, n)`: a millisecond and a number within it. Ids only grow."""
     return divmod(CLOCK.steady(), 1000)
 
 
 def run_done(run: Run, conn: sqlite3.Connection | None = None) -> Event:
-    """Return the event that tells those who follow a thread that a run is over. With a connection it is kept if the
-    run's events are, also if the run was rolled back."""
+    """Return the event that ends a run in its thread's stream. With `conn`, store it if the run is resumable, even if
+    it was rolled back."""
     done = Event(event_id(), RUN_DONE, to_json({"status": "run_done", "run_id": run.run_id}), run_id=run.run_id)
     if conn and run.kwargs["resumable"]:
         Events(conn).append(run.thread_id, [done])
@@ -5410,7 +5408,7 @@ def run_done(run: Run, conn: sqlite3.Connection | None = None) -> Event:
 
 
 def parse_event_id(text: str) -> tuple[int, int] | None:
-    """The id that a Last-Event-ID names; `-`, `-1` and `0` come before all others. None for nonsense."""
+    """Return the id in a Last-Event-ID, None if it is malformed; `-`, `-1` and `0` come before all events."""
     if text in ("-", "-1", "0"):
         return (0, -1)
     match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", text)
@@ -5418,22 +5416,22 @@ def parse_event_id(text: str) -> tuple[int, int] | None:
 
 
 class Follower:
-    """Somebody who reads a log, on an event loop of their own. `quiet_since` is when they were last sent anything."""
+    """A reader of an event log, on its own event loop. `quiet_since`: when its client was last sent anything."""
 
     def __init__(self) -> None:
         self.quiet_since = time.monotonic()
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
-        self.looks = False  # and sleeps if there is nothing new
+        self.wants_wake = False  # while it may be asleep
 
     def wake(self) -> None:
-        """Called from any thread. Costs a system call."""
-        self.looks = False
+        """Wake the reader, from any thread. Costs a system call."""
+        self.wants_wake = False
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._event.set)
 
     async def sleep(self, seconds: float | None) -> bool:
-        """Sleep until woken, or for so many seconds; return whether it was woken. That may be for nothing."""
+        """Sleep until woken, at most `seconds`; return whether it was woken, which may happen without a new event."""
         try:
             async with asyncio.timeout(seconds):
                 await self._event.wait()
@@ -5445,31 +5443,31 @@ class Follower:
 
 
 class Overtaken(Exception):
-    """A follower is so far behind that there is no place to keep what it has not seen."""
+    """A follower is so far behind that events which it has not seen were dropped."""
 
 
-class RunLog:
-    """The events of one live run, or of one thread, for those who follow it.
+class EventLog:
+    """The events of one live run, or of one thread, for its followers.
 
-    It forgets what every follower has seen. What there is no room for in memory overflows to the disk, so nobody
-    loses anything by reading slowly.
+    Events that every follower has seen are forgotten. Beyond MEMORY_BYTES the oldest overflow to a temporary file, so
+    slow readers lose nothing until that is full, too.
     """
 
     MEMORY_BYTES = 8 * 1024 * 1024
-    EVENT_BYTES = 250  # that an event takes besides its data
+    EVENT_BYTES = 250  # of an event besides its data
 
     def __init__(self, max_pages: int = Overflow.MAX_PAGES) -> None:
         self.closed = False
         self.last_values: Any = MISSING
         self.interrupts: list[Any] = []
         self.error: bytes | None = None
-        self.let_go = False  # those who follow, with the error, before the end is stored
+        self.failed = False  # closed with `error` before the run's end is stored
         self._events: list[Event] = []  # the newest; events are numbered from 0 on
         self._first = 0  # the number of the first of them
         self._size = 0
         self._max_pages = max_pages
         self._overflow: Overflow | None = None  # the older ones
-        self._lost = 0  # the number below which neither holds any
+        self._lost = 0  # events before this number were dropped
         self.followers: dict[Follower, int] = {}  # the number of the event that each wants next
         self._waiters: set[Follower] = set()
         self._lock = threading.Lock()
@@ -5482,7 +5480,7 @@ class RunLog:
                 if self._size > self.MEMORY_BYTES:
                     self._make_room()
         for follower in followers:
-            if follower.looks:
+            if follower.wants_wake:
                 follower.wake()
 
     def _make_room(self) -> None:
@@ -5497,7 +5495,7 @@ class RunLog:
         self._forget(self._first + len(oldest))
 
     def _forget(self, end: int) -> None:
-        """Forget the events in memory before a number."""
+        """Forget the events in memory before number `end`."""
         self._size -= sum(len(event.data) + self.EVENT_BYTES for event in self._events[: end - self._first])
         del self._events[: end - self._first]
         self._first = end
@@ -5508,13 +5506,13 @@ class RunLog:
             self._overflow = None
 
     def close(self) -> None:
-        """No event follows."""
+        """Tell followers that no more events come."""
         self.closed = True
         for follower in [*self.followers, *self._waiters]:
             follower.wake()
 
     def join(self, follower: Follower) -> None:
-        """Follow from now on."""
+        """Let a follower see the events from now on."""
         with self._lock:
             self.followers[follower] = self._first + len(self._events)
 
@@ -5523,11 +5521,10 @@ class RunLog:
             self.followers.pop(follower, None)
             if not self.followers:
                 self._forget(self._first + len(self._events))
-                if self._overflow:
-                    self._drop_overflow()
+                self._drop_overflow()
 
     async def ended(self, seconds: float | None = None) -> bool:
-        """Wait until the log is closed; False if it is not after so many seconds."""
+        """Wait until the log is closed, at most `seconds`; return whether it is."""
         follower = Follower()
         self._waiters.add(follower)
         try:
@@ -5536,7 +5533,7 @@ class RunLog:
             self._waiters.discard(follower)
 
     def take(self, follower: Follower) -> list[Event]:
-        """What the follower has not seen yet, or a part of it. Raises Overtaken."""
+        """Return the events that the follower has not seen yet, or the first of them. Raises Overtaken."""
         with self._lock:
             number = self.followers[follower]
             if number < self._lost:
@@ -5556,18 +5553,18 @@ class RunLog:
             return fresh
 
     async def follow(self, follower: Follower, heartbeat: float = HEARTBEAT_SECONDS) -> AsyncIterator[list[Event]]:
-        """Batches of events until the log closes; an empty one when the follower was sent nothing for `heartbeat`
-        seconds, whatever was kept from them meanwhile; the error, without an id, if they are let go. Raises Overtaken.
+        """Yield batches of events until the log closes, and an empty one whenever the client was sent nothing for
+        `heartbeat` seconds. Ends with the error, without an id, if the log has `failed`. Raises Overtaken.
 
-        An event after a pause goes at once; a burst goes in batches, the more apart the larger they are.
+        An event after a pause is yielded at once, a burst in batches, with a longer pause after a larger batch.
         """
         next_at = 0.0
         try:
             while True:
-                follower.looks, closed = True, self.closed  # before the look, so that nothing is missed
+                follower.wants_wake, closed = True, self.closed  # before `take`, so that nothing is missed
                 fresh = self.take(follower)
                 if fresh:
-                    follower.looks = False
+                    follower.wants_wake = False
                     if next_at > time.monotonic():
                         while (left := next_at - time.monotonic()) > 0 and not self.closed:
                             await follower.sleep(left)
@@ -5576,7 +5573,7 @@ class RunLog:
                     next_at = time.monotonic() + pause
                     yield fresh
                 elif closed:
-                    if self.let_go:  # no event to come back to: those before it may be stored later
+                    if self.failed:  # without an id: events before it may be stored later
                         yield [Event(NO_ID, "error", self.error or b"null")]
                     return
                 else:
@@ -5589,18 +5586,18 @@ class RunLog:
 
 
 class Logs:
-    """The logs of live runs, and of threads that somebody follows."""
+    """The event logs of live runs, and of threads that have followers."""
 
     def __init__(self) -> None:
-        self._runs: dict[str, RunLog] = {}
-        self.threads: dict[str, RunLog] = {}
+        self._runs: dict[str, EventLog] = {}
+        self.threads: dict[str, EventLog] = {}
         self._lock = threading.Lock()
 
-    def of_run(self, run_id: str, follower: Follower | None = None) -> RunLog:
-        """Return the log of a live run, joined by a follower. Whoever asks first makes it."""
+    def of_run(self, run_id: str, follower: Follower | None = None) -> EventLog:
+        """Return the log of a live run, made if there is none, and let a follower join it."""
         with self._lock:
             if run_id not in self._runs:
-                self._runs[run_id] = RunLog()
+                self._runs[run_id] = EventLog()
             if follower:
                 self._runs[run_id].join(follower)
             return self._runs[run_id]
@@ -5612,10 +5609,10 @@ class Logs:
             ended.close()
 
     def fail_run(self, run_id: str, value: JsonObject) -> None:
-        """Let those who follow a run go with an error."""
+        """End the streams of a run with an error, before the run's end is stored."""
         run_log = self.of_run(run_id)
-        run_log.error, run_log.let_go = to_json(value), True
-        run_log.close()  # it stays until `close_run`, for who comes now
+        run_log.error, run_log.failed = to_json(value), True
+        run_log.close()  # it stays until `close_run`, for followers that come meanwhile
 
     def close_all(self) -> None:
         with self._lock:
@@ -5624,9 +5621,9 @@ class Logs:
         for each in ended:
             each.close()
 
-    def follow_thread(self, thread_id: str, follower: Follower) -> RunLog:
+    def follow_thread(self, thread_id: str, follower: Follower) -> EventLog:
         with self._lock:
-            joined = self.threads.setdefault(thread_id, RunLog(MAX_BEHIND_PAGES))
+            joined = self.threads.setdefault(thread_id, EventLog(MAX_BEHIND_PAGES))
             joined.join(follower)
             return joined
 
@@ -5642,21 +5639,21 @@ class Logs:
             told.append(event)
 
 
-PROTOCOL = "protocol/"  # begins the names of events that are in the event streaming protocol's own form
+PROTOCOL = "protocol/"  # prefix of events whose data is in the form of the event streaming protocol
 PROTOCOL_MODES = ["values", "updates", "messages", "tools", "lifecycle", "custom", "tasks", "checkpoints"]
-# The names of events that a run's ordinary stream shows; the group is the mode of those in the protocol's own form.
+# The events that a run's ordinary (SSE) stream shows; group 1 is the stream mode of those in the protocol's form.
 ORDINARY = re.compile(rf"(?!{PROTOCOL}|{RUN_DONE})|{PROTOCOL}(values|updates|custom|tasks|checkpoints)$")
 NUMBERED = ("values", "updates", "custom", "tasks")  # ordinary events that the event streaming protocol shows, too
 
 
 def need_event_streaming() -> None:
-    """Raises NotServed where LangGraph is too old for the event streaming protocol."""
+    """Raise NotServed if LangGraph is too old for the event streaming protocol."""
     if RunControl is None:
         raise NotServed("Event streaming needs langgraph 1.2 or later: python -m pip install -U langgraph")
 
 
 def envelope(event: Event) -> JsonObject:
-    """An event that has a number, as it shows in the event streaming protocol."""
+    """Return a numbered event as the event streaming protocol shows it."""
     name, params = event.name.removeprefix(PROTOCOL), from_json(event.data)
     method, *namespace = name.split("|")
     if name == event.name:
@@ -5670,8 +5667,7 @@ def envelope(event: Event) -> JsonObject:
 
 
 def sse_frame(event: Event, with_id: bool) -> bytes:
-    """Return an event as a server-sent one of an ordinary stream. JSON has no line ends of its own, and names lose
-    theirs."""
+    """Return an event as a frame of an ordinary stream. JSON has no line breaks; those of names become spaces."""
     name, data = "metadata" if event.name == RUN_DONE else event.name, event.data
     if (shown := ORDINARY.match(name)) and shown[1]:
         params = from_json(data)
@@ -5685,7 +5681,7 @@ SSE_HEARTBEAT = b": heartbeat\r\n\r\n"
 
 
 def _graph_call(graph: Graph, run: Run, control: RunControl | None) -> JsonObject:
-    """Return what a run calls its graph with. Raises InvalidUpdateError."""
+    """Return the keyword arguments with which a run calls its graph. Raises InvalidUpdateError."""
     kwargs = run.kwargs
     modes = {"messages" if mode == "messages-tuple" else mode for mode in kwargs["stream_mode"]}
     context, schema = kwargs["context"], graph.context_schema
@@ -5707,8 +5703,8 @@ def _graph_call(graph: Graph, run: Run, control: RunControl | None) -> JsonObjec
 
 
 async def graph_events(graph: Graph, run: Run, control: RunControl | None) -> AsyncIterator[tuple[str, Any]]:
-    """Run the graph: what it emits, as (event name, data). Mode `events` is langchain's astream_events."""
-    calls: Any = graph  # the overloads of its methods leave out what both versions take
+    """Run the graph and yield its events as (name, data). Mode `events` is LangChain's astream_events."""
+    calls: Any = graph  # LangGraph's overloads lack arguments that both methods take
     call, converter = _graph_call(graph, run, control), ChunkConverter(graph, run)
     if "events" not in run.kwargs["stream_mode"]:
         async for chunk in calls.astream(**call):
@@ -5724,12 +5720,12 @@ async def graph_events(graph: Graph, run: Run, control: RunControl | None) -> As
 
 
 class ChunkConverter:
-    """Turns what LangGraph streams into the events that a run asked for, as (name, data)."""
+    """Turns the chunks that LangGraph streams into events of the run's stream modes, as (name, data)."""
 
     def __init__(self, graph: Graph, run: Run) -> None:
         self._run = run
         self._modes: list[str] = run.kwargs["stream_mode"]
-        self._keys = output_keys(graph) if "events" in self._modes else None  # else LangGraph leaves the others out
+        self._keys = output_keys(graph) if "events" in self._modes else None  # else LangGraph itself selects
         self._messages: dict[str, BaseMessage] = {}
 
     def convert(self, chunk: Any) -> Iterator[tuple[str, Any]]:
@@ -5745,7 +5741,7 @@ class ChunkConverter:
             yield mode + suffix, data if namespace or self._keys is None else self._output(mode, data, self._keys)
 
     def _message_parts(self, message: BaseMessage, metadata: JsonObject) -> Iterator[tuple[str, Any]]:
-        """The `messages` mode: each message grows, chunk by chunk, under its id."""
+        """Yield the events of mode `messages`: each message as it has grown so far, by its id."""
         known = self._messages.get(message.id or "")
         if known is None:
             yield "messages/metadata", {message.id: {"metadata": metadata}}
@@ -5759,7 +5755,7 @@ class ChunkConverter:
 
     @staticmethod
     def _output(mode: str, chunk: Any, keys: Sequence[str]) -> Any:
-        """Values or updates without what is not in the output schema, where mode `events` is to have it all."""
+        """Return values or updates with the keys of the output schema only: for mode `events` LangGraph emits all."""
         if mode not in ("values", "updates") or not isinstance(chunk, dict):
             return chunk
         if mode == "values":
@@ -5772,12 +5768,12 @@ class ChunkConverter:
 
 
 def _debug_event(event: JsonObject) -> JsonObject:
-    """A debug event, with the checkpoint spelled out as in states."""
+    """Return a debug event whose checkpoints are in the form that thread states have."""
     if event.get("type") != "checkpoint":
         return event
     payload, tasks = event["payload"], []
     for task in payload["tasks"]:
-        state = task.get("state")  # of its subgraph, if it has one
+        state = task.get("state")  # of its subgraph
         shown = {key: value for key, value in task.items() if key != "state"}
         tasks.append({**shown, "checkpoint": _subgraph_place(state)} if state else task)
     spelled = {
@@ -5789,7 +5785,7 @@ def _debug_event(event: JsonObject) -> JsonObject:
 
 
 def _checkpoint_event(payload: JsonObject) -> JsonObject:
-    """A checkpoint event without what the server put into the configurable for itself."""
+    """Return a checkpoint event without the server's own keys of the configurable."""
 
     def public(config: JsonObject | None) -> JsonObject | None:
         if config is None:
@@ -5802,13 +5798,12 @@ def _checkpoint_event(payload: JsonObject) -> JsonObject:
 
 @functools.cache
 def protocol_transformers() -> list[Any]:
-    """Return those of LangGraph's stream transformers that its event streaming protocol takes only if they are asked
-    for, and one of the server's own."""
+    """Return the stream transformers that LangGraph's event streaming protocol leaves out by default, and TasksTap."""
     from langgraph.stream import CheckpointsTransformer, CustomTransformer, StreamTransformer, UpdatesTransformer
     from langgraph.stream.stream_channel import StreamChannel
 
     class TasksTap(StreamTransformer):
-        """Passes on the tasks events, which LangGraph's own transformers swallow: as the data of others."""
+        """Repeats tasks events, which LangGraph's own transformers swallow, as the data of new events."""
 
         _native = True
         required_stream_modes = ("tasks",)
@@ -5826,13 +5821,12 @@ def protocol_transformers() -> list[Any]:
 
 
 async def protocol_events(graph: Graph, run: Run, control: RunControl | None) -> AsyncIterator[tuple[str, JsonObject]]:
-    """Run the graph: what it emits as (method, params) of the event streaming protocol, which LangGraph
-    itself makes."""
-    need_event_streaming()  # the run may be of a start with a newer LangGraph
+    """Run the graph and yield events as (method, params) of the event streaming protocol. Raises NotServed."""
+    need_event_streaming()  # the run may have been made when a newer LangGraph was installed
     call, calls, converter = _graph_call(graph, run, control), cast(Any, graph), ProtocolConverter(run)
     del call["stream_mode"], call["subgraphs"]
     call["transformers"] = [each for each in protocol_transformers() if each not in graph.stream_transformers]
-    held: list[tuple[str, JsonObject]] = []  # root values; a root checkpoint right after them is theirs, and goes first
+    held: list[tuple[str, JsonObject]] = []  # root values: the checkpoint that follows them has to be sent first
     async for event in await calls.astream_events(**call, version="v3"):
         for method, params in converter.convert(event):
             root = not params["namespace"]
@@ -5849,25 +5843,25 @@ async def protocol_events(graph: Graph, run: Run, control: RunControl | None) ->
 
 
 def event_bridge() -> Any:
-    """Return LangChain's module that turns messages into events of the protocol: it has no public name."""
+    """Return LangChain's private module that turns messages into events of the protocol."""
     from langchain_core.language_models import _compat_bridge
 
     return _compat_bridge
 
 
 class ProtocolConverter:
-    """Turns what LangGraph emits in its protocol into what clients of the server expect."""
+    """Turns LangGraph's protocol events into those that clients of LangGraph Server expect."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._names: dict[tuple[str, ...], str] = {}
         self._message_ids: dict[str, Any] = {}
-        self._asked: set[str] = set()  # a subgraph's question comes again with its parents' values
+        self._asked: set[str] = set()  # interrupt ids: a subgraph's interrupt comes again with its parents' values
 
     def convert(self, event: Any) -> Iterator[tuple[str, JsonObject]]:
         method, params = event["method"], dict(event["params"])
         data, interrupts = params["data"], params.pop("interrupts", ())
-        if method == "tasks":  # as TasksTap passed it on
+        if method == "tasks":  # as TasksTap repeats it
             params = data["params"]
         elif method == "values":
             params["data"] = reduced(data)
@@ -5881,10 +5875,10 @@ class ProtocolConverter:
             params = self._lifecycle(params)
         elif method == "messages":
             payload, metadata = data
-            if not isinstance(payload, dict):  # a whole message, which comes with the values
+            if not isinstance(payload, dict):  # a whole message: the values have it
                 return
-            params["data"] = self._spoken(payload, metadata["run_id"])
-        elif method == "checkpoints":  # where it stands; the state itself comes as values
+            params["data"] = self._message_part(payload, metadata["run_id"])
+        elif method == "checkpoints":  # ids only: the state itself comes as values
             head = {"id": (checkpoint_value(data.get("config")) or {}).get("checkpoint_id")}
             if parent := checkpoint_value(data.get("parent_config")):
                 head["parent_id"] = parent["checkpoint_id"]
@@ -5896,15 +5890,15 @@ class ProtocolConverter:
         if method == "tools" and data["event"] == "tool-finished":
             yield from self._tool_message(params)
 
-    def _spoken(self, payload: JsonObject, model_run: str) -> JsonObject:
-        """A part of a message with the message's id and its model's run: models may speak at the same time."""
+    def _message_part(self, payload: JsonObject, model_run: str) -> JsonObject:
+        """Return a part of a message with the ids of the message and of its model's run: several may be streaming."""
         if payload["event"] == "message-start":
             self._message_ids[model_run] = payload.get("id")
         return {**payload, "id": self._message_ids.get(model_run), "run_id": model_run}
 
     def _tool_message(self, params: JsonObject) -> Iterator[tuple[str, JsonObject]]:
-        """The answer to a tool call as a message of role `tool`, in a namespace of the call's own. The call stands for
-        the model's run, and names the message if the tool didn't."""
+        """Yield the answer to a tool call as a message of role `tool`, in a namespace of its own. The call's id is used
+        as the model's run, and in the message's id if the tool gave none."""
         call = params["data"]["tool_call_id"]
         if message := tool_answer(params["data"]["output"], call):
             place = {**params, "namespace": [*params["namespace"], f"tools:{call}"]}
@@ -5912,9 +5906,9 @@ class ProtocolConverter:
                 message, message_id=message.id or f"{self._run.run_id}-tool-{call}"
             ):
                 own: JsonObject = {"role": "tool", "tool_call_id": call} if part["event"] == "message-start" else {}
-                if part["event"] == "content-block-delta":  # some clients read a block in `content`
+                if part["event"] == "content-block-delta":  # some clients read `content` instead of `delta`
                     own = {"content": {**part["delta"], "type": part["delta"]["type"].removesuffix("-delta")}}
-                yield "messages", {**place, "data": self._spoken({**part, **own}, call)}
+                yield "messages", {**place, "data": self._message_part({**part, **own}, call)}
 
     def _lifecycle(self, params: JsonObject) -> JsonObject:
         data = params["data"]
@@ -5929,14 +5923,14 @@ class ProtocolConverter:
 
 
 def asked_question(interrupt: JsonObject) -> JsonObject:
-    """An interrupt in the words of the event streaming protocol."""
+    """Return an interrupt as the data of the protocol's `input.requested`."""
     more = {key: value for key, value in interrupt.items() if key != "id" and value is not None}
     return {"interrupt_id": interrupt["id"], "payload": interrupt["value"], "value": interrupt["value"], **more}
 
 
 def tool_answer(output: Any, call: str) -> ToolMessage | None:
-    """Return the message in a tool's output that answers the call; None if a command has none for it. A value that is
-    no message becomes one, as text."""
+    """Return the message in a tool's output that answers a call, None if there is none for it. An output without
+    messages and commands becomes a message, as text."""
     if isinstance(output, ToolMessage):
         return output
     parts = as_list(output)
@@ -5946,7 +5940,7 @@ def tool_answer(output: Any, call: str) -> ToolMessage | None:
 
 
 def _tool_messages(value: Any) -> Iterator[ToolMessage]:
-    """The tool messages in a part of a tool's output: in a command's update they may be dictionaries."""
+    """Yield the tool messages in a part of a tool's output. Those in a command's update may be dictionaries."""
     if isinstance(value, langgraph_types.Command):
         value = list(value.update.values()) if isinstance(value.update, dict) else value.update
     if isinstance(value, list | tuple):
@@ -5962,7 +5956,7 @@ _REDUCED_MESSAGES = ("human", "ai", "system", "tool", "function", "remove", "cha
 
 
 def reduced(value: Any) -> Any:
-    """State with its messages as the event streaming protocol shows them: without empty fields."""
+    """Return state with its messages as the event streaming protocol shows them: without empty fields."""
     if isinstance(value, BaseMessage):
         value = value.model_dump()
     if isinstance(value, dict):
@@ -5985,8 +5979,6 @@ NOT_TWICE = (
     "LangGraph 0.6.0 and is the long term planned replacement for configurable."
 )
 
-# What of the request enters the configurable: its id, and the headers that langgraph.json names.
-
 
 @dataclass
 class NewRun:
@@ -5994,11 +5986,11 @@ class NewRun:
 
     thread_id: str | None
     body: RunCreate
-    start: bool = True  # at once, if nothing is in the way
+    start: bool = True  # at once, if its thread is free
     cron_id: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)  # those that enter the configurable
+    headers: Mapping[str, str] = field(default_factory=dict)  # that enter the configurable: the request's id, and more
     protocol: bool = False  # started by a command of the event streaming protocol
-    task_id: str | None = None  # of the A2A task that it is made for
+    task_id: str | None = None  # of its A2A task
     access: RunAccess = RunAccess()
     run_id: str = field(default_factory=new_id)
 
@@ -6010,7 +6002,7 @@ class NewRun:
     def run(
         self, graphs: Graphs, assistant: Assistant, thread_id: str, thread: Thread | None, config: JsonObject
     ) -> Run:
-        """Return the run for its row. `thread` is None if it is made for the run, `config` the client's. Raises
+        """Return the run, to be inserted. `thread` is None if it is new, too; `config` is the client's. Raises
         BadRequest or Invalid."""
         body, context, own = self.body, self.body.context or {}, self.own(assistant, thread_id)
         modes = body.stream_mode or ["values"]
@@ -6030,7 +6022,7 @@ class NewRun:
             "interrupt_after": body.interrupt_after,
             "webhook": body.webhook,
             "feedback_keys": body.feedback_keys,
-            # the run and its thread vanish when it ends
+            # its thread is deleted when it ends
             "temporary": self.thread_id is None and body.on_completion != "keep",
             "subgraphs": bool(body.stream_subgraphs),
             "resumable": bool(body.stream_resumable),
@@ -6061,7 +6053,7 @@ class NewRun:
         )
 
     def own(self, assistant: Assistant, thread_id: str) -> JsonObject:
-        """Return the values of the run's configurable that only the server gives."""
+        """Return the part of the run's configurable that only the server sets."""
         body = self.body
         given = body.config.configurable if body.config else {}
         place = {name: given.get(name) for name in PLACE_KEYS}
@@ -6085,17 +6077,16 @@ class NewRun:
 
 
 class Created(NamedTuple):
-    """A run that was made, the live runs that gave way (those running have to be stopped yet), the run as started,
-    if it was, and what is to be told of the ends of those that gave way."""
+    """A new run, and what is left to do once its transaction is committed."""
 
     run: Run
-    gave_way: list[Run]
-    started: Run | None
-    told: list[tuple[Run, Event]]
+    gave_way: list[Run]  # live runs that it supersedes; running ones have to be stopped
+    started: Run | None  # the run, if it is to be executed at once
+    told: list[tuple[Run, Event]]  # how runs in `gave_way` ended, for their followers
 
 
 def make_run(conn: sqlite3.Connection, graphs: Graphs, new: NewRun) -> Created:
-    """Make a run: thread, multitask rule, run row. Raises NotFound, Conflict or BadRequest."""
+    """Make a run, and its thread if it is new; apply the multitask strategy. Raises NotFound, Conflict, BadRequest."""
     body = new.body
     assistant = Assistants(conn).get(body.assistant_id, new.access.assistants)
     thread = Threads(conn).get(new.thread_id) if new.thread_id else None
@@ -6110,11 +6101,11 @@ def make_run(conn: sqlite3.Connection, graphs: Graphs, new: NewRun) -> Created:
         gave_way = Runs(conn).live(thread.thread_id)
         for run in gave_way:
             cancel_live_run(conn, run, strategy, f"superseded by run {new.run_id} (multitask_strategy={strategy})")
-        thread = Threads(conn).get(thread.thread_id)  # a stateless run's thread has gone with it
+        thread = Threads(conn).get(thread.thread_id)  # None if it was a stateless run's: deleted with the run
     elif thread and thread.status == "interrupted" and (waiting := Tasks(conn).waiting(thread.thread_id)):
-        if body.input is None or _given_command(body):  # who answers a task's question goes on with the A2A task
+        if body.input is None or _given_command(body):  # an answer: the A2A task goes on
             new = replace(new, task_id=waiting.run.task_id)
-        else:  # other input drops the question, and ends its task
+        else:  # other input drops the question, and ends the task
             Runs(conn).set_status(waiting.run.run_id, "interrupted")
     thread_id = thread.thread_id if thread else new.thread_id or new_id()
     free = thread is None or thread.status != "busy"
@@ -6147,43 +6138,43 @@ def cancel_live_run(conn: sqlite3.Connection, run: Run, action: str, reason: str
 
 
 def _given_command(body: RunCreate) -> JsonObject | None:
-    """Return the command of a run. An empty one counts as none; resume with null is an answer like any other."""
+    """Return the command of a run, None if it is empty. `resume` with null is an answer like any other."""
     command = body.command.given() if body.command else {}
     return command if any(command.get(key) for key in ("update", "goto")) or "resume" in command else None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `rest` is the state of its thread then, None if the run left it alone. `refusal` tells why
+    """How a run ended. `state` is what its thread shows then, None if the run left it alone. `refusal` tells why
     a strict resume was refused: such a run fails, and leaves its thread as it was."""
 
     status: str
     error: JsonObject | None = None
-    rest: Rest | None = None
+    state: ShownState | None = None
     shared: Sequence[SharedPuts] = ()
     refusal: JsonObject | None = None
 
 
-# How a cancelled run ends, and the error that tells why, by the action that was asked for.
+# The status of a cancelled run and the name of its error, by the action that was asked for.
 CANCELLED = {"interrupt": ("interrupted", "UserInterrupt"), "rollback": ("rollback", "UserRollback")}
 
 
 def _terminals(outcome: Outcome) -> list[JsonObject]:
-    """How the event streaming protocol tells the end of a run. One that was cancelled is `interrupted`; but that is
-    what a question looks like, too, and the Python client waits on. `completed` ends its iterators, and unlike
-    `failed` shows no error in a browser that meets it again when it sends the next message."""
+    """Return the lifecycle events that end a run in the event streaming protocol. A cancelled run is `interrupted`;
+    but so is one that asks a question, and there the Python client waits on, so `completed` has to follow: unlike
+    `failed` it shows no error in a browser that reads it again with its next message."""
     if outcome.status == "error":
         message = {"error": outcome.error["message"]} if outcome.error else {}
         return [{"event": "failed", **message, **(outcome.refusal or {})}]
     if outcome.status in ("interrupted", "rollback"):
         return [{"event": "interrupted"}, {"event": "completed"}]
-    waits = outcome.rest is not None and outcome.rest.status == "interrupted"
+    waits = outcome.state is not None and outcome.state.status == "interrupted"
     return [{"event": "interrupted" if waits else "completed"}]
 
 
 def finish_run(conn: sqlite3.Connection, run: Run, outcome: Outcome) -> Outcome | None:
-    """End a running run: its row, its thread, its webhook. Return how it ended, which a cancel decides that came before
-    this transaction; None if the run was deleted meanwhile."""
+    """End a running run: its row, its thread, its webhook. Return the outcome, which is that of a cancel if one came
+    before this transaction, or None if the run was deleted meanwhile."""
     if (cancel := Runs(conn).finish(run.run_id, outcome.status)) is None:
         return None
     action, reason = cancel
@@ -6196,9 +6187,9 @@ def finish_run(conn: sqlite3.Connection, run: Run, outcome: Outcome) -> Outcome 
     failed = outcome.status == "error" and outcome.refusal is None
     if outcome.status == "rollback":
         Runs(conn).delete(run)
-    if (rest := outcome.rest) and outcome.status != "rollback":
-        status = "error" if failed else rest.status
-        Threads(conn).set_state(run.thread_id, status, rest.values, rest.interrupts, outcome.error, rest.output_keys)
+    if (state := outcome.state) and outcome.status != "rollback":
+        status = "error" if failed else state.status
+        Threads(conn).set_state(run.thread_id, status, state.values, state.interrupts, outcome.error, state.output_keys)
     else:
         Threads(conn).set_outcome(run.thread_id, "error" if failed else None, outcome.error)
     if run.kwargs["webhook"] or run.kwargs["temporary"]:
@@ -6207,9 +6198,9 @@ def finish_run(conn: sqlite3.Connection, run: Run, outcome: Outcome) -> Outcome 
 
 
 def leave_behind(conn: sqlite3.Connection, run: Run, outcome: Outcome) -> None:
-    """Keep what a run that is over leaves for its webhook, and delete its thread if that was made for it alone."""
+    """Store the webhook of a run that is over, and delete its thread if that was made for it alone."""
     if url := run.kwargs["webhook"]:
-        shown = outcome.rest if outcome.status != "rollback" and not run.kwargs["temporary"] else None
+        shown = outcome.state if outcome.status != "rollback" and not run.kwargs["temporary"] else None
         payload = {
             **run.to_dict(),
             "status": outcome.status,
@@ -6230,8 +6221,8 @@ NODE_THREADS = "devserver-node"
 class RunLoop:
     """The event loop, on a thread of its own, that executes all graphs.
 
-    One loop, since users keep clients in globals, bound to the loop they met first. A watchdog names the
-    line of user code that blocks it.
+    One loop, since users keep clients in globals, bound to the loop that used them first. A watchdog logs the line of
+    user code that blocks it.
     """
 
     WORKERS = 256
@@ -6260,11 +6251,11 @@ class RunLoop:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
     async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run something here for a caller on another loop."""
+        """Run a coroutine here for a caller on another loop."""
         return await asyncio.wrap_future(self.spawn(coroutine))
 
     async def run_or_elsewhere(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run something here, or on a loop of its own if a node blocks this one."""
+        """Run a coroutine here, or on a new loop if a node blocks this one."""
         begun = asyncio.Event()
         caller = asyncio.get_running_loop()
 
@@ -6285,7 +6276,7 @@ class RunLoop:
         while not self._stopped.is_set():
             try:
                 self.loop.run_forever()
-            except (SystemExit, KeyboardInterrupt):  # a node called sys.exit: its own run has failed with it
+            except (SystemExit, KeyboardInterrupt):  # a node called sys.exit, which has failed its own run
                 log.warning("a graph tried to exit the process")
 
     def _watch(self) -> None:
@@ -6297,8 +6288,8 @@ class RunLoop:
                 frame = sys._current_frames().get(self._thread.ident or 0)
                 stack = traceback.extract_stack(frame)
                 at = next((entry for entry in reversed(stack) if not _is_library(entry.filename)), stack[-1])
-                what = f"{at.filename}:{at.lineno} ({at.line})"
-                log.warning("%s blocks the run loop: other runs wait (await it, or make the node a def)", what)
+                line = f"{at.filename}:{at.lineno} ({at.line})"
+                log.warning("%s blocks the run loop: other runs wait (await it, or make the node a def)", line)
                 while not (self._stopped.is_set() or beat.wait(self.BLOCKED_SECONDS)):  # told once
                     pass
 
@@ -6307,12 +6298,12 @@ ATTEMPTS = 5
 
 
 class Fatal(Exception):
-    """A run that seems to take the server with it, again and again."""
+    """A run during which the server has ended again and again."""
 
 
 def _resume(conn: sqlite3.Connection, run: Run) -> Run:
-    """Return a run as its later attempt goes on: without its input if that was applied, else from the start. Raises
-    Fatal after some attempts in a row that stored nothing."""
+    """Return a run as its next attempt executes it: without its input if a checkpoint has that already, else from the
+    start. Raises Fatal if the last attempts, ATTEMPTS of them, stored nothing."""
     if (vain := run.attempt - 1 - Runs(conn).reached_in(run)) >= ATTEMPTS:
         raise Fatal(f"the server ended {vain} times while this run went on, so it is not tried again")
     if Runs(conn).has_checkpoint(run):
@@ -6324,7 +6315,7 @@ def _resume(conn: sqlite3.Connection, run: Run) -> Run:
     answer = (run.kwargs["command"] or {}).get("resume")
     if answer is not None and not isinstance(answer, dict) and Runs(conn).has_used_answer(run):
         Runs(conn).take_back(run.run_id, run.thread_id, NULL_TASK_ID, WRITES_IDX_MAP[RESUME])
-        return replace(run, kwargs={**run.kwargs, "input": None, "command": None})  # its update is pending
+        return replace(run, kwargs={**run.kwargs, "input": None, "command": None})  # its pending writes have the update
     Runs(conn).take_back(run.run_id, run.thread_id, NULL_TASK_ID)
     return run
 
@@ -6348,12 +6339,12 @@ async def _is_at_breakpoint(graph: Graph, run: Run) -> bool:
     return bool(ran if after == "*" else ran & set(after))
 
 
-# After a crash nobody knows which numbers clients have seen: the next attempt's are beyond them.
+# After a crash it is unknown which event numbers clients have seen: the next attempt begins beyond them.
 LOST_SEQS = 1_000_000
 
 
 def _lifecycle(graphs: Graphs, run: Run, data: JsonObject) -> JsonObject:
-    """Return the beginning or the end of a run's own graph, in the event streaming protocol."""
+    """Return the params of a lifecycle event of a run's root graph, for the event streaming protocol."""
     graph_id = run.graph_id
     name = graphs.loaded[graph_id].name if graph_id in graphs.loaded else graph_id
     event_id, ms = f"synth:{run.run_id}:lc||{data['event']}", CLOCK.micros() // 1000
@@ -6361,9 +6352,8 @@ def _lifecycle(graphs: Graphs, run: Run, data: JsonObject) -> JsonObject:
 
 
 def keep_ends(conn: sqlite3.Connection, graphs: Graphs, cancelled: Iterable[Run]) -> list[tuple[Run, Event]]:
-    """Keep and return what tells of the ends of cancelled runs that had not begun. Where another run of the thread goes
-    on, nothing is told by the event streaming protocol: the other's end lets its followers go, and this would be taken
-    for it."""
+    """Store and return the events that end cancelled runs which had not begun. If another run of the thread is live,
+    there are none of the event streaming protocol: its clients would take them for the end of that run."""
     told = []
     for run in cancelled:
         if run.status != "pending":
@@ -6383,10 +6373,10 @@ def keep_ends(conn: sqlite3.Connection, graphs: Graphs, cancelled: Iterable[Run]
 
 
 class Execution:
-    """One attempt at a run: its graph is called, and its events go to who follows the run or its thread. Those of a
-    resumable run go to the database before, each once, in order."""
+    """One attempt at a run: calls its graph and passes the events to followers of the run and of its thread, those of a
+    resumable run by way of the database, each once, in order."""
 
-    TRIES = 10  # to store the end, before those who follow are let go
+    TRIES = 10  # to store the end, before followers are sent away with an error
 
     def __init__(self, db: Db, graphs: Graphs, logs: Logs, run: Run, caller: Caller) -> None:
         self._db = db
@@ -6395,16 +6385,16 @@ class Execution:
         self._run = run
         self.caller = caller
         self._run_log = logs.of_run(run.run_id)
-        self._queue: RunLog | None = None  # of a resumable run to the database; what is too much for memory overflows
+        self._queue: EventLog | None = None  # events of a resumable run on their way to the database
         self._reader: Follower
         if run.kwargs["resumable"]:
-            self._queue, self._reader = RunLog(), Follower()
+            self._queue, self._reader = EventLog(), Follower()
             self._queue.join(self._reader)
-        self._part: list[Event] = []  # taken from the queue, not written yet
+        self._part: list[Event] = []  # taken from the queue, but not stored yet
         self._writing: asyncio.Task[None] | None = None
         wanted, last_seq = db.look(lambda conn: Runs(conn).start_state(run.run_id))
         self._seq = last_seq + LOST_SEQS * (run.attempt - 1)
-        self._speaking: dict[str, JsonObject] = {}  # what messages have begun with, by their model's run
+        self._unfinished: dict[str, JsonObject] = {}  # `message-start` of messages being streamed, by their model's run
         self.control = RunControl() if RunControl is not None else None
         self.task = asyncio.ensure_future(self._execute())
         if not wanted:  # it was cancelled before it began
@@ -6432,22 +6422,22 @@ class Execution:
             if isinstance(error, UnknownInterruptError):  # LangGraph refuses a strict resume
                 ids = {"interrupt_ids": list(error.interrupt_ids), "pending_ids": list(error.pending_ids)}
                 refusal = {"reason": error.reason, **ids}
-            return Outcome("error", value, await self.rest_after_cancel(value), refusal=refusal)
+            return Outcome("error", value, await self.state_after_cancel(value), refusal=refusal)
         finally:
             self.caller.end(cancelled=False)
 
     async def end(self, outcome: Outcome, stopping: Callable[[], bool]) -> Outcome | None:
-        """Store how the run ended, then tell those who follow it. Return the stored outcome, or None if the run was
-        deleted meanwhile. While the database takes nothing, wait; raise Unavailable if the server stops then. A run
-        whose end, or whose events, can't be stored for another reason fails."""
+        """Store how the run ended, then tell its followers. Return the stored outcome, or None if the run was deleted
+        meanwhile. While the database is unavailable, wait; raise Unavailable if the server stops meanwhile. If the end,
+        or an event, can't be stored for another reason, the run fails."""
         failure = self._event("error", outcome.error) if outcome.status == "error" and outcome.error else None
         tries = itertools.count(1)
 
         def patient(error: Unavailable) -> bool:
             if stopping():
                 return False
-            if next(tries) == self.TRIES:  # it may last: nobody who follows need wait any more
-                log.error("run %s has ended, which is stored as soon as it can be: %s", self._run.run_id, error)
+            if next(tries) == self.TRIES:  # it may last: followers need not wait any longer
+                log.error("run %s has ended, but that cannot be stored yet: %s", self._run.run_id, error)
                 self._logs.fail_run(self._run.run_id, outcome.error or exception_value(error))
             return True
 
@@ -6458,7 +6448,7 @@ class Execution:
         except Unavailable:
             raise
         except Exception as error:
-            log.exception("run %s could not be ended", self._run.run_id)
+            log.exception("the end of run %s could not be stored: the run fails", self._run.run_id)
             outcome = Outcome("error", exception_value(error))
             failure = self._event("error", outcome.error)
             ended, last, done = await self._db.write(self._finish, outcome, failure, patient=patient)
@@ -6471,34 +6461,34 @@ class Execution:
         return ended
 
     async def leave(self) -> None:
-        """Let the run go on with the next start of the server."""
+        """Store what is left of the events; the run goes on with the next start of the server."""
         if self._queue:
             await self._flush(impatient)
             self._queue.leave(self._reader)
 
-    async def rest_after_cancel(self, failure: JsonObject | None = None) -> Rest | None:
-        """Return the thread's state after a run that was stopped, or failed so; None if that can't be told."""
+    async def state_after_cancel(self, failure: JsonObject | None = None) -> ShownState | None:
+        """Return what the thread shows after a cancel, or after `failure` of the run; None if it can't be read."""
         if self._run.kwargs["temporary"]:
             return None
         try:
             async with self._graphs.open(self._run.graph_id, self._run.config(), "threads.read") as graph:
                 found = await snapshot(graph, place_config(self._run.thread_id))
-                return Rest.of(graph, found) if found.created_at else None
+                return ShownState.of(graph, found) if found.created_at else None
         except Exception as error:  # the graph is gone or broken
-            if exception_value(error) != failure:  # else the run's own error says so
+            if exception_value(error) != failure:  # else it is logged already
                 log_old_state(self._run.thread_id, error)
             return None
 
     def _finish(
         self, conn: sqlite3.Connection, outcome: Outcome, failure: Event | None
     ) -> tuple[Outcome | None, list[Event], Event]:
-        """End the run. Return how it ended, and the events that tell it to who follows the run, and its thread. A run
-        that was deleted ends as if it was cancelled."""
+        """End the run. Return its outcome, None if it was deleted (followers see a cancel); the last events for
+        followers of the run and its thread; and `run_done`, for those of its thread."""
         ended = finish_run(conn, self._run, outcome)
         told = ended or Outcome("interrupted")
         last = [failure] if failure and told.status == "error" else []
         why = told.error["message"] if told.error and told.status == "error" else "The run was cancelled."
-        for begun in self._speaking.values():  # messages that were cut short: the Python client waits for their ends
+        for begun in self._unfinished.values():  # messages that were cut short: the Python client waits for their ends
             cut = {"event": "error", "message": why, "id": begun["data"]["id"], "run_id": begun["data"]["run_id"]}
             params = {**begun, "timestamp": CLOCK.micros() // 1000, "data": cut}
             last.append(self._event(f"{PROTOCOL}messages", params))
@@ -6512,7 +6502,7 @@ class Execution:
     def _event(self, name: str, data: Any) -> Event:
         numbered = name.startswith(PROTOCOL) or name.partition("|")[0] in NUMBERED
         self._seq += numbered
-        text = bytes(memoryview(to_json(data)))  # a copy of its own size: orjson's keeps a buffer of 4 KB
+        text = bytes(memoryview(to_json(data)))  # copied: orjson's keeps a buffer of 4 KB
         return Event(event_id(), name, text, self._seq if numbered else 0, self._run.run_id)
 
     def _tell(self, name: str, data: Any) -> None:
@@ -6522,9 +6512,9 @@ class Execution:
         elif name == f"{PROTOCOL}messages":
             message = data["data"]
             if message["event"] == "message-start":
-                self._speaking[message["run_id"]] = data
+                self._unfinished[message["run_id"]] = data
             elif message["event"] in ("message-finish", "error"):
-                self._speaking.pop(message["run_id"], None)
+                self._unfinished.pop(message["run_id"], None)
         elif name == "values":
             self._run_log.last_values = data
             for asked in data.get("__interrupt__", ()) if isinstance(data, dict) else ():
@@ -6545,13 +6535,13 @@ class Execution:
     def _show(self, events: Iterable[Event]) -> None:
         thread_log = self._logs.threads.get(self._run.thread_id)
         for event in events:
-            if ORDINARY.match(event.name) and not self._run_log.closed:  # else those who followed were let go
+            if ORDINARY.match(event.name) and not self._run_log.closed:  # closed if the log has failed
                 self._run_log.append(event)
             if thread_log:
                 thread_log.append(event)
 
     async def _write(self, patient: Callable[[Unavailable], bool] | None = None) -> None:
-        """Write the events that are left, then show them. Without `patient` what goes wrong is left to the flush."""
+        """Store the events in the queue, then show them. Without `patient`, leave them to `_flush` if that fails."""
         run = self._run
         try:
             while self._queue and (part := self._part or self._queue.take(self._reader)):
@@ -6568,7 +6558,7 @@ class Execution:
                 raise
 
     async def _flush(self, patient: Callable[[Unavailable], bool]) -> None:
-        """Write all that is left. Raises Unavailable, and Overtaken if events were lost."""
+        """Store all events that are left. Raises Unavailable, and Overtaken if events were dropped."""
         if self._writing is not None:
             await asyncio.wait([self._writing])
         await self._write(patient)
@@ -6599,19 +6589,19 @@ class Execution:
             else:
                 async for name, data in graph_events(graph, run, self.control):
                     self._tell(name, data)
-            RUN_SCOPE.set(NO_SCOPE)  # which the thread's state has no part in
+            RUN_SCOPE.set(NO_SCOPE)  # a thread's state has no shared values
             if run.kwargs["temporary"] and not kwargs["webhook"] and not self._run_log.interrupts:
                 return Outcome("success", shared=scope.loose_puts())
             READ_WITH.set(Recall(cast(Saver, graph.checkpointer).serde, *scope.latest) if scope.latest else None)
-            rest = Rest.of(graph, await graph.aget_state(place_config(run.thread_id)))
-            if rest.status == "interrupted" and self._run_log.last_values is not MISSING:
-                # LangGraph's last values have writes that wait for the rest of their superstep
-                self._run_log.last_values = output_of(rest.values, rest.output_keys)
-            shared = scope.loose_puts() if scope.supersteps and rest.status == "idle" else ()
-            return Outcome("success", rest=rest, shared=shared)
+            state = ShownState.of(graph, await graph.aget_state(place_config(run.thread_id)))
+            if state.status == "interrupted" and self._run_log.last_values is not MISSING:
+                # the last values that LangGraph streamed include writes of the unfinished superstep
+                self._run_log.last_values = output_of(state.values, state.output_keys)
+            shared = scope.loose_puts() if scope.supersteps and state.status == "idle" else ()
+            return Outcome("success", state=state, shared=shared)
 
     def _with_null_answer(self, run: Run) -> Run:
-        """Name the question of a null answer: LangGraph takes one that names none for no answer."""
+        """Return the run with a null answer under its question's id: LangGraph ignores a bare null."""
         command = run.kwargs["command"]
         if command.get("resume", MISSING) is not None:
             return run
@@ -6626,7 +6616,7 @@ class Execution:
 
 
 def check_webhook(url: str, allowed: WebhookUrls) -> None:
-    """Refuse webhooks that can't be meant, or may not be. One that is only a path leads to this server."""
+    """Raise Invalid for a webhook URL that is wrong, or that langgraph.json forbids. A path alone is on this server."""
     if len(url) > allowed.max_url_length:
         raise Invalid("Webhook URL too long")
     if url.startswith("/") and not url.startswith("//"):
@@ -6634,7 +6624,7 @@ def check_webhook(url: str, allowed: WebhookUrls) -> None:
             raise Invalid("Webhook host blocked: webhooks.url.disable_loopback forbids relative URLs")
         return
     try:
-        parts = httpx.URL(url)  # which sends it, too: nobody reads it in another way
+        parts = httpx.URL(url)  # the same parser that is used to send
     except httpx.InvalidURL as error:
         raise Invalid(f"Invalid webhook URL: {error}") from None
     if parts.scheme not in ("http", "https") or (allowed.require_https and parts.scheme != "https"):
@@ -6665,7 +6655,7 @@ _CLOUD_SECRETS = ipaddress.ip_network("fd00:ec2::/32")  # of Amazon's machines, 
 
 
 def check_webhook_address(text: str, allowed: WebhookUrls) -> None:
-    """Refuse an IP address where clouds keep their secrets, or this machine's if it is forbidden. Raises Invalid."""
+    """Raise Invalid for an IP address where clouds keep their secrets, and for this machine's if it is forbidden."""
     for address in _addresses_in(text):
         if address.is_link_local or address in _CLOUD_SECRETS:
             raise Invalid("Webhook host blocked: blocked IP range")
@@ -6674,7 +6664,7 @@ def check_webhook_address(text: str, allowed: WebhookUrls) -> None:
 
 
 def _addresses_in(text: str) -> Iterator[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    """Yield an address, and the IPv4 addresses in it if it is one of IPv6 that leads to them."""
+    """Yield an address, and the IPv4 addresses that an IPv6 address leads to."""
     address = ipaddress.ip_address(text.partition("%")[0])
     yield address
     if isinstance(address, ipaddress.IPv4Address):
@@ -6696,9 +6686,9 @@ def _addresses_in(text: str) -> Iterator[ipaddress.IPv4Address | ipaddress.IPv6A
             yield from (ipaddress.IPv4Address(low) for number in numbers if (low := number & 2**32 - 1))
 
 
-def _address_judge(host: str, allowed: WebhookUrls) -> Callable[[str, JsonObject], Coroutine[Any, Any, None]]:
-    """Return what watches httpx connect to a host, and refuses the address that it got before anything is sent: a name
-    may lead elsewhere by now. A proxy looks names up by itself."""
+def _address_check(host: str, allowed: WebhookUrls) -> Callable[[str, JsonObject], Coroutine[Any, Any, None]]:
+    """Return a trace function for httpx that checks the address of a connection before anything is sent: the name may
+    lead elsewhere by now. Does nothing if a proxy looks names up."""
     is_proxy = False
 
     async def watch(event: str, about: JsonObject) -> None:
@@ -6717,7 +6707,7 @@ def _address_judge(host: str, allowed: WebhookUrls) -> Callable[[str, JsonObject
 
 
 class WebhookSender:
-    """Posts what runs left for their webhooks; what a stop cuts short is sent after the next start."""
+    """Posts the webhooks of runs that are over; those that a stop cuts short are sent after the next start."""
 
     def __init__(self, db: Db, settings: Settings, address: str) -> None:
         """Raises StartError if the headers of langgraph.json can't be filled in."""
@@ -6725,12 +6715,12 @@ class WebhookSender:
         self._disabled = settings.http.disable_webhooks
         self._allowed = settings.webhooks.url
         self._headers = {**settings.webhooks.filled_headers(os.environ), "content-type": "application/json"}
-        self._address = address  # where URLs that are only a path lead: to this server
+        self._address = address  # of this server, for URLs that are a path alone
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     async def send_due(self) -> None:
         """Start to deliver every webhook that is not on its way."""
-        # no await between the look and the tasks: one delivered meanwhile would be taken for due, and sent twice
+        # no await before the tasks exist: a webhook delivered meanwhile would be taken for due, and sent twice
         for number, url, payload in self._db.look(lambda conn: Webhooks(conn).due()):
             if number not in self._tasks:
                 self._tasks[number] = asyncio.ensure_future(self._deliver(number, url, payload))
@@ -6748,12 +6738,12 @@ class WebhookSender:
             del self._tasks[number]
 
     async def _post(self, url: str, payload: bytes) -> None:
-        """POST a webhook, with four tries over some seconds. No proxy leads to this machine."""
+        """POST a webhook, with four tries over some seconds. For this machine proxies are not used."""
         whole = f"{self._address}{url}" if url.startswith("/") else url
         target = httpx.URL(whole)
-        host, watch = target.host, _address_judge(target.raw_host.decode(), self._allowed)
+        host, watch = target.host, _address_check(target.raw_host.decode(), self._allowed)
         direct = {f"all://{f'[{host}]' if ':' in host else host}": None} if is_loopback(host) else None
-        foreign = not whole.startswith(f"{self._address}/")  # nobody vouches for the certificate of one's own server
+        foreign = not whole.startswith(f"{self._address}/")  # one's own certificate may be self-signed
         async with httpx.AsyncClient(verify=foreign, timeout=10, headers=self._headers, mounts=direct) as client:
             for pause in (0.5, 1, 2, 0):
                 try:
@@ -6773,15 +6763,15 @@ class WebhookSender:
 
 
 async def _sleep(noticed: asyncio.Event, seconds: float | None) -> None:
-    """Sleep until something is noticed, or for so many seconds: a minute at most, as clocks may be set, and those of
-    event loops stand still while a laptop sleeps."""
+    """Sleep until `noticed` is set, at most `seconds`, and never over a minute: clocks may be set, and those of event
+    loops stand still while a laptop sleeps. None means without limit."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(None if seconds is None else max(0.001, min(seconds, 60))):
             await noticed.wait()
 
 
 class Schedule:
-    """Does what is due when the database says so: sleeps until then, and acts at most once in `pause` minutes."""
+    """Sleeps until the database says that something is due, then acts: at most once in `pause` minutes."""
 
     SOON_SECONDS = 0.02
 
@@ -6810,47 +6800,47 @@ class Schedule:
         self._noticed.set()
 
     async def run(self) -> None:
-        self._loop, rested, set_back = asyncio.get_running_loop(), time.monotonic(), 0
+        self._loop, earliest, set_back = asyncio.get_running_loop(), time.monotonic(), 0
         while True:
             if self._noticed.is_set():
                 await asyncio.sleep(self.SOON_SECONDS)
-            self._noticed.clear()  # before the look, so that nothing is missed
+            self._noticed.clear()  # before the database is read, so that nothing is missed
             if self._stopped:
                 return
             begun = time.monotonic()
-            CLOCK.steady()  # sees whether the clock was set
+            CLOCK.steady()  # updates CLOCK.set_back
             try:
                 left = self._db.look(self._next_due)
-                if left is not None and (max(left, rested - begun) <= 0 or set_back < CLOCK.set_back):
+                if left is not None and (max(left, earliest - begun) <= 0 or set_back < CLOCK.set_back):
                     set_back = CLOCK.set_back
                     await self._act()
-                    rested = begun + self._pause
+                    earliest = begun + self._pause
                     continue
-                left = None if left is None else max(left, rested - begun)
+                left = None if left is None else max(left, earliest - begun)
             except Exception as error:
                 unknown = None if isinstance(error, Unavailable) else error
-                log.error("what is due has to wait, another try follows: %s", error, exc_info=unknown)
+                log.error("crons and deletions that are due have to wait, trying again: %s", error, exc_info=unknown)
                 left = 10 * RETRY_SECONDS
             await _sleep(self._noticed, left)
 
 
 def fire_crons(conn: sqlite3.Connection, graphs: Graphs) -> list[Created]:
-    """Make the runs of the crons that are due: one each, however often they were missed."""
+    """Make the runs of the crons that are due: one each, however many times have passed since the last."""
     made = []
     if CLOCK.ahead:
         Crons(conn).correct_dates()
     for cron in Crons(conn).due(now()):
         try:
             Crons(conn).update(replace(cron, next_run_date=next_run_date(cron.schedule, cron.timezone)))
-        except Invalid as error:  # it was its last time, or its timezone is not known on this machine
-            log.warning("cron %s is disabled, as no next time can be told: %s", cron.cron_id, error)
+        except Invalid as error:  # this was its last time, or its timezone is not known on this machine
+            log.warning("cron %s is disabled, as it has no next time: %s", cron.cron_id, error)
             Crons(conn).update(replace(cron, enabled=False))
         if cron.is_over(CLOCK.now()):
             continue
         conn.execute("SAVEPOINT cron")
         try:
             made.append(make_run(conn, graphs, cron_run(cron)))
-        except (ApiError, ValueError, TypeError, LookupError) as error:  # it keeps no other one from firing
+        except (ApiError, ValueError, TypeError, LookupError) as error:  # the others fire all the same
             conn.execute("ROLLBACK TO cron")
             unknown = None if isinstance(error, ApiError) else error
             log.warning("cron %s could not start a run: %s", cron.cron_id, error, exc_info=unknown)
@@ -6886,16 +6876,16 @@ def expire_thread(conn: sqlite3.Connection, serde: SerializerProtocol) -> bool:
 
 
 class Loopback:
-    """The way to this process's server for callers within the process."""
+    """The server, for callers within its process."""
 
     newest: ClassVar[Loopback | None] = None
 
     def __init__(self, address: str, prefix: str) -> None:
-        """On the HTTP loop."""
+        """To be called on the HTTP loop."""
         self.url, self.prefix = httpx.URL(address), prefix
         self.loop = asyncio.get_running_loop()
         self.loading = True  # graphs and http.app: meanwhile the HTTP loop stands still
-        self.app: asgi.ASGIApp  # the whole of it
+        self.app: asgi.ASGIApp  # with all middleware
         self.nobody = Caller(self, None, None)
         self.state: JsonObject = {}  # of the lifespan of http.app
         Loopback.newest = self
@@ -6904,14 +6894,13 @@ class Loopback:
 class Caller:
     """Who calls the server from within its process: a run, as its user, or code outside of runs, as nobody.
 
-    While a call of a run lasts, which may wait for another run, the run lends its slot among those of
-    --max-concurrency.
+    While a call lasts, the run lends its slot (of --max-concurrency): the call may wait for another run.
     """
 
     PATIENCE_SECONDS = 0.05  # most calls take less
 
     def __init__(self, loopback: Loopback, user: JsonObject | None, slots: asyncio.Semaphore | None) -> None:
-        """On the run loop, or on the HTTP loop for nobody."""
+        """To be called on the run loop, or on the HTTP loop for nobody."""
         self.loopback, self.user, self.slots = loopback, user, slots
         self.loop = asyncio.get_running_loop()
         self.over = False
@@ -6919,7 +6908,7 @@ class Caller:
         self._lasting = 0
 
     async def lend(self, slots: asyncio.Semaphore, call: LoopbackCall) -> None:
-        """Return once a call is over and the run has a slot. On the run loop; not to be cancelled."""
+        """Lend the slot until a call is over and the run has a slot again. On the run loop; not to be cancelled."""
         self._calls.add(call)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.PATIENCE_SECONDS):
@@ -6966,7 +6955,8 @@ class LoopbackCall(httpx.AsyncByteStream):
         caller, loopback = self._caller, self._caller.loopback
         if loopback.loading or loopback.loop.is_closed():
             raise httpx.ConnectError("this process's devserver still loads its graphs, or has stopped")
-        contextvars.Context().run(asyncio.run_coroutine_threadsafe, self._answer(), loopback.loop)  # not in the run's
+        # in an empty context: the request must not inherit the run's
+        contextvars.Context().run(asyncio.run_coroutine_threadsafe, self._answer(), loopback.loop)
         if caller.slots and not caller.over:
             self._lent = asyncio.run_coroutine_threadsafe(caller.lend(caller.slots, self), caller.loop)
         try:
@@ -6997,7 +6987,7 @@ class LoopbackCall(httpx.AsyncByteStream):
         return message
 
     async def aclose(self) -> None:
-        """Return once the run has its slot again, unless it is over."""
+        """Disconnect, and return once the run has its slot again, unless the run is over."""
         self.leave()
         if self._lent:
             self._caller.loop.call_soon_threadsafe(self.closed.set)
@@ -7013,7 +7003,7 @@ class LoopbackCall(httpx.AsyncByteStream):
 
     def _disconnect(self) -> None:
         self._over.set()
-        while not self._parts.empty():  # whoever waits to send goes on
+        while not self._parts.empty():  # so that a sender that waits goes on
             self._parts.get_nowait()
         self._parts.put_nowait(None)
 
@@ -7053,7 +7043,7 @@ class LoopbackCall(httpx.AsyncByteStream):
 
 
 class LoopbackTransport(httpx.AsyncBaseTransport):
-    """Sends what get_client() without a URL asks for to the server that the calling code is part of."""
+    """Sends the requests of get_client() without a URL to the server that the calling code runs in."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         maker = CALLER.get()
@@ -7070,7 +7060,7 @@ class LoopbackTransport(httpx.AsyncBaseTransport):
 
 @dataclass
 class Worker:
-    """Works on the runs of one thread: those that were started for it, and those it claims."""
+    """Executes the runs of one thread: those handed to it as started, and those it claims."""
 
     noticed: asyncio.Event = field(default_factory=asyncio.Event)
     started: deque[Run] = field(default_factory=deque)
@@ -7103,7 +7093,7 @@ class Runner:
     # -- called from the HTTP loop --
 
     async def start(self) -> None:
-        """Start the run loop, and everything that was left unfinished: what was running is pending again."""
+        """Start the run loop, and resume what the last stop or crash left: runs, webhooks, crons, deletions."""
 
         def recover(conn: sqlite3.Connection) -> tuple[int, list[str]]:
             Runs(conn).release()
@@ -7118,11 +7108,12 @@ class Runner:
             log.info("resuming %s run%s", count, "s" * (count > 1))
         for thread_id in threads:
             self.loop.loop.call_soon_threadsafe(self._notice, thread_id)
-        for begun in (self._webhooks.send_due, self.crons.run, self.items.run, self.threads.run):
-            self.begin_soon(begun)
+        for job in (self._webhooks.send_due, self.crons.run, self.items.run, self.threads.run):
+            self.begin_soon(job)
 
     async def stop(self) -> None:
-        """Give runs a moment to reach the end of a superstep; the rest starts again with the server. Once is enough."""
+        """Let runs finish their superstep, for GRACE_SECONDS; they go on at the next start. Calls after the first do
+        nothing."""
         if self.stopping:
             return
         self.stopping = True
@@ -7133,11 +7124,10 @@ class Runner:
         self.loop.stop()
 
     async def create(self, *asked: NewRun) -> list[Run]:
-        """Make runs, all of them or none; those that need not wait are started in the same transaction. Whoever is to
-        follow a run joins its log before: it may begin at once."""
+        """Make runs, all of them or none; start those that need not wait in the same transaction. Followers have to
+        join a run's log before this call: it may begin at once."""
         free = 0 if self.stopping else self.max_concurrency - len(self._executions)
         news = [replace(new, start=n < free) for n, new in enumerate(asked)]
-
         try:
             made = await self.db.write(lambda conn: [make_run(conn, self.graphs, new) for new in news], then=self.begin)
         except Exception:
@@ -7147,13 +7137,13 @@ class Runner:
         return [created.run for created in made]
 
     def begin(self, made: list[Created]) -> None:
-        """Let runs that were made go their way. Thread-safe."""
+        """Give new runs to the workers of their threads, and end those that gave way. Thread-safe."""
         for run, gave_way, started, told in made:
             if gave_way:
                 self.end(gave_way, told)
-            # in a context of its own: what runs for others must not inherit who asked for this one
-            own = contextvars.Context()
-            self.loop.loop.call_soon_threadsafe(self._notice, run.thread_id, started, context=own)
+            # in an empty context: a worker must not inherit the user of the request that makes it
+            empty = contextvars.Context()
+            self.loop.loop.call_soon_threadsafe(self._notice, run.thread_id, started, context=empty)
 
     async def cancel(self, runs: list[tuple[str, str]], action: str, reason: str) -> list[Run]:
         """Cancel these (thread id, run id) if they are live; return those that were."""
@@ -7170,8 +7160,8 @@ class Runner:
         return cancelled
 
     def end(self, runs: list[Run], told: list[tuple[Run, Event]] | None = None) -> None:
-        """Stop the graphs of runs that were cancelled, or deleted, of whose ends nothing is kept then. Those that had
-        not begun are over: tell that."""
+        """Stop the graphs of runs that were cancelled or, if `told` is None, deleted. Tell followers of those that had
+        not begun that they are over: by `told`, the events that `keep_ends` stored, or by `run_done` alone."""
         unbegun = [run for run in runs if run.status == "pending"]
         for run, event in [(run, run_done(run)) for run in unbegun] if told is None else told:
             self.logs.tell_thread(run.thread_id, event)
@@ -7185,7 +7175,7 @@ class Runner:
     async def with_graph(
         self, graph_id: str, config: JsonObject, access: str, use: Callable[[Graph], Coroutine[Any, Any, T]], **ids: str
     ) -> T:
-        """Use a graph for something other than a run. What may call user code happens on the run loop."""
+        """Use a graph for something other than a run. Whatever may call user code runs on the run loop."""
         given = {**(config.get("configurable") or {}), **CONFIGURABLE_HEADERS.get()}
         asked = graph_config({**config, "configurable": given}, {**ids, "graph_id": graph_id, **identity()})
 
@@ -7200,11 +7190,11 @@ class Runner:
         return await opened()
 
     def begin_soon(self, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Do something on the run loop, for nobody who waits."""
+        """Start a coroutine on the run loop, from any thread, without waiting for it."""
         self.loop.loop.call_soon_threadsafe(lambda: self._keep(make()))
 
     def load(self) -> JsonObject:
-        active = min(len(self._executions), self.max_concurrency)  # those that wait for calls of their own have no slot
+        active = min(len(self._executions), self.max_concurrency)  # runs that wait for calls have lent their slots
         return {"max": self.max_concurrency, "active": active, "available": self.max_concurrency - active}
 
     # -- on the run loop --
@@ -7253,19 +7243,19 @@ class Runner:
                     await _sleep(worker.noticed, claimed)
                 elif not worker.noticed.is_set():
                     return
-        except Exception:  # the database failed; what is pending starts again with the server
+        except Exception:  # the database failed; pending runs start with the next start of the server
             log.exception("thread %s cannot go on", thread_id)
         finally:
             del self._workers[thread_id]
             if expires:
-                self.threads.notice()  # as no run holds it any more
+                self.threads.notice()  # a thread without live runs may expire
 
     async def _fire_crons(self) -> None:
         await self.db.write(fire_crons, self.graphs, then=self.begin)
 
     async def _expire_items(self) -> None:
         while await self.db.write(lambda conn: Items(conn).sweep(500)):
-            pass  # some in a transaction, until none is left
+            pass  # at most 500 in a transaction, until none is left
 
     async def _expire_threads(self) -> None:
         for _ in range(self._thread_ttl.sweep_limit):
@@ -7288,7 +7278,7 @@ class Runner:
                 await execution.leave()
                 return
             if outcome.status == "interrupted":
-                outcome = Outcome("interrupted", rest=await execution.rest_after_cancel())
+                outcome = Outcome("interrupted", state=await execution.state_after_cancel())
             if (ended := await execution.end(outcome, lambda: self.stopping)) is not None:
                 failure = ended.error if ended.status == "error" else None
                 status = "rolled back" if ended.status == "rollback" else ended.status
@@ -7309,7 +7299,7 @@ class Runner:
             execution.task.cancel()
 
     async def _drain(self) -> None:
-        """Ask running graphs to stop after their superstep; cancel those that don't in time."""
+        """Ask running graphs to stop after their superstep; cancel those that don't in GRACE_SECONDS."""
         for execution in self._executions.values():
             if execution.control:
                 execution.control.request_drain()
@@ -7326,18 +7316,18 @@ class Runner:
 
 
 async def show_state(
-    runner: Runner, thread: Thread, since: int, rest: Rest | None = None, update: bytes | None = None
+    runner: Runner, thread: Thread, since: int, state: ShownState | None = None, update: bytes | None = None
 ) -> None:
-    """Let a thread show the state that its checkpoints hold (`rest`, if it was read), unless it has had runs since that
-    steady time, and tell those who follow it of an update. While the database takes nothing, further tries follow, the
-    last at the next start: the state itself is stored, so whoever changed it need not know."""
+    """Let a thread show the state in its checkpoints (`state`, if it was read already), unless it has had runs since
+    the steady time `since`, and send `update` to its followers. While the database is unavailable, try again later, at
+    last at the next start: the checkpoints are stored, so the client that changed the state need not know."""
 
-    async def look(graph: Graph) -> Rest:
-        return Rest.of(graph, await snapshot(graph, place_config(thread.thread_id)))
+    async def look(graph: Graph) -> ShownState:
+        return ShownState.of(graph, await snapshot(graph, place_config(thread.thread_id)))
 
-    def show(conn: sqlite3.Connection, rest: Rest) -> list[Event]:
+    def show(conn: sqlite3.Connection, state: ShownState) -> list[Event]:
         if not Runs(conn).has_since(thread.thread_id, since):
-            Threads(conn).set_state(thread.thread_id, *rest[:3], thread.error, rest.output_keys)
+            Threads(conn).set_state(thread.thread_id, *state[:3], thread.error, state.output_keys)
         told = [Event(event_id(), "state_update", update)] if update else []
         Events(conn).append(thread.thread_id, told)
         return told
@@ -7348,10 +7338,10 @@ async def show_state(
             await show_state(runner, thread, since, update=update)
 
     try:
-        if rest is None:
+        if state is None:
             graph_id, ids = thread.metadata["graph_id"], {"thread_id": thread.thread_id}
-            rest = await runner.with_graph(graph_id, thread.config, "threads.read", look, **ids)
-        for event in await runner.db.write(show, rest):
+            state = await runner.with_graph(graph_id, thread.config, "threads.read", look, **ids)
+        for event in await runner.db.write(show, state):
             runner.logs.tell_thread(thread.thread_id, event)
     except Unavailable as error:
         log.warning("thread %s shows an old state for now: %s", thread.thread_id, error)
@@ -7361,7 +7351,7 @@ async def show_state(
 
 
 def log_old_state(thread_id: str, error: Exception) -> None:
-    """Tell why a thread shows an old state; a traceback shows whose fault it is, unless its graph is just gone."""
+    """Log why a thread shows an old state, with a traceback unless the API knows the error (the graph is gone)."""
     unknown = None if isinstance(error, ApiError) else error
     log.warning("thread %s shows an old state: %s", thread_id, error, exc_info=unknown)
 
@@ -8062,7 +8052,7 @@ async def change_state(server: Server, thread: Thread, place: RunnableConfig, su
             updates=(thread.thread_id, began),
         )
 
-        async def change(graph: Graph) -> tuple[RunnableConfig, JsonObject, Rest]:
+        async def change(graph: Graph) -> tuple[RunnableConfig, JsonObject, ShownState]:
             token = RUN_SCOPE.set(scope)
             try:
                 whole: RunnableConfig = {"configurable": {**place["configurable"], "graph_id": graph_id, **user}}
@@ -8074,10 +8064,10 @@ async def change_state(server: Server, thread: Thread, place: RunnableConfig, su
             finally:
                 RUN_SCOPE.reset(token)
             found = await snapshot(graph, place_config(thread.thread_id))
-            return changed, state_value(found), Rest.of(graph, found)
+            return changed, state_value(found), ShownState.of(graph, found)
 
         try:
-            changed, state, rest = await server.runner.with_graph(
+            changed, state, shown = await server.runner.with_graph(
                 graph_id, thread.config, "threads.update", change, **ids
             )
         except Exception:  # of several supersteps the first may be there
@@ -8085,7 +8075,7 @@ async def change_state(server: Server, thread: Thread, place: RunnableConfig, su
                 await show_state(server.runner, thread, began)
             raise
 
-        await show_state(server.runner, thread, began, rest, to_json({"state": state, "thread_id": thread.thread_id}))
+        await show_state(server.runner, thread, began, shown, to_json({"state": state, "thread_id": thread.thread_id}))
         server.runner.threads.notice()
         return changed
 
@@ -8182,7 +8172,7 @@ async def stream_run(call: Call) -> Response:
 
 
 async def run_tape(
-    server: Server, run: Run, run_log: RunLog | None, follower: Follower, after: tuple[int, int]
+    server: Server, run: Run, run_log: EventLog | None, follower: Follower, after: tuple[int, int]
 ) -> AsyncIterator[list[Event]]:
     """A run's events after a place, in batches: those that are kept, and those that come if the run goes on."""
     try:
@@ -8249,7 +8239,7 @@ class CutResponse(StreamingResponse):
                 asyncio.ensure_future(cancel)  # noqa: RUF006  the database holds it
 
 
-def wait_reply(server: Server, run: Run, run_log: RunLog, cancel: bool, result: bytes = b"") -> Response:
+def wait_reply(server: Server, run: Run, run_log: EventLog, cancel: bool, result: bytes = b"") -> Response:
     """A body of white space while the run goes on, then its result, or the one given."""
 
     async def parts() -> AsyncIterator[bytes]:
@@ -8266,7 +8256,7 @@ def wait_reply(server: Server, run: Run, run_log: RunLog, cancel: bool, result: 
     return response
 
 
-async def run_result(server: Server, run: Run, run_log: RunLog) -> bytes:
+async def run_result(server: Server, run: Run, run_log: EventLog) -> bytes:
     """What a run that was waited for comes to: its error, its last values, or its thread's."""
     if run_log.error is not None:
         return b'{"__error__":' + run_log.error + b"}"
@@ -8357,7 +8347,7 @@ async def delete_run(call: Call) -> None:
         await show_state(call.server.runner, replace(changed, error=None), began)
 
 
-async def live_log(server: Server, run: Run, follower: Follower | None = None) -> RunLog | None:
+async def live_log(server: Server, run: Run, follower: Follower | None = None) -> EventLog | None:
     """The log of a run, joined; None if the run is over."""
     if run.status not in ("pending", "running"):
         return None
@@ -8432,7 +8422,7 @@ async def join_thread_stream(call: Call) -> Response:
 
 
 async def thread_tape(
-    server: Server, thread_id: str, joined: RunLog, follower: Follower, after: tuple[int, int] | None
+    server: Server, thread_id: str, joined: EventLog, follower: Follower, after: tuple[int, int] | None
 ) -> AsyncIterator[list[Event]]:
     """A thread's events, in batches: those that are kept, if they are wanted from a place on, and those that come."""
     shown, seen = visibility(server, thread_id), dict[str, tuple[int, int]]()  # by run: each keeps its own in order
@@ -9239,7 +9229,7 @@ MCP_METHODS: dict[str, Callable[[Server, JsonObject], Coroutine[Any, Any, JsonOb
 }
 
 
-async def wait_for_end(server: Server, run: Run, run_log: RunLog) -> None:
+async def wait_for_end(server: Server, run: Run, run_log: EventLog) -> None:
     """Wait until a run is over. Raises ProtocolError if the server stops before."""
     await run_log.ended()
     is_live = server.runner.stopping and server.db.look(lambda conn: Runs(conn).is_live(run.run_id))
@@ -9624,7 +9614,7 @@ async def find_task(call: AgentCall, name: str, context: str | None, where: str 
     return task, thread
 
 
-async def start_task(call: AgentCall, message: SentMessage, follower: Follower | None) -> tuple[Run, RunLog]:
+async def start_task(call: AgentCall, message: SentMessage, follower: Follower | None) -> tuple[Run, EventLog]:
     """Start a run for a message: of a new task, or of the one that the message names. Raises ProtocolError."""
     server, assistant, run_id = call.server, call.assistant, new_id()
     thread_id, task_id, command = message.context_id or new_id(), run_id, None
@@ -9660,7 +9650,7 @@ async def start_task(call: AgentCall, message: SentMessage, follower: Follower |
         raise ProtocolError(INVALID_PARAMS, f"Failed to create run: {detail}") from None
 
 
-async def wait_for_task(call: AgentCall, run: Run, run_log: RunLog) -> tuple[Task, Thread]:
+async def wait_for_task(call: AgentCall, run: Run, run_log: EventLog) -> tuple[Task, Thread]:
     """Wait for the end of a task's run. Return the task, and its thread with what that run left in it. Raises
     ProtocolError."""
     await wait_for_end(call.server, run, run_log)
@@ -9700,13 +9690,13 @@ async def resubscribe_task(call: AgentCall) -> Response:
     return task_stream(call, first, task.run, run_log, follower)
 
 
-def task_stream(call: AgentCall, first: JsonObject, run: Run, run_log: RunLog, follower: Follower) -> Response:
+def task_stream(call: AgentCall, first: JsonObject, run: Run, run_log: EventLog, follower: Follower) -> Response:
     frames = with_heartbeats(task_answers(call, first, run, run_log, follower), follower, rpc_frame)
     return CutResponse(frames, headers=STREAM_HEADERS | {"content-type": "text/event-stream"})
 
 
 async def task_answers(
-    call: AgentCall, first: JsonObject, run: Run, run_log: RunLog, follower: Follower
+    call: AgentCall, first: JsonObject, run: Run, run_log: EventLog, follower: Follower
 ) -> AsyncIterator[list[JsonObject]]:
     """Yield a task's updates while its run goes on, in batches; the last one says how it ended."""
 

@@ -448,7 +448,7 @@ def test_a_cron_that_is_due_while_the_file_is_locked_fires_after_it(server: Live
             .json()["cron_id"]
         )
         with locked(server.folder / "devserver.db"):
-            until(lambda: "what is due has to wait" in server.log)
+            until(lambda: "that are due have to wait" in server.log)
             before = len(http.get(f"/threads/{thread}/runs").json())
         until(lambda: len(http.get(f"/threads/{thread}/runs").json()) > before, 15)
         http.delete(f"/runs/crons/{cron}").raise_for_status()

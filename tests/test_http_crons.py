@@ -245,5 +245,5 @@ def test_a_cron_of_which_no_next_time_can_be_told_is_disabled_with_a_word(
     live.start()
     with live.http() as http:
         asyncio.run(eventually(lambda: not http.get(f"/runs/crons/{cron['cron_id']}").json()["enabled"]))
-        assert f"cron {cron['cron_id']} is disabled, as no next time can be told: Invalid timezone" in live.log
+        assert f"cron {cron['cron_id']} is disabled, as it has no next time: Invalid timezone" in live.log
         assert len(http.post("/threads/search", json={}).json()) == 1  # it fired once more

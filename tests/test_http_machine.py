@@ -266,7 +266,7 @@ def machine() -> Iterator[type[Server]]:
         live = LiveServer(Path(folder), ["--no-reload"]).start()
         yield type("ServerMachine", (Server,), {"live": live})
         assert live.stop() == 0
-        assert "could not be ended" not in live.log
+        assert "could not be stored" not in live.log
 
 
 @pytest.mark.timeout(300 + EXAMPLES * STEPS)

@@ -722,8 +722,8 @@ def test_a_thread_is_not_held_in_memory_for_who_does_not_read(http: httpx.Client
 
 
 async def test_who_is_too_far_behind_loses_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devserver.RunLog, "MEMORY_BYTES", 2**20)
-    log = devserver.RunLog(max_pages=2**8)  # as much again
+    monkeypatch.setattr(devserver.EventLog, "MEMORY_BYTES", 2**20)
+    log = devserver.EventLog(max_pages=2**8)  # as much again
     slow, quick = devserver.Follower(), devserver.Follower()
     log.join(slow)
     log.join(quick)
