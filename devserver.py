@@ -5521,7 +5521,8 @@ class EventLog:
             self.followers.pop(follower, None)
             if not self.followers:
                 self._forget(self._first + len(self._events))
-                self._drop_overflow()
+                if self._overflow:
+                    self._drop_overflow()
 
     async def ended(self, seconds: float | None = None) -> bool:
         """Wait until the log is closed, at most `seconds`; return whether it is."""
