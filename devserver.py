@@ -7377,12 +7377,12 @@ NO_GRAPH = (
 
 @dataclass
 class Server(Application):
-    """What handlers work with."""
+    """A running server: what handlers need besides their request."""
 
     runner: Runner
-    app: Starlette | None = None  # of the user's: http.app
-    reloads: int = 0  # how often changed code was loaded
-    requests: Counter[tuple[str, str, int]] = field(default_factory=Counter)  # answered: method, route, status
+    app: Starlette | None = None  # http.app of langgraph.json
+    reloads: int = 0  # how many times changed code was loaded
+    requests: Counter[tuple[str, str, int]] = field(default_factory=Counter)  # answered, by method, route and status
     updates: weakref.WeakValueDictionary[str, asyncio.Lock] = field(default_factory=weakref.WeakValueDictionary)
 
 
@@ -7390,10 +7390,10 @@ B = TypeVar("B", bound=Body)
 
 
 class ApiRequest(Request):
-    """A request of the API. No more of its body is read than the limit; `body()` may be called again."""
+    """A request of the API. Its body is read up to the limit only; `body()` may be called again."""
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
-        """Yield the body's parts. Raises TooLarge, without reading on, for one over the limit."""
+        """Yield the parts of the body. Raises TooLarge at MAX_BODY_BYTES, or at once for a content-length above it."""
         size = int(self.headers.get("content-length") or 0)
         if size <= MAX_BODY_BYTES:
             size = 0
@@ -7408,22 +7408,22 @@ class ApiRequest(Request):
 
 @dataclass
 class Call:
-    """A request that was let in: what its query and its body say, and what its user may touch. `endpoint` makes it."""
+    """A request on its way to a handler: its query, its body, and the rows that its user may touch."""
 
     server: Server
     request: ApiRequest
-    parameters: str  # of its query, as ROUTES declares them
+    parameters: str  # the query parameters that ROUTES declares
     raw: Any = None  # the body as JSON
-    body: Any = None  # the same as the operation's model
-    limits: list[JsonObject] = field(default_factory=lambda: [{}])  # filters that the rows it is about have to pass
+    body: Any = None  # the body as the operation's model
+    limits: list[JsonObject] = field(default_factory=lambda: [{}])  # of the application's Auth: filters for rows
 
     def id(self, kind: str) -> str:
-        """Return the id of a kind of thing in the path. Raises Invalid."""
+        """Return the id in the path of a `kind` such as thread. Raises Invalid."""
         return to_uuid(self.request.path_params[f"{kind}_id"], kind)
 
     @functools.cached_property
     def query(self) -> JsonObject:
-        """Return the parameters of the query, None for those not given. Raises BadRequest or Invalid."""
+        """The parameters of the query, None for those not given. Raises BadRequest or Invalid."""
         values: JsonObject = {}
         for name, _, type_, default in PARAMETER.findall(self.parameters):
             texts = self.request.query_params.getlist(name) or ([default] if default else [])
@@ -7446,11 +7446,11 @@ class Call:
         return value
 
 
-NESTING_TO_SPARE = 60  # of the 254 levels that orjson writes: what a client sends is kept inside of other objects
+NESTING_TO_SPARE = 60  # of the 254 levels that orjson writes: bodies are kept and shown inside of other objects
 
 
 def validate(model: type[B], value: Any) -> B:
-    """Return a value as the model. Raises Invalid, naming the fields that are wrong by the client's own names."""
+    """Return a value as the model. Raises Invalid, which names each wrong field by its path in the client's JSON."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -7466,7 +7466,7 @@ def validate(model: type[B], value: Any) -> B:
                 path.append(str(part))
                 inside = inside[part]
         place = ".".join(path) or "body"
-        if place not in details or problem["type"] == "too_long":  # a union's other errors say less
+        if place not in details or problem["type"] == "too_long":  # which says more than a union's other errors
             details[place] = problem["msg"]
     raise Invalid("; ".join(f"{place}: {message}" for place, message in details.items()))
 
@@ -7475,12 +7475,12 @@ def reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = Non
     return Response(to_json(value), status, headers, media_type="application/json")
 
 
-# What ROUTES says of a parameter: `name:type=default`, with "!" after the name if it must be given.
+# A parameter in ROUTES: `name:type=default`, with "!" after the name if it is required.
 PARAMETER = re.compile(r"([\w-]+)(!?)(?::([^\s=]+))?(?:=(\S+))?")
 
 
 def query_list(name: str, texts: list[str]) -> list[str]:
-    """Read a list as clients write it: the key repeated (JS SDK 1.15), a JSON list (JS SDK 2.0), or with commas."""
+    """Return a list that is a key repeated (JS SDK 1.15), a JSON list (JS SDK 2.0), or words with commas."""
     found: list[str] = []
     for text in texts:
         try:
@@ -7505,7 +7505,7 @@ def query_value(name: str, type_: str, text: str) -> Any:
         return text
     try:
         number = int(text)
-    except ValueError as error:  # with Python's own message
+    except ValueError as error:  # clients expect Python's message
         raise BadRequest(str(error)) if type_ == "count" else Invalid(f"Invalid {name} {text}") from None
     if not 0 <= number <= SAFE_INTEGER:
         raise Invalid(f"{name}: {number} is out of range" if type_ == "count" else f"Invalid {name} {text}")
@@ -7515,7 +7515,7 @@ def query_value(name: str, type_: str, text: str) -> Any:
 def page_reply(
     rows: list[JsonObject], more: bool, body: AssistantSearchRequest | ThreadSearchRequest | CronSearch
 ) -> Response:
-    """Return a page of search results, with headers that tell of the next one."""
+    """Return a page of search results, with pagination headers."""
     end = body.offset + len(rows)
     following = {"x-pagination-next": str(end)} if more else {}
     return reply(rows, headers={**following, "x-pagination-total": str(end + more)})
@@ -7526,8 +7526,8 @@ def select_fields(row: JsonObject, select: Sequence[str] | None) -> JsonObject:
 
 
 async def decide(call: Call, rule: str) -> None:
-    """Have the application decide on the actions of a route's rule. What it changes in the body is changed in the
-    call, and the rows that the call is about have to pass the filters that it gives. Raises Refused."""
+    """Let the application's Auth decide on the actions of a route's rule. Its changes of the body go into the call, and
+    its filters into `limits`. Raises Refused."""
     access, asked = ACCESS.get(), named_ids(call.server, call.request.path_params)
     if "action" in call.query:
         asked["action"] = call.query["action"]
@@ -7554,7 +7554,7 @@ async def decide(call: Call, rule: str) -> None:
 
 
 async def ok(call: Call) -> JsonObject:
-    """Health check."""
+    """Tell that the server is up."""
     if call.server.settings.http.disable_meta:
         return {"ok": True}
     if call.query["check_db"]:
@@ -7563,7 +7563,7 @@ async def ok(call: Call) -> JsonObject:
 
 
 async def info(call: Call) -> JsonObject:
-    """Version and features of the server; its database, without an Auth; how often code was reloaded."""
+    """Return version, features, number of reloads and, without an Auth, the database file."""
     from importlib.metadata import version
 
     flags = {"assistants": True, "crons": True, "langsmith": False}
@@ -7575,7 +7575,7 @@ async def info(call: Call) -> JsonObject:
 
 
 async def metrics(call: Call) -> Response:
-    """Queue, workers and requests, as Prometheus text or JSON (`format=json`)."""
+    """Return figures on queue, workers and requests, as Prometheus text or JSON (`format=json`)."""
     queue = await call.server.db.read(lambda conn: Runs(conn).queue())
     workers = call.server.runner.load()
     requests = [
@@ -7599,7 +7599,7 @@ async def metrics(call: Call) -> Response:
 
 
 async def get_ui(call: Call) -> Response:
-    """The components that langgraph.json names for a graph. They are written in TSX."""
+    """Refuse the UI components that langgraph.json names for a graph: they are written in TSX."""
     name = call.request.path_params["assistant_id"]
     if name not in call.server.settings.ui:
         return Response(f"UI not found for graph '{name}'", 404)
@@ -7610,7 +7610,7 @@ async def get_ui(call: Call) -> Response:
 
 
 def config_and_context(body: AssistantCreate | AssistantPatch) -> JsonObject:
-    """Return an assistant's config and context, which mirror each other: the one given is copied to the other."""
+    """Return an assistant's config and context. The one given is copied to the other. Raises BadRequest for both."""
     config, context = client_config(body.config), without_own(body.context)
     configurable = config.get("configurable")
     if context and configurable:
@@ -7657,7 +7657,7 @@ async def create_assistant(call: Call) -> JsonObject:
 
 
 async def get_assistant(call: Call) -> JsonObject:
-    """One assistant."""
+    """Return an assistant."""
     return find_assistant(call.server, call.id("assistant"), *call.limits).to_dict()
 
 
@@ -7666,7 +7666,7 @@ def find_assistant(server: Server, assistant_id: str, *limits: JsonObject) -> As
 
 
 async def update_assistant(call: Call) -> JsonObject:
-    """Change an assistant; every change makes a version."""
+    """Change an assistant: the result is a new version."""
     assistant_id = call.id("assistant")
     body: AssistantPatch = call.body
     if body.graph_id:
@@ -7688,7 +7688,7 @@ async def update_assistant(call: Call) -> JsonObject:
 
 
 async def delete_assistant(call: Call) -> None:
-    """Remove an assistant with its versions, and with its threads if `delete_threads` is set."""
+    """Delete an assistant with its versions, and with its threads if `delete_threads` is set."""
     assistant_id, with_threads = call.id("assistant"), call.query["delete_threads"]
     limits = await allow(call.server, "threads.delete", {"metadata": {}}) if with_threads else {}
 
@@ -7701,7 +7701,7 @@ async def delete_assistant(call: Call) -> None:
 
 
 async def search_assistants(call: Call) -> Response:
-    """Assistants by metadata, graph and name."""
+    """Search assistants by metadata, graph and name."""
     body: AssistantSearchRequest = call.body
     if body.graph_id:
         call.server.graphs.get(body.graph_id)
@@ -7710,14 +7710,14 @@ async def search_assistants(call: Call) -> Response:
 
 
 async def count_assistants(call: Call) -> int:
-    """How many assistants a search finds."""
+    """Count the assistants that a search finds."""
     if call.body.graph_id:
         call.server.graphs.get(call.body.graph_id)
     return await call.server.db.read(lambda conn: Assistants(conn).count(call.body, *call.limits))
 
 
 async def list_assistant_versions(call: Call) -> list[JsonObject]:
-    """An assistant's versions, newest first."""
+    """Return an assistant's versions, newest first."""
     assistant_id = call.id("assistant")
     body: AssistantVersionsSearchRequest = call.body
     versions = await call.server.db.read(
@@ -7727,7 +7727,7 @@ async def list_assistant_versions(call: Call) -> list[JsonObject]:
 
 
 async def set_latest_assistant(call: Call) -> JsonObject:
-    """Make a version the latest."""
+    """Make a version of an assistant its latest."""
 
     def change(conn: sqlite3.Connection) -> Assistant:
         changed = Assistants(conn).set_version(call.id("assistant"), call.body.version, *call.limits)
@@ -7738,7 +7738,7 @@ async def set_latest_assistant(call: Call) -> JsonObject:
 
 
 async def get_assistant_graph(call: Call) -> JsonObject:
-    """The drawing of an assistant's graph; `xray` opens subgraphs."""
+    """Return nodes and edges of an assistant's graph; `xray` opens subgraphs."""
     assistant_id = to_assistant_id(call.server, call.request.path_params["assistant_id"])
     assistant = find_assistant(call.server, assistant_id, *call.limits)
 
@@ -7753,7 +7753,7 @@ async def get_assistant_graph(call: Call) -> JsonObject:
 
 
 async def get_assistant_schemas(call: Call) -> JsonObject:
-    """JSON schemas of an assistant's graph."""
+    """Return the JSON schemas of an assistant's graph."""
     assistant = find_assistant(call.server, call.id("assistant"), *call.limits)
 
     async def schemas(graph: Graph) -> JsonObject:
@@ -7763,7 +7763,7 @@ async def get_assistant_schemas(call: Call) -> JsonObject:
 
 
 async def get_assistant_subgraphs(call: Call) -> JsonObject:
-    """Schemas of the subgraphs by namespace; `recurse` goes deeper than one level."""
+    """Return the schemas of subgraphs by namespace; `recurse` goes deeper than one level."""
     namespace = call.request.path_params.get("namespace")
 
     async def subgraphs(graph: Graph) -> JsonObject:
@@ -7816,7 +7816,7 @@ def thread_ttl(given: ThreadTtl) -> JsonObject | None:
 
 
 class MissingGraph(BadRequest):
-    """The thread has no graph yet, so its state can't be told."""
+    """The thread has no graph yet, so its state can't be changed."""
 
 
 def find_thread(call: Call) -> Thread:
@@ -7825,7 +7825,7 @@ def find_thread(call: Call) -> Thread:
 
 
 async def get_thread(call: Call) -> JsonObject:
-    """One thread, with its time to live if `include` names that."""
+    """Return a thread, with its time to live if `include` has `ttl`."""
     thread = find_thread(call).to_dict()
     if "ttl" in call.query["include"]:
         thread["ttl"] = call.server.db.look(lambda conn: Threads(conn).ttl(thread["thread_id"]))
@@ -7833,7 +7833,7 @@ async def get_thread(call: Call) -> JsonObject:
 
 
 async def update_thread(call: Call) -> JsonObject | Response:
-    """Merge metadata into a thread's; with `Prefer: return=minimal` nothing comes back."""
+    """Merge metadata into a thread's, set its time to live; `Prefer: return=minimal` asks for an empty response."""
     thread_id, body = call.id("thread"), cast(ThreadPatch, call.body)
 
     def patch(conn: sqlite3.Connection) -> Thread:
@@ -7851,7 +7851,7 @@ async def update_thread(call: Call) -> JsonObject | Response:
 
 
 def delete_thread_rows(conn: sqlite3.Connection, thread_id: str, *limits: JsonObject) -> list[Run]:
-    """Delete a thread with all that is its own. Return the runs whose graphs are to be stopped."""
+    """Delete a thread with everything of it. Return its live runs: their graphs have to be stopped."""
     Threads(conn).require(thread_id, *limits)
     live = Runs(conn).live(thread_id)
     Threads(conn).delete(thread_id)
@@ -7859,13 +7859,13 @@ def delete_thread_rows(conn: sqlite3.Connection, thread_id: str, *limits: JsonOb
 
 
 async def delete_thread(call: Call) -> None:
-    """Remove a thread with its runs and its state."""
+    """Delete a thread with its runs and its state."""
     thread_id = call.id("thread")
     call.server.runner.end(await call.server.db.write(delete_thread_rows, thread_id, *call.limits))
 
 
 async def search_threads(call: Call) -> Response:
-    """Threads by id, metadata, values and status."""
+    """Search threads by id, metadata, values and status."""
     body: ThreadSearchRequest = call.body
     check_extract(body.extract or {})
     ids = []
@@ -7903,7 +7903,7 @@ def check_extract(paths: Mapping[str, str]) -> None:
 
 
 def extract(value: Any, path: str) -> Any:
-    """Return the part of a thread that `values.messages[-1].content` names; None where there is nothing."""
+    """Return the part of a thread at a path such as `values.messages[-1].content`, None if it has none."""
     for key, index in map(re.Match.groups, re.finditer(r"([^.\[\]]+)|\[(-?\d{1,9})\]", path)):
         if index and isinstance(value, list) and -len(value) <= int(index) < len(value):
             value = value[int(index)]
@@ -7915,12 +7915,12 @@ def extract(value: Any, path: str) -> Any:
 
 
 async def count_threads(call: Call) -> int:
-    """How many threads a search finds."""
+    """Count the threads that a search finds."""
     return await call.server.db.read(lambda conn: Threads(conn).count(call.body, *call.limits))
 
 
 async def copy_thread(call: Call) -> JsonObject:
-    """A new thread with the same metadata, state and history."""
+    """Make a thread with the metadata, state and history of another."""
     thread_id, copy_id = call.id("thread"), str(uuid.uuid4())
     original = call.server.db.look(lambda conn: Threads(conn).get(thread_id, *call.limits))
     made = {"thread_id": uuid.UUID(copy_id), "metadata": dict(original.metadata) if original else {}}
@@ -7940,7 +7940,7 @@ async def copy_thread(call: Call) -> JsonObject:
 
 
 async def prune_threads(call: Call) -> JsonObject:
-    """Remove several threads, or all of their history but the latest state; a busy one keeps its history."""
+    """Delete threads, or their history up to the latest state; a busy thread keeps its history."""
     body: ThreadPruneRequest = call.body
     ids = dict.fromkeys(to_uuid(text, "thread") for text in body.thread_ids)
     limits = {thread_id: await allow_thread(call.server, thread_id, "threads.delete") for thread_id in ids}
@@ -7950,10 +7950,10 @@ async def prune_threads(call: Call) -> JsonObject:
         known = [thread for thread in found if thread]
         if body.strategy == "delete":
             return len(known), [run for thread in known for run in delete_thread_rows(conn, thread.thread_id)]
-        resting = [thread for thread in known if thread.status != "busy"]
-        for thread in resting:
+        idle = [thread for thread in known if thread.status != "busy"]
+        for thread in idle:
             prune_history(conn, call.server.saver.serde, thread.thread_id)
-        return len(resting), []
+        return len(idle), []
 
     count, runs = await call.server.db.write(prune)
     call.server.runner.end(runs)
@@ -7961,7 +7961,7 @@ async def prune_threads(call: Call) -> JsonObject:
 
 
 async def get_thread_storage(call: Call) -> JsonObject:
-    """How much a thread takes."""
+    """Return how many bytes the checkpoints of a thread take."""
     thread = find_thread(call)
     return await call.server.db.read(thread_storage, call.server.saver.serde, thread.thread_id)
 
@@ -7975,7 +7975,7 @@ def thread_graph_id(thread: Thread) -> str | None:
 
 
 async def of_thread_state(call: Call, read: Callable[[Graph], Coroutine[Any, Any, T]], missing: T) -> T:
-    """Read something with the graph of the call's thread; `missing` if it has none yet."""
+    """Read something with the graph of the call's thread; return `missing` if it has no graph yet."""
     thread = find_thread(call)
     graph_id, ids = thread_graph_id(thread), {"thread_id": thread.thread_id}
     if graph_id is None:
@@ -7984,7 +7984,7 @@ async def of_thread_state(call: Call, read: Callable[[Graph], Coroutine[Any, Any
 
 
 async def get_state(call: Call) -> JsonObject:
-    """The state of a thread, now, at a checkpoint or of a namespace; `subgraphs` adds those of waiting subgraphs."""
+    """Return a thread's state, the latest or at a checkpoint; `subgraphs` adds those of interrupted subgraphs."""
     if call.body:
         place, subgraphs = call.body.checkpoint.configurable(), call.body.subgraphs
     else:
@@ -7999,7 +7999,7 @@ async def get_state(call: Call) -> JsonObject:
 
 
 async def get_history(call: Call) -> Response:
-    """A thread's states, newest first, by metadata and place."""
+    """Return a thread's states, newest first, by metadata and checkpoint."""
     if call.body:
         place, before = (each.configurable() if each else {} for each in (call.body.checkpoint, call.body.before))
         limit, metadata = call.body.limit, call.body.metadata
@@ -8036,8 +8036,8 @@ Supersteps = Callable[[Graph], list[list[langgraph_types.StateUpdate]]]
 
 
 async def change_state(server: Server, thread: Thread, place: RunnableConfig, supersteps: Supersteps) -> RunnableConfig:
-    """Apply changes to a thread's checkpoints, then show the new state on the thread. Return its place."""
-    async with server.updates.setdefault(thread.thread_id, asyncio.Lock()):  # each builds on the one before
+    """Update a thread's checkpoints, then the state that the thread shows. Return the config of the new checkpoint."""
+    async with server.updates.setdefault(thread.thread_id, asyncio.Lock()):  # each update builds on the one before
         began, ids = CLOCK.steady(), {"thread_id": thread.thread_id}
         graph_id = thread_graph_id(thread)
         if graph_id is None:
@@ -8071,7 +8071,7 @@ async def change_state(server: Server, thread: Thread, place: RunnableConfig, su
             changed, state, shown = await server.runner.with_graph(
                 graph_id, thread.config, "threads.update", change, **ids
             )
-        except Exception:  # of several supersteps the first may be there
+        except Exception:  # the first of several supersteps may be stored
             if await server.db.read(lambda conn: Threads(conn).is_unshown(thread.thread_id)):
                 await show_state(server.runner, thread, began)
             raise
@@ -8082,7 +8082,7 @@ async def change_state(server: Server, thread: Thread, place: RunnableConfig, su
 
 
 def _update_refusal(thread: Thread, error: Exception) -> BadRequest:
-    """Return the answer to an update that LangGraph refuses, or that a reducer or an edge can't take (logged)."""
+    """Return the answer to an update that LangGraph refuses, or in which a reducer or an edge failed (logged)."""
     where, raised_in = user_line(error), traceback.extract_tb(error.__traceback__)[-1].filename
     refuses = isinstance(error, ValueError) and f"{os.sep}langgraph{os.sep}" in raised_in
     if where is None and (refuses or isinstance(error, InvalidUpdateError)):
@@ -8095,8 +8095,8 @@ def _update_refusal(thread: Thread, error: Exception) -> BadRequest:
 
 
 async def new_run(server: Server, thread: str | None, body: RunCreate, **more: Any) -> NewRun:
-    """A run as asked for, on a thread or else on one of its own, with its assistant found by id or graph. Raises
-    Invalid for what can't be."""
+    """Return a checked request for a run on a thread, or on a new one if `thread` is None; its assistant is found by id
+    or graph. Raises Invalid, BadRequest, Refused."""
     thread_id = to_uuid(thread, "thread") if thread else None
     try:
         assistant_id = to_assistant_id(server, body.assistant_id)
@@ -8119,7 +8119,7 @@ async def new_run(server: Server, thread: str | None, body: RunCreate, **more: A
 
 
 async def check_run_body(server: Server, body: RunCreate) -> None:
-    """Refuse a run for what only shows once all fields are known. Raises Invalid."""
+    """Check what the model of a run's body cannot: strict_resume, checkpoint ids, webhook. Raises Invalid."""
     configurable = body.config.configurable if body.config else {}
     if body.strict_resume and not hasattr(langgraph_errors, "UnknownInterruptError"):
         raise Invalid("strict_resume needs langgraph 1.2.20 or later: python -m pip install -U langgraph")
@@ -8134,7 +8134,7 @@ async def check_run_body(server: Server, body: RunCreate) -> None:
 
 
 def run_headers(thread_id: str | None, run_id: str, location: str | None = None) -> dict[str, str]:
-    """Headers that tell where a run is, and where it can be followed; one on a thread of its own needs no thread."""
+    """Return the headers that tell where a run is and can be followed. A stateless run's path has no thread."""
     path = f"/threads/{thread_id}/runs/{run_id}" if thread_id else f"/runs/{run_id}"
     return {"content-location": path, **({"location": f"{path}/{location}"} if location else {})}
 
@@ -8154,7 +8154,7 @@ async def create_run_batch(call: Call) -> list[JsonObject]:
     news = []
     for item in raw:
         news.append(await new_run(call.server, None, validate(RunCreateStateless, item)))
-        await asyncio.sleep(0)  # others have their turn
+        await asyncio.sleep(0)  # let other requests run
     return [run.to_dict() for run in await call.server.runner.create(*news)]
 
 
@@ -8175,7 +8175,7 @@ async def stream_run(call: Call) -> Response:
 async def run_tape(
     server: Server, run: Run, run_log: EventLog | None, follower: Follower, after: tuple[int, int]
 ) -> AsyncIterator[list[Event]]:
-    """A run's events after a place, in batches: those that are kept, and those that come if the run goes on."""
+    """Yield a run's events after an id, in batches: the stored ones, then new ones while it is live."""
     try:
         while run.kwargs["resumable"] and (
             part := await server.db.read(lambda conn, at=after: Events(conn).of_run(run.run_id, at))
@@ -8193,7 +8193,7 @@ async def run_tape(
 async def with_heartbeats(
     batches: AsyncIterator[list[T]], follower: Follower, frame: Callable[[T], bytes]
 ) -> AsyncIterator[bytes]:
-    """The frames of what has one, or a heartbeat if there were none for some seconds: the rest is silence, too."""
+    """Yield the frames of each batch. Where they are empty, yield a heartbeat if nothing was sent for some seconds."""
     async for batch in batches:
         text = b"".join(map(frame, batch))
         if text or time.monotonic() - follower.quiet_since >= HEARTBEAT_SECONDS:
@@ -8217,12 +8217,12 @@ async def wait_run(call: Call) -> Response:
 
 
 class Unfinished(Exception):
-    """The server stops before the run that a client waits for has ended: there is no answer to give."""
+    """The server stops before the run that a client waits for has ended: the response is broken off."""
 
 
 class CutResponse(StreamingResponse):
-    """A stream that may break off, so that its client can't take it for whole and asks again. If its client leaves
-    early, a `bound` run is cancelled."""
+    """A stream that is cut off at Unfinished or Overtaken, so that its client sees that it is not complete. If the
+    client leaves early, the `bound` run is cancelled."""
 
     bound: tuple[Runner, Run] | None = None
 
@@ -8237,11 +8237,11 @@ class CutResponse(StreamingResponse):
                 runner, run = self.bound
                 reason = "client disconnected from the run stream (on_disconnect=cancel)"
                 cancel = runner.cancel([(run.thread_id, run.run_id)], "interrupt", reason)
-                asyncio.ensure_future(cancel)  # noqa: RUF006  the database holds it
+                asyncio.ensure_future(cancel)  # noqa: RUF006  the database's queue refers to it
 
 
 def wait_reply(server: Server, run: Run, run_log: EventLog, cancel: bool, result: bytes = b"") -> Response:
-    """A body of white space while the run goes on, then its result, or the one given."""
+    """Return a response that sends white space while a run is live, then its result (or `result`, if given)."""
 
     async def parts() -> AsyncIterator[bytes]:
         while not await run_log.ended(HEARTBEAT_SECONDS):
@@ -8258,7 +8258,7 @@ def wait_reply(server: Server, run: Run, run_log: EventLog, cancel: bool, result
 
 
 async def run_result(server: Server, run: Run, run_log: EventLog) -> bytes:
-    """What a run that was waited for comes to: its error, its last values, or its thread's."""
+    """Return the result of a run as JSON: its error, its last values, or else those of its thread."""
     if run_log.error is not None:
         return b'{"__error__":' + run_log.error + b"}"
     if run_log.last_values is not MISSING:
@@ -8267,12 +8267,12 @@ async def run_result(server: Server, run: Run, run_log: EventLog) -> bytes:
         values = thread_result(server.db.look(lambda conn: Threads(conn).get(run.thread_id)), with_values=True)
     parts = values.values() if isinstance(values, dict) else ()
     if any(isinstance(part, list | dict) and len(part) > 1000 for part in parts):
-        return await asyncio.to_thread(to_json, values)  # that of a long chat would hold up the API
+        return await asyncio.to_thread(to_json, values)  # a long chat would hold up the API
     return to_json(values)
 
 
 def thread_result(thread: Thread | None, with_values: bool) -> Any:
-    """A thread as the result of a run that is over."""
+    """Return what a thread shows, as the result of a run that is over."""
     if thread is None:
         return {}
     if thread.status == "error":
@@ -8286,12 +8286,12 @@ def questions(thread: Thread) -> list[JsonObject]:
 
 
 def with_questions(values: Any, questions: Sequence[Any]) -> Any:
-    """What a run has come to that ended with these values, and perhaps waits for answers."""
+    """Return values as a run's result: with `__interrupt__` if there are questions."""
     return {**(values if isinstance(values, dict) else {}), "__interrupt__": questions} if questions else values
 
 
 async def list_runs(call: Call) -> list[JsonObject]:
-    """Runs of a thread, or of all threads, newest first."""
+    """Return the runs of a thread, or of all threads, newest first."""
     query, known = call.query, typing.get_args(RunField)
     thread_id = call.id("thread") if call.request.path_params else None
     if unknown := [name for name in query["select"] if name not in known]:
@@ -8316,7 +8316,7 @@ def find_run(call: Call) -> Run | None:
 
 
 async def get_run(call: Call) -> JsonObject:
-    """One run."""
+    """Return a run."""
     run = find_run(call)
     if run is None:
         find_thread(call)
@@ -8325,7 +8325,7 @@ async def get_run(call: Call) -> JsonObject:
 
 
 async def delete_run(call: Call) -> None:
-    """Remove a run with its checkpoints; the thread shows the state before it."""
+    """Delete a run with its checkpoints; its thread shows the state before it."""
     thread_id, run_id, began = call.id("thread"), call.id("run"), CLOCK.steady()
 
     def delete(conn: sqlite3.Connection) -> tuple[Run, Thread | None]:
@@ -8349,19 +8349,19 @@ async def delete_run(call: Call) -> None:
 
 
 async def live_log(server: Server, run: Run, follower: Follower | None = None) -> EventLog | None:
-    """The log of a run, joined; None if the run is over."""
+    """Return the log of a run, after `follower` has joined it; None if the run is over."""
     if run.status not in ("pending", "running"):
         return None
     joined = server.runner.logs.of_run(run.run_id, follower)
     current = server.db.look(lambda conn: Runs(conn).get(run.thread_id, run.run_id))
     if current is None or current.status not in ("pending", "running"):
-        server.runner.logs.close_run(run.run_id)  # it ended before the log was made: nobody else will
+        server.runner.logs.close_run(run.run_id)  # it ended before the log was made: nobody else closes it
         return None
     return joined
 
 
 async def join_run(call: Call) -> Response:
-    """Wait for the result of a run that exists."""
+    """Wait for the result of an existing run."""
     run, headers = find_run(call), run_headers(call.id("thread"), call.id("run"), "join")
     if run is None:
         return reply({"__error__": RUN_NOT_FOUND}, headers=headers)
@@ -8373,16 +8373,16 @@ async def join_run(call: Call) -> Response:
 
 
 async def join_run_stream(call: Call) -> Response:
-    """Follow a run that exists; with Last-Event-ID, a resumable one from after that event."""
+    """Stream the events of an existing run; of a resumable one, those after Last-Event-ID."""
     run, headers = find_run(call), run_headers(call.id("thread"), call.id("run"), "stream")
     if run is None:
         missing = sse_frame(Event(NO_ID, "error", to_json(RUN_NOT_FOUND)), False)
         return Response(missing, headers={**STREAM_HEADERS, **headers})
     last = call.request.headers.get("last-event-id")
-    after = event_id() if last is None else parse_event_id(last) or (2**62, 0)  # nothing comes after nonsense
+    after = event_id() if last is None else parse_event_id(last) or (2**62, 0)  # malformed: no events
     follower = Follower()
     joined = await live_log(call.server, run, follower)
-    # of each mode the part that names of its events begin with; one mode matches all `messages/*`
+    # the names of a mode's events begin with it; both modes of messages match all of `messages/*`
     wanted = {"messages" if mode.startswith("messages") else mode for mode in call.query["stream_mode"]}
 
     def frame(event: Event) -> bytes:
@@ -8398,7 +8398,7 @@ async def join_run_stream(call: Call) -> Response:
 
 
 async def join_thread_stream(call: Call) -> Response:
-    """Follow all runs of a thread, present and future."""
+    """Stream the events of all runs of a thread, present and future."""
     thread_id = call.id("thread")
     modes = call.query["stream_mode"] or call.query["stream_modes"]
     for mode in modes:
@@ -8425,8 +8425,8 @@ async def join_thread_stream(call: Call) -> Response:
 async def thread_tape(
     server: Server, thread_id: str, joined: EventLog, follower: Follower, after: tuple[int, int] | None
 ) -> AsyncIterator[list[Event]]:
-    """A thread's events, in batches: those that are kept, if they are wanted from a place on, and those that come."""
-    shown, seen = visibility(server, thread_id), dict[str, tuple[int, int]]()  # by run: each keeps its own in order
+    """Yield a thread's events in batches: the stored ones after an id, if one is given, then new ones."""
+    shown, seen = visibility(server, thread_id), dict[str, tuple[int, int]]()  # by run: only its own are in order
     try:
         while after and (part := await server.db.read(lambda conn, at=after: Events(conn).of_thread(thread_id, at))):
             after, seen = part[-1].id, seen | {event.run_id: event.id for event in part}
@@ -8438,7 +8438,7 @@ async def thread_tape(
 
 
 async def cancel_run(call: Call) -> Response:
-    """Cancel a run; `action` interrupt keeps what it did, rollback removes it."""
+    """Cancel a run: `action` interrupt keeps its checkpoints, rollback deletes them and the run."""
     run, action = find_run(call), "rollback" if call.query["action"] == "rollback" else "interrupt"
     if run is None:
         raise NotFound("No runs found to cancel.")
@@ -8452,7 +8452,7 @@ async def cancel_run(call: Call) -> Response:
 
 
 async def cancel_runs(call: Call) -> None:
-    """Cancel runs of a thread by id, or all runs by status."""
+    """Cancel runs of a thread by id, or the runs of all threads by status."""
     server, body = call.server, cast(RunsCancel, call.body)
     action = "rollback" if call.query["action"] == "rollback" else "interrupt"
     if body.status is not None:
@@ -8483,7 +8483,7 @@ async def cancel_runs(call: Call) -> None:
 
 
 async def create_cron(call: Call) -> JsonObject:
-    """Make runs by a schedule, on a thread or each on one of its own."""
+    """Make a cron: it starts runs by a schedule, on a thread or each on a new one."""
     server, body = call.server, cast(CronCreate, call.body)
     thread_id = call.id("thread") if "thread_id" in call.request.path_params else None
     assistant_id = cron_assistant(server, body.assistant_id)
@@ -8518,7 +8518,7 @@ async def create_cron(call: Call) -> JsonObject:
 
 
 def cron_assistant(server: Server, name: str) -> str:
-    """Return the id of the assistant that a cron names, maybe by its graph. Raises NotFound."""
+    """Return the id of a cron's assistant, which may be named by its graph. Raises NotFound."""
     try:
         return to_assistant_id(server, name)
     except InvalidId:
@@ -8540,8 +8540,8 @@ def check_cron_run(conn: sqlite3.Connection, graphs: Graphs, new: NewRun) -> Non
 
 
 async def allow_cron(server: Server, cron: Cron) -> Cron:
-    """Return the cron, with the access of its runs, and what authorization changes in them. They are on
-    behalf of who made the cron, whoever changes it. Raises Refused."""
+    """Return the cron with the changes that the application's Auth makes, and with the access of its runs: that of the
+    user who made the cron, also if another changes it. Raises Refused."""
     new = cron_run(cron)
     changes, access = await allow_run(server, cron.thread_id, new.body, new.run_id)
     if access.user is None:
@@ -8552,16 +8552,16 @@ async def allow_cron(server: Server, cron: Cron) -> Cron:
 
 
 async def get_cron(call: Call) -> JsonObject:
-    """One cron."""
+    """Return a cron."""
     cron_id = call.id("cron")
     return must_find(call.server.db.look(lambda conn: Crons(conn).get(cron_id, *call.limits))).to_dict()
 
 
-CRON_OWN = frozenset({"schedule", "timezone", "end_time", "enabled", "on_run_completed"})  # not of its runs
+CRON_OWN = frozenset({"schedule", "timezone", "end_time", "enabled", "on_run_completed"})  # fields not of its runs
 
 
 async def update_cron(call: Call) -> JsonObject:
-    """Change a cron; what is given is laid over its payload as well."""
+    """Change a cron; the given fields also replace those of its payload."""
     server, cron_id, body = call.server, call.id("cron"), cast(CronPatch, call.body)
     if not call.raw:
         raise BadRequest("Request body cannot be empty")
@@ -8603,14 +8603,14 @@ async def update_cron(call: Call) -> JsonObject:
 
 
 async def delete_cron(call: Call) -> None:
-    """Remove a cron."""
+    """Delete a cron."""
     cron_id = call.id("cron")
     must_find(await call.server.db.write(lambda conn: Crons(conn).delete(cron_id, *call.limits)))
     call.server.runner.threads.notice()
 
 
 async def fire_cron(call: Call) -> Response:
-    """Make the run of a cron now, even if the cron is disabled; its next date stays as it is."""
+    """Start a run of a cron now, even if it is disabled; its next date stays."""
     cron_id = call.id("cron")
     found = call.server.db.look(lambda conn: Crons(conn).get(cron_id, *call.limits))
     cron = must_find(found, f"Cron '{cron_id}' not found")
@@ -8621,14 +8621,14 @@ async def fire_cron(call: Call) -> Response:
 
 
 async def search_crons(call: Call) -> Response:
-    """Crons by assistant, thread and metadata."""
+    """Search crons by assistant, thread and metadata."""
     body: CronSearch = call.body
     page = await call.server.db.read(lambda conn: Crons(conn).search(body, *call.limits))
     return page_reply([select_fields(row.to_dict(), body.select) for row in page.rows], page.more, body)
 
 
 async def count_crons(call: Call) -> int:
-    """How many crons a search finds."""
+    """Count the crons that a search finds."""
     return await call.server.db.read(lambda conn: Crons(conn).count(call.body, *call.limits))
 
 
@@ -8636,7 +8636,7 @@ async def count_crons(call: Call) -> int:
 
 
 class BadLabel(Invalid):
-    """A namespace label that can't be; answered as plain text, as the API does."""
+    """An invalid namespace label, answered in plain text as LangGraph Server does."""
 
 
 def labels(namespace: Sequence[str]) -> tuple[str, ...]:
@@ -8648,7 +8648,7 @@ def labels(namespace: Sequence[str]) -> tuple[str, ...]:
 
 
 async def put_item(call: Call) -> None:
-    """Store an item, in place of one with the same key."""
+    """Store an item, in place of the one with the same key."""
     body: StorePutRequest = call.body
     asked: JsonObject = {"namespace": labels(body.namespace), "key": body.key, "value": body.value, "index": body.index}
     asked = await allow_item(call.server, "put", asked)
@@ -8672,7 +8672,7 @@ def item_value(item: Item) -> JsonObject:
 
 
 async def get_item(call: Call) -> JsonObject | Response | None:
-    """One item, or null."""
+    """Return an item, or null."""
     namespace = labels((call.query["namespace"] or "").split("."))
     if not call.query["key"]:
         return reply({"error": "Key is required"}, 400)
@@ -8683,7 +8683,7 @@ async def get_item(call: Call) -> JsonObject | Response | None:
 
 
 async def delete_item(call: Call) -> None:
-    """Remove an item; also fine if there is none."""
+    """Delete an item, if there is one."""
     body: StoreDeleteRequest = call.body
     asked = await allow_item(call.server, "delete", {"namespace": labels(body.namespace or ()), "key": body.key})
     if namespace := labels(asked["namespace"]):
@@ -8691,7 +8691,7 @@ async def delete_item(call: Call) -> None:
 
 
 async def search_items(call: Call) -> JsonObject:
-    """Items of a namespace and those below it, in order of first writing; with a query the nearest first."""
+    """Search items of a namespace and those below it: oldest first, with a query the nearest first."""
     body: StoreSearchRequest = call.body
     asked: JsonObject = {
         "namespace": labels(body.namespace_prefix or ()),
@@ -8707,7 +8707,7 @@ async def search_items(call: Call) -> JsonObject:
 
 
 async def list_item_namespaces(call: Call) -> JsonObject:
-    """The namespaces that hold items."""
+    """Return the namespaces that hold items."""
     body: StoreListNamespacesRequest = call.body
     asked: JsonObject = {
         "namespace": labels(body.prefix) if body.prefix else None,
@@ -8737,7 +8737,7 @@ NO_ACTIVE_RUN = "No active run is bound to this thread."
 
 
 class ProtocolError(Exception):
-    """A command or a call that can't be carried out: the protocol's code for that, and a message."""
+    """A command or call that can't be carried out, with a code of its protocol."""
 
     def __init__(self, code: str | int, message: str) -> None:
         super().__init__(message)
@@ -8777,7 +8777,7 @@ class EventFilter:
         for event in events:
             method = event.name.removeprefix(PROTOCOL).partition("|")[0]
             channel = method.partition(".")[0]  # input.requested is of the channel input
-            if event.seq > self.since and (channel == "custom" or channel in self._channels):  # else it is not read
+            if event.seq > self.since and (channel == "custom" or channel in self._channels):  # parse no others
                 made = envelope(event)
                 if self._matches(channel, made["params"]):
                     wanted.append(made)
@@ -8791,7 +8791,7 @@ class EventFilter:
         return namespaces is None or any(self._is_below(params["namespace"], prefix) for prefix in namespaces)
 
     def _is_below(self, namespace: list[str], prefix: list[str]) -> bool:
-        """Return whether a namespace is the prefix or not too far below it. A name without a task id means any task."""
+        """Return whether a namespace is `prefix`, or below it by at most `depth`. A name without id means any task."""
         levels, depth = len(namespace) - len(prefix), self._asked.depth
         if levels < 0 or (depth is not None and levels > depth):
             return False
@@ -8802,8 +8802,8 @@ class EventFilter:
 async def protocol_tape(
     server: Server, thread_id: str, pick: Callable[[list[Event]], list[JsonObject]], follower: Follower
 ) -> AsyncIterator[list[JsonObject]]:
-    """Yield what `pick` takes of a thread's events: of the kept ones, then of those that come. Raises Unfinished if
-    the server stops, Overtaken if the client is so far behind that it had better come again."""
+    """Yield the events of a thread that `pick` returns, of the stored ones, then of new ones. Raises Unfinished if the
+    server stops, Overtaken if the client is too far behind and has to connect again."""
     joined = server.runner.logs.follow_thread(thread_id, follower)
     async for events in thread_tape(server, thread_id, joined, follower, (0, -1)):
         yield pick(events)
@@ -8837,8 +8837,8 @@ async def send_command(call: Call) -> Response:
 
 
 async def answer_command(server: Server, thread: str, command: Any, session: Session | None) -> tuple[JsonObject, int]:
-    """Carry out a command, of a WebSocket if there is a session. Return the protocol's answer, and the HTTP status.
-    `applied_through_seq` is the number of the last event before the command: a run's own events come after it."""
+    """Carry out a command, of a WebSocket if there is a session. Return the answer and the HTTP status. The answer's
+    `applied_through_seq` is the last event before the command: those of a run that it starts come after."""
     given = command if isinstance(command, dict) else {}
     command_id, method, params = given.get("id"), given.get("method"), given.get("params")
     if type(command_id) is not int or not isinstance(method, str):  # a bool is an int, too
@@ -8862,7 +8862,7 @@ def command_failure(command_id: Any, code: str | int, message: str) -> JsonObjec
 
 
 async def start_run(server: Server, thread: str, params: JsonObject, session: Session | None) -> JsonObject:
-    """run.start: start a run on a thread, which is made if need be. If a question waits, the input answers it."""
+    """run.start: start a run on a thread, which is made if missing. If the thread asks a question, answer it."""
     assistant_id, config = params.get("assistant_id"), params.get("config") or {}
     is_named = isinstance(assistant_id, str) and assistant_id
     require(is_named, "run.start requires an assistant_id.", "invalid_argument")
@@ -8895,8 +8895,8 @@ async def start_protocol_run(server: Server, thread_id: str, body: JsonObject) -
 
 
 async def asking_thread(server: Server, thread_id: str) -> Thread | None:
-    """Return the thread if it waits for answers. A run that has asked is about to end, and its client may be faster:
-    wait for its end."""
+    """Return the thread if it waits for answers. A client may answer a run's question just before the run ends: wait
+    for that."""
     limits = ACCESS.get().limits["threads.read"] if server.auth else {}
     thread = server.db.look(lambda conn: Threads(conn).get(thread_id, limits))
     if thread and thread.status == "busy":
@@ -8977,7 +8977,7 @@ async def get_tree(server: Server, thread: str, params: JsonObject, session: Ses
             params = from_json(event.data)
             data, place = params["data"], tuple(params["namespace"])
             node = {"namespace": params["namespace"], "status": data["event"], "graph_name": data.get("graph_name", "")}
-            nodes[place] = nodes.pop(place, node)  # its last status, at the place of its first one
+            nodes[place] = nodes.pop(place, node)  # newest first: keep the status, move it to its first event's place
             if data["event"] == "running":
                 break
         root = nodes.pop((), None)
@@ -9006,7 +9006,7 @@ class Session:
         self._server = server
         self._socket = socket
         self._thread = thread
-        self.subscriptions: dict[str, EventFilter] = {}  # everything up to their `since` has been sent
+        self.subscriptions: dict[str, EventFilter] = {}  # events up to their `since` have been sent
         self._tape: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
@@ -9031,7 +9031,7 @@ class Session:
             await self._socket.send_text(to_json(message).decode())
 
     def subscribe(self, subscription_id: str, wanted: EventFilter) -> None:
-        """Read the thread's events from their beginning once more; each subscription gets those after its `since`."""
+        """Read the thread's events again from the first: each subscription gets those after its `since`."""
         self.subscriptions[subscription_id] = wanted
         if self._tape:
             self._tape.cancel()
@@ -9049,18 +9049,18 @@ class Session:
                     await self._send(envelope)
                     for own in self.subscriptions.values():
                         own.since = max(own.since, envelope["seq"])
-        except Exception as error:  # the client is told in any case: else it would wait for ever
+        except Exception as error:  # whatever it is: the client must not wait for ever
             expected = isinstance(error, Unfinished | Overtaken | Unavailable)
             if not expected:
                 log.error("the events of thread %s could not be sent", self._thread, exc_info=error)
-            with contextlib.suppress(RuntimeError):  # it is closed already
+            with contextlib.suppress(RuntimeError):  # closed already
                 await self._socket.close(1012 if expected else 1011)
 
 
 async def deny(socket: WebSocket, error: ApiError) -> None:
-    """Answer a WebSocket that is not let in."""
+    """Refuse a WebSocket with an HTTP response."""
     refusal = reply({"detail": error.detail}, error.status, error.headers)
-    del refusal.headers["content-length"]  # uvicorn before 0.52.4 sends its own as well
+    del refusal.headers["content-length"]  # uvicorn before 0.52.4 adds a second one
     await socket.send_denial_response(refusal)
 
 
@@ -9092,12 +9092,12 @@ MCP_MESSAGES = {"description": "The user message to send to the agent.", "title"
 
 
 def rpc_answer(rpc_id: Any, name: str, value: JsonObject) -> JsonObject:
-    """Return an answer of JSON-RPC, with its `result` or its `error`."""
+    """Return a JSON-RPC response; `name` is `result` or `error`."""
     return {"jsonrpc": "2.0", "id": rpc_id, name: value}
 
 
 async def call_mcp(call: Call) -> Response:
-    """The Model Context Protocol, stateless: one JSON answer per call."""
+    """Answer a message of the Model Context Protocol, stateless: one JSON response per call."""
     try:
         message = await call.json()
     except Invalid:
@@ -9158,11 +9158,11 @@ async def list_tools(server: Server, params: JsonObject) -> JsonObject:
             schema = await input_schema(server, assistant)
         except Unavailable:
             raise
-        except Exception as error:  # whatever a factory of the user's raises: the others are tools all the same
+        except Exception as error:  # whatever a graph factory raises: the other assistants are listed
             log.warning("assistant %s is left out of the tools: %r", assistant.assistant_id, error)
             continue
         properties = schema.get("properties", {})
-        if "messages" in properties:  # a list of messages is simplified to the text of one
+        if "messages" in properties:  # a tool takes the text of one message
             properties = {**properties, "messages": MCP_MESSAGES}
             schema = {key: value for key, value in schema.items() if key != "$defs"}
         tools[name] = {
@@ -9187,12 +9187,12 @@ async def input_schema(server: Server, assistant: Assistant) -> JsonObject:
     return await of_assistant_graph(server, assistant, schema)
 
 
-# A conversation's takes some 20 ms to make, and all assistants of a graph have the same.
+# Making the schema of messages takes some 20 ms, and all assistants of a graph have the same.
 INPUT_SCHEMAS: weakref.WeakKeyDictionary[Graph, JsonObject] = weakref.WeakKeyDictionary()
 
 
 async def call_tool(server: Server, params: JsonObject) -> JsonObject:
-    """Run the assistant that a tool stands for. Return its result as a text. Raises ProtocolError."""
+    """Run the assistant that a tool is named after. Return its result as text. Raises ProtocolError."""
     name = params.get("name")
     value: JsonObject = {"metadata": {}}
     known = await server.db.read(lambda conn: Assistants(conn).of_tool(name)) if isinstance(name, str) else []
@@ -9243,20 +9243,20 @@ def failure_text(error: JsonObject) -> str:
 
 
 async def get_mcp(call: Call) -> None:
-    """Streams opened by the client are not part of the stateless protocol."""
+    """Refuse a stream: stateless MCP has none."""
 
 
 async def delete_mcp(call: Call) -> None:
-    """There are no sessions to end."""
+    """Refuse to end a session: stateless MCP has none."""
 
 
-# -- the Agent2Agent protocol: every assistant is an agent; a task is a run, with those that answer its questions --
+# -- the Agent2Agent protocol: every assistant is an agent; a task is a run, and the runs that answer its questions --
 
 A2A_PAGE = 100
 MAX_PARTS = 1_000
 A2A_SCOPE_HEADER, A2A_SCOPES = "LangGraph-A2A-History-Scope", ("context", "task")
 FINAL_STATES = ("completed", "failed", "canceled")
-# States, and the fields of files, in the words of version 0.3 and of 1.0.
+# States, and the fields of files, by their names in version 0.3; values are the names in 1.0.
 TASK_STATES = {
     state: f"TASK_STATE_{state.upper().replace('-', '_')}"
     for state in (*FINAL_STATES, "submitted", "working", "input-required", "rejected", "auth-required", "unknown")
@@ -9266,7 +9266,7 @@ FILE_WORDS = {"bytes": "raw", "uri": "url", "name": "filename", "mimeType": "med
 
 @dataclass(frozen=True)
 class AgentCall:
-    """A JSON-RPC call to an agent. It is answered in the words of version 1.0 or of 0.3, as it was made."""
+    """A JSON-RPC call to an agent, answered in the form of version 1.0 if it is `modern`, else of 0.3."""
 
     server: Server
     request: Request
@@ -9277,7 +9277,7 @@ class AgentCall:
     streams: bool
 
     def value(self, made: JsonObject) -> JsonObject:
-        """Put a task or an update, made in the words of version 0.3, into the words of the call's version."""
+        """Return a task or an update, made in the form of version 0.3, in that of the call's version."""
         if not self.modern:
             return made
         status = made.get("status", {})
@@ -9295,12 +9295,12 @@ class AgentCall:
         return made
 
     def wrapped(self, made: JsonObject) -> JsonObject:
-        """Do the same for a result of several possible kinds, which version 1.0 names."""
+        """Return a result of several possible kinds likewise: version 1.0 puts it under the name of its kind."""
         names = {"task": "task", "status-update": "statusUpdate", "artifact-update": "artifactUpdate"}
         return {names[made["kind"]]: self.value(made)} if self.modern else made
 
     def text(self, name: str) -> str:
-        """Return a parameter that is a text, empty if it is not given. Raises ProtocolError."""
+        """Return a string parameter, empty if it is not given. Raises ProtocolError."""
         value = self.params.get(name) or ""
         require(isinstance(value, str), f"{name} must be a string")
         return str(value)
@@ -9331,7 +9331,7 @@ def rpc_frame(answer: JsonObject) -> bytes:
 
 
 async def call_agent(call: Call) -> Response:
-    """The Agent2Agent protocol: a JSON-RPC call of one of an agent's methods."""
+    """Answer a JSON-RPC call of the Agent2Agent protocol."""
     rpc_id, streams = None, False
     try:
         try:
@@ -9373,11 +9373,11 @@ async def find_agent(server: Server, assistant_id: str) -> Assistant:
         raise ProtocolError(INVALID_PARAMS, f"Assistant not found: '{assistant_id}'") from None
 
 
-# what a client says
+# messages from clients
 
 
 class SentFile(Body):
-    """A file in a part: its content in base64, or its address."""
+    """A file in a part: its content in base64, or its URL."""
 
     bytes: str | None = None
     uri: str | None = None
@@ -9386,7 +9386,7 @@ class SentFile(Body):
 
 
 class SentPart(Body):
-    """A part of a message: a text, an object or a file, as its kind says."""
+    """A part of a message: a text, an object or a file, by its kind."""
 
     kind: Literal["text", "data", "file"]
     text: str | None = None
@@ -9402,7 +9402,7 @@ class SentPart(Body):
 
 
 class SentMessage(Body):
-    """A message to an agent, in the words of version 0.3."""
+    """A message to an agent, in the form of version 0.3."""
 
     message_id: str = Field(alias="messageId")
     role: Literal["user", "agent"]
@@ -9443,8 +9443,8 @@ def read_message(call: AgentCall) -> SentMessage:
 
 
 def read_parts(message: SentMessage) -> tuple[JsonObject, str | list[JsonObject] | None]:
-    """Return what a message brings for a graph: its data parts as one object, and its texts and files, if there are
-    any, as the content of a message of the conversation."""
+    """Return the data parts of a message as one object, and its texts and files, if there are any, as the content of a
+    chat message."""
     data: JsonObject = {}
     blocks: list[JsonObject] = []
     for part in message.parts:
@@ -9464,7 +9464,7 @@ def read_parts(message: SentMessage) -> tuple[JsonObject, str | list[JsonObject]
 
 
 def graph_input(message: SentMessage, task_id: str) -> JsonObject:
-    """Return a graph's input: the data parts merged, with the texts and files as one more message."""
+    """Return a graph's input: the data parts, with the texts and files as one more of `messages`."""
     data, content = read_parts(message)
     if content is None:
         return data
@@ -9479,8 +9479,9 @@ def graph_input(message: SentMessage, task_id: str) -> JsonObject:
 
 
 def task_answer(message: SentMessage, task_id: str, asked: list[str]) -> JsonObject:
-    """Return the command that answers a task's questions: with `resume` of the data, or the text, or all the data;
-    the rest changes the state. `asked` are their ids. Raises ProtocolError if the answer may be to any of several."""
+    """Return the command that answers a task's questions with `resume` of the data, else the text, else all the data;
+    what is left of the message is the command's update. `asked` are the ids of the questions. Raises ProtocolError if
+    there are several and the answer does not name them."""
     data, content = read_parts(message)
     update: JsonObject = {}
     if "resume" in data:
@@ -9490,12 +9491,12 @@ def task_answer(message: SentMessage, task_id: str, asked: list[str]) -> JsonObj
         resume, update = content, data
     else:
         resume = data
-    is_told = len(asked) < 2 or (isinstance(resume, dict) and resume and set(resume) <= set(asked))
-    require(is_told, f"Several inputs are required: send {{'resume': {{id: answer}}}} with ids of {asked}")
+    is_clear = len(asked) < 2 or (isinstance(resume, dict) and resume and set(resume) <= set(asked))
+    require(is_clear, f"Several inputs are required: send {{'resume': {{id: answer}}}} with ids of {asked}")
     return {"resume": resume, "update": update} if update else {"resume": resume}
 
 
-# what an agent shows
+# tasks for clients
 
 
 def message_parts(message: JsonObject) -> list[JsonObject]:
@@ -9522,7 +9523,7 @@ def conversation(thread: Thread) -> list[JsonObject]:
     said, task_id, values = [], None, thread.output
     messages = values.get("messages") if isinstance(values, dict) else None
     for number, message in enumerate(messages if isinstance(messages, list) else ()):
-        with contextlib.suppress(AttributeError, TypeError, LookupError):  # it is no message
+        with contextlib.suppress(AttributeError, TypeError, LookupError):  # not a message
             is_user = message["type"].lower().startswith("human")
             marks = (message.get("additional_kwargs") or {}).get("a2a")
             start = marks.get("task_start_id") if isinstance(marks, dict) else None
@@ -9545,13 +9546,13 @@ def task_ids(run: Run) -> JsonObject:
 
 
 def task_status(run: Run, state: str, parts: list[JsonObject], timestamp: str) -> JsonObject:
-    """Return a status; the parts, if there are any, are a message of the agent."""
+    """Return a task's status, with a message of the agent if there are parts."""
     said = {"message": message_value(uuid.uuid4(), "agent", parts, task_ids(run))} if parts else {}
     return {"state": state, **said, "timestamp": timestamp}
 
 
 def present_status(task: Task, thread: Thread, note: str = "") -> JsonObject:
-    """Return a task's status with its error if it failed, a remark if it was canceled, else with the note."""
+    """Return a task's status with a text: its error, that it was canceled, else `note`."""
     if task.state == "failed":
         error = thread.error if task.latest else None
         note = f"Error executing assistant{': ' + failure_text(error) if error else ''}"
@@ -9562,8 +9563,8 @@ def present_status(task: Task, thread: Thread, note: str = "") -> JsonObject:
 
 
 def task_artifacts(call: AgentCall, task: Task, thread: Thread, history: list[JsonObject]) -> list[JsonObject]:
-    """Return a task's result: the questions that wait for an answer, or the agent's last message, or else its graph's
-    values, if no later run has changed them."""
+    """Return the result of a task in a list, empty if it has none: the questions that it asks, else the agent's last
+    message, else the graph's values, if no later run has changed them."""
     name, description, parts = "Interrupt", "Agent requires input to continue", []
     if task.state == "input-required":
         parts = [{"kind": "data", "data": question} for question in questions(thread)]
@@ -9616,7 +9617,7 @@ async def find_task(call: AgentCall, name: str, context: str | None, where: str 
 
 
 async def start_task(call: AgentCall, message: SentMessage, follower: Follower | None) -> tuple[Run, EventLog]:
-    """Start a run for a message: of a new task, or of the one that the message names. Raises ProtocolError."""
+    """Start a run for a message, as a new task or of the task that the message names. Raises ProtocolError."""
     server, assistant, run_id = call.server, call.assistant, new_id()
     thread_id, task_id, command = message.context_id or new_id(), run_id, None
     if read_parts(message)[1] is not None:
@@ -9652,8 +9653,7 @@ async def start_task(call: AgentCall, message: SentMessage, follower: Follower |
 
 
 async def wait_for_task(call: AgentCall, run: Run, run_log: EventLog) -> tuple[Task, Thread]:
-    """Wait for the end of a task's run. Return the task, and its thread with what that run left in it. Raises
-    ProtocolError."""
+    """Wait for the end of a task's run. Return the task, and the thread as that run left it. Raises ProtocolError."""
     await wait_for_end(call.server, run, run_log)
     task, thread = await find_task(call, task_ids(run)["taskId"], None)
     if task.run.run_id == run.run_id:  # later runs may have changed the thread
@@ -9665,7 +9665,7 @@ async def wait_for_task(call: AgentCall, run: Run, run_log: EventLog) -> tuple[T
 
 
 async def send_message(call: AgentCall) -> JsonObject | Response:
-    """Start a task, or go on with one. Answer with its updates, or at once, or when it is over, as the call says."""
+    """Start a task, or go on with one. Answer with a stream of updates, at once, or when the task's run is over."""
     options = call.params.get("configuration") or {}
     require(isinstance(options, dict), "configuration must be an object")
     pushes = options.get("pushNotificationConfig") or options.get("taskPushNotificationConfig")
@@ -9699,7 +9699,7 @@ def task_stream(call: AgentCall, first: JsonObject, run: Run, run_log: EventLog,
 async def task_answers(
     call: AgentCall, first: JsonObject, run: Run, run_log: EventLog, follower: Follower
 ) -> AsyncIterator[list[JsonObject]]:
-    """Yield a task's updates while its run goes on, in batches; the last one says how it ended."""
+    """Yield a task's updates in batches while its run is live, then its artifacts and final status."""
 
     def answer(made: JsonObject) -> JsonObject:
         return rpc_answer(call.rpc_id, "result", call.wrapped(made))
@@ -9713,7 +9713,7 @@ async def task_answers(
         answers = []
         for event in batch:
             if event.name in ("messages/partial", "messages/complete"):
-                (message,) = from_json(event.data)  # as much of it as the agent has said so far
+                (message,) = from_json(event.data)  # as it has grown so far
                 parts = message_parts(message) if message["type"].lower().startswith("ai") else []
                 if parts and parts != said:
                     answers.append(told(task_status(run, "working", parts, now()), final=False))
@@ -9738,7 +9738,7 @@ async def get_task(call: AgentCall) -> JsonObject:
 
 
 async def cancel_task(call: AgentCall) -> JsonObject:
-    """Cancel a task: its live runs, or the question that it waits for an answer to. Raises ProtocolError."""
+    """Cancel a task: its live runs, or the question that it asks. Raises ProtocolError."""
     server, name, context, length = call.server, call.task_id(), call.text("contextId"), call.length({})
     task, thread = await find_task(call, name, context)
     limits = await allow_thread(server, thread.thread_id, "threads.update", action="interrupt")
@@ -9747,15 +9747,15 @@ async def cancel_task(call: AgentCall) -> JsonObject:
 
     def end_waiting(conn: sqlite3.Connection) -> bool:
         waiting = Tasks(conn).waiting(run.thread_id)
-        if waiting is None or waiting.run.run_id != run.run_id:  # it has just got its answer
+        if waiting is None or waiting.run.run_id != run.run_id:  # answered meanwhile
             return False
         Runs(conn).set_status(run.run_id, "interrupted")
         return True
 
     if before == "input-required":
         if await server.db.write(end_waiting):
-            no_tasks = langgraph_types.StateUpdate(None, END, None)  # as LangGraph drops a question
-            with contextlib.suppress(Conflict):  # another run goes on from there
+            no_tasks = langgraph_types.StateUpdate(None, END, None)  # LangGraph's way to drop a question
+            with contextlib.suppress(Conflict):  # another run is live already
                 await change_state(server, thread, place_config(thread.thread_id), lambda graph: [[no_tasks]])
     elif before not in FINAL_STATES:
         live = server.db.look(lambda conn: Runs(conn).live(thread.thread_id))
@@ -9772,7 +9772,7 @@ async def cancel_task(call: AgentCall) -> JsonObject:
 
 
 async def list_tasks(call: AgentCall) -> JsonObject:
-    """Return a page of the agent's tasks, those changed last first. Raises ProtocolError."""
+    """Return a page of the agent's tasks, the last changed first. Raises ProtocolError."""
     server, size, length = call.server, call.params.get("pageSize", A2A_PAGE), call.length(call.params)
     require(type(size) is int and 1 <= size <= A2A_PAGE, f"pageSize must be an integer between 1 and {A2A_PAGE}.")
     token, state, since = call.text("pageToken") or "0", call.text("status"), call.text("statusTimestampAfter")
@@ -9789,7 +9789,7 @@ async def list_tasks(call: AgentCall) -> JsonObject:
 
     def shown(conn: sqlite3.Connection) -> Iterator[JsonObject]:
         for task in page:
-            if thread := Threads(conn).get(task.run.thread_id, allowed[task.run.thread_id]):  # else gone meanwhile
+            if thread := Threads(conn).get(task.run.thread_id, allowed[task.run.thread_id]):  # else deleted meanwhile
                 made = call.value(present_task(call, task, thread, length))
                 artifacts = made.get("artifacts", []) if call.params.get("includeArtifacts") else []
                 yield {**made, "artifacts": artifacts}
@@ -9821,7 +9821,7 @@ STREAMING_METHODS = ("message/stream", "tasks/resubscribe", "SendStreamingMessag
 
 
 async def agent_card(server: Server, request: Request, assistant: Assistant) -> JsonObject:
-    """Return what an agent can do, and its address: the one that the client has reached, by number and not by name."""
+    """Return an agent's card. Its URL has the IP address that the client reached, not the name that it used."""
     schema = await input_schema(server, assistant)
     fields = list(schema.get("properties", {}))
     scope = request.scope
@@ -9859,7 +9859,7 @@ async def agent_card(server: Server, request: Request, assistant: Assistant) -> 
 
 
 async def get_agent_card(call: Call) -> Response:
-    """The card of the assistant that the path or the query names."""
+    """Return the agent card of the assistant that path or query name."""
     try:
         name = call.request.path_params.get("assistant_id") or call.query["assistant_id"] or ""
         return reply(await agent_card(call.server, call.request, await find_agent(call.server, name)))
@@ -9879,11 +9879,11 @@ Handler = Callable[[Call], Coroutine[Any, Any, Any]]
 class Operation(NamedTuple):
     """One operation of the API: its route, its handler, who may use it, and what it takes and gives.
 
-    `rule` says who decides if the application has an Auth: nobody (`open`: health checks have no token), the
-    application on actions such as `threads.read`, or the handler while it works (`inside`). Without a rule all are
-    refused. `query` and `headers` declare a PARAMETER each. `also` names the statuses besides its own and those that
-    all operations of its kind have, as `status=type`. Unless `parsed`, the handler reads the body itself, as it
-    answers to a wrong one in a form of its own. `name` tells apart operations with the same handler.
+    `rule` says what an application's Auth decides on: nothing (`open`: health checks have no token), actions such as
+    `threads.read`, or whatever the handler asks it (`inside`). Without a rule the operation is refused. `query` and
+    `headers` are lists of PARAMETER. `also` lists further statuses, as `status=type`, besides `status` and those that
+    all operations of its kind have. Unless `parsed`, the handler reads the body itself, and answers an invalid one in
+    its protocol's form. `name` is the operation's id, if another has the same handler.
     """
 
     method: str
@@ -10020,16 +10020,16 @@ ROUTES = [
 ]
 # fmt: on
 
-# The GETs that may change something: the flag in their query that makes them do so, and whether it is set by default.
+# The GETs that may change something: the query flag that makes them do so, and whether it is set by default.
 CHANGED_BY: dict[Handler, tuple[str, bool]] = {
     join_run: ("cancel_on_disconnect", False),
     join_run_stream: ("cancel_on_disconnect", False),
-    get_item: ("refresh_ttl", True),  # the item may live longer then
+    get_item: ("refresh_ttl", True),  # the item may live longer
 }
 
 
-# What operations give, for the OpenAPI document: fields with their types; "?" after a name for those that may be
-# missing, after a type for what may be null.
+# The types that operations return, for the OpenAPI document: their fields with types. "?" after a name means that the
+# field may be missing, after a type that it may be null.
 # fmt: off
 RESPONSES: dict[str, dict[str, str]] = {
     "Health": {"ok": "boolean", "services": "object"},
@@ -10136,7 +10136,7 @@ _TYPES: dict[str, JsonObject] = {
 
 
 def _type_schema(name: str) -> JsonObject:
-    """The JSON schema of a type named in ROUTES or RESPONSES; `[T]` is a list, `{T}` an object of them."""
+    """Return the JSON schema of a type in ROUTES or RESPONSES; `[T]` is a list, `{T}` an object with values of T."""
     if name.endswith("?"):
         return {"anyOf": [_type_schema(name[:-1]), {"type": "null"}]}
     if name.startswith("["):
@@ -10147,7 +10147,7 @@ def _type_schema(name: str) -> JsonObject:
 
 
 def _parameter(place: str, text: str) -> JsonObject:
-    """A parameter from its declaration in ROUTES."""
+    """Return a parameter that ROUTES declares, for the OpenAPI document."""
     [(name, must, typ, default)] = PARAMETER.findall(text)
     schema = _type_schema(typ or "string")
     if default:
@@ -10157,10 +10157,10 @@ def _parameter(place: str, text: str) -> JsonObject:
 
 
 def _operation(route: Operation) -> JsonObject:
-    """An operation with its answers by status: its own, and those that all of its kind have."""
+    """Return an operation for the OpenAPI document."""
     texts = ("checkpoint_id", "namespace", *(["assistant_id"] if route.path.endswith("/graph") else []))
-    inside = [f"{name}:{'string' if name in texts else 'uuid'}" for name in re.findall(r"{(\w+)}", route.path)]
-    declared = {"path": inside, "query": route.query.split(), "header": route.headers.split()}
+    in_path = [f"{name}:{'string' if name in texts else 'uuid'}" for name in re.findall(r"{(\w+)}", route.path)]
+    declared = {"path": in_path, "query": route.query.split(), "header": route.headers.split()}
     answers = {"403": "ErrorResponse"}
     if route.body:
         answers["413"] = "ErrorResponse"
@@ -10195,7 +10195,7 @@ def _operation(route: Operation) -> JsonObject:
 
 @functools.cache
 def openapi() -> JsonObject:
-    """The OpenAPI document: made from the same models that validate."""
+    """Return the OpenAPI document of ROUTES, made from the models that validate requests."""
     from pydantic.json_schema import models_json_schema
 
     paths: JsonObject = {}
@@ -10221,7 +10221,7 @@ def openapi() -> JsonObject:
 
 
 async def get_openapi(call: Call) -> JsonObject:
-    """The OpenAPI document."""
+    """Return the OpenAPI document."""
     document, settings, app = copy.deepcopy(openapi()), call.server.settings, call.server.app
     paths, components = document["paths"], document["components"]
     for path in filter(settings.http.disables, [*paths]):
@@ -10243,8 +10243,8 @@ async def get_openapi(call: Call) -> JsonObject:
 
 
 def app_openapi(app: Starlette, taken: JsonObject) -> JsonObject:
-    """Paths and components of the user's app: by FastAPI if it can tell, else by routes and docstrings. A schema whose
-    name is `taken` gets another."""
+    """Return paths and components of the user's app: from FastAPI's document, and from routes and docstrings. Schemas
+    whose names are `taken` are renamed."""
     from starlette.schemas import SchemaGenerator
 
     document = app.openapi() if hasattr(app, "openapi") else {}
@@ -10264,7 +10264,7 @@ def app_openapi(app: Starlette, taken: JsonObject) -> JsonObject:
 
 
 async def get_docs(call: Call) -> Response:
-    """The API for people: one page without anything from elsewhere."""
+    """Show the API as a web page, which loads nothing from elsewhere."""
     from html import escape
 
     def models(value: Any) -> str:
@@ -10303,7 +10303,7 @@ async def get_docs(call: Call) -> Response:
 
 @functools.cache
 def page_headers() -> dict[str, str]:
-    """Return the headers of the page: it may run and show what is in it, by hash, and load nothing."""
+    """Return the headers of the page: it may run its own script and style, by hash, and load nothing."""
 
     def sha256(tag: str) -> str:
         text = PAGE.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
@@ -10318,7 +10318,7 @@ def page_headers() -> dict[str, str]:
 
 
 async def get_page(call: Call) -> Response:
-    """The page for people: their graphs, threads, runs and memory."""
+    """Show graphs, threads, runs and memory in a browser."""
     headers = page_headers()
     if headers["etag"] in call.request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
@@ -10326,7 +10326,7 @@ async def get_page(call: Call) -> Response:
 
 
 async def get_root(call: Call) -> Response:
-    """The page for a browser, health for others. Outside of a mount prefix the browser is sent to the page."""
+    """Show the page to browsers, tell other clients that the server is up. Outside a mount prefix, redirect to it."""
     if "text/html" not in call.request.headers.get("accept", ""):
         return reply(await ok(call), headers={"vary": "Accept"})
     prefix = call.server.settings.http.mount_prefix
@@ -10335,7 +10335,7 @@ async def get_root(call: Call) -> Response:
     return await get_page(call)
 
 
-# What is served without being in the document, but for pages: other paths to the same.
+# Operations that the OpenAPI document leaves out (but for its html pages): mostly other paths of those in ROUTES.
 UNLISTED = [
     Operation("GET", "/", get_root, "open", None, "Health", query="check_db:count=0"),
     Operation("GET", "/openapi.json", get_openapi, "open", None, "object"),
@@ -10351,20 +10351,20 @@ UNLISTED = [
 
 
 def endpoint(operation: Operation) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-    """Return the one door to an operation: who comes is known, and what they ask for was read, checked and allowed,
-    before its handler sees it."""
+    """Return the endpoint of an operation: it authenticates the user, reads and validates the request, asks the
+    application's Auth, and only then calls the handler."""
     changes, by_default = CHANGED_BY.get(operation.handler, ("", False))
 
     async def answer(request: Request) -> Response:
         server: Server = request.app.state.server
-        request.scope.setdefault("route", operation)  # as new Starlettes do: requests are counted by its path
+        request.scope.setdefault("route", operation)  # old Starlettes do not: Guard counts requests by its path
         call = Call(server, ApiRequest(request.scope, request.receive), operation.query)
         note_headers(server, request)
         auth = None if operation.rule == "open" else server.auth
         if auth:
             await enter(server, call.request)
         if auth and not operation.rule:
-            raise Refused(403, "Nothing decides who may do this")
+            raise Refused(403, "No rule says who may use this operation")
         if changes and (foreign := request.scope.get("foreign")):
             flag = call.query[changes]
             if by_default if flag is None else flag:
@@ -10385,7 +10385,7 @@ def endpoint(operation: Operation) -> Callable[[Request], Coroutine[Any, Any, Re
 def _route(operation: Operation) -> Route:
     route = Route(operation.path, endpoint(operation), methods=[operation.method])
     if operation.returns == "stream" and route.methods:
-        route.methods.discard("HEAD")  # its connection would be busy until the stream ends, if it ever does
+        route.methods.discard("HEAD")  # it would keep its connection busy as long as the stream lasts
     return route
 
 
@@ -10395,7 +10395,7 @@ def _routes(http: HttpSettings, more: Sequence[Operation]) -> list[BaseRoute]:
 
     served, methods = [*more, *UNLISTED, *ROUTES], ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
     routes: list[BaseRoute] = [_route(each) for each in served if each.rule == "open"]
-    for route in routes.copy():  # other methods, and a slash too many, find nothing
+    for route in routes.copy():  # with other methods, or a slash at the end: 404
         path = cast(Route, route).path
         routes += [Route(each, not_found, methods=methods) for each in (path, f"{path}/")]
     routes.append(WebSocketRoute("/threads/{thread_id}/stream/events", protocol_socket))
@@ -10410,7 +10410,7 @@ def _routes(http: HttpSettings, more: Sequence[Operation]) -> list[BaseRoute]:
 
 
 async def on_error(request: Request, error: Exception) -> Response:
-    """The one place where exceptions become answers."""
+    """Return the response for an exception: the one place where that is decided."""
     if isinstance(error, BadLabel):
         return Response(error.detail, error.status)
     if isinstance(error, ApiError):
@@ -10420,7 +10420,7 @@ async def on_error(request: Request, error: Exception) -> Response:
         return reply({"detail": error.detail}, error.status_code, headers)
     if isinstance(error, ClientDisconnect):
         return Response(status_code=400)
-    # whoever called this raises it again, so that its traceback is logged, too
+    # Starlette raises it again after this response, so its traceback is logged, too
     if place := user_line(error):
         log.error("%s %s failed in your code, %s", request.method, request.url.path, place)
         return reply({"detail": f"{type(error).__name__}: {error} (at {os.path.basename(place)})"}, 500)
@@ -10429,9 +10429,8 @@ async def on_error(request: Request, error: Exception) -> Response:
 
 
 class Guard:
-    """The outermost part of the application. It keeps web pages from elsewhere out: no foreign Host (DNS rebinding), no
-    writes of a foreign Origin. It counts each request once it is answered, but those that only look after the server.
-    """
+    """The outermost middleware. It keeps web pages from elsewhere out: no foreign Host (DNS rebinding), no writes of a
+    foreign Origin. It counts answered requests, except health checks, metrics and the like."""
 
     def __init__(self, app: asgi.ASGIApp, server: Server, neighbours: Neighbours) -> None:
         self.app = app
@@ -10445,11 +10444,9 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers, is_http, status = Headers(scope=scope), scope["type"] == "http", 500
-        scope["foreign"] = foreign = self._neighbours.foreign(
-            headers
-        )  # for operations that change something, though they are GETs
+        scope["foreign"] = foreign = self._neighbours.foreign(headers)  # for GETs that change something
         problem = None if is_http and scope["method"] in ("GET", "HEAD", "OPTIONS") else foreign
-        for host in headers.getlist("host"):  # each has to be right, if there are several
+        for host in headers.getlist("host"):  # if there are several, check each
             if not self._neighbours.knows_host(host):
                 problem = f"Host '{host}' is not this server's. Allow it in langgraph.json with http.allowed_hosts."
 
@@ -10459,7 +10456,7 @@ class Guard:
                 status = message["status"]
                 varies = any(name.lower() == b"vary" and b"origin" in text.lower() for name, text in message["headers"])
                 more = [] if varies else [(b"vary", b"Origin")]
-                # what a client sent may be in an answer: no browser is to find a page in it
+                # a response may repeat what a client sent: no browser may take that for a page
                 message["headers"] = [*message["headers"], *more, (b"x-content-type-options", b"nosniff")]
             await send(message)
 
@@ -10472,7 +10469,7 @@ class Guard:
             else:  # closed before it is accepted: the client sees a 403
                 await send({"type": "websocket.close", "code": 4403, "reason": problem[:120]})
         finally:
-            path = getattr(scope.get("route"), "path", "")  # as a template
+            path = getattr(scope.get("route"), "path", "")  # with {names}
             if is_http and path not in (*META_PATHS, "/ok"):
                 self._answered[scope["method"], path, status] += 1
 
@@ -10481,7 +10478,7 @@ class Guard:
 
 
 class Gate:
-    """Authenticates every request before what is behind it sees it, but those of open paths."""
+    """Middleware of http.app that authenticates requests, except those of open paths."""
 
     def __init__(self, app: asgi.ASGIApp, server: Server, api: ApiRoute) -> None:
         self.app = app
@@ -10489,10 +10486,10 @@ class Gate:
         self._api = api
 
     def _is_open(self, scope: asgi.Scope) -> bool:
-        """Whether a request may be anybody's: what only looks after the server, and maybe what is not of the API."""
+        """Return whether a path needs no authentication: health, docs and the like, perhaps the app's own routes."""
         is_covered = self._server.settings.http.enable_custom_route_auth
         if scope["path"].removeprefix(scope.get("root_path", "")) in (*META_PATHS, "/ok"):
-            routes = self._server.app.routes if self._server.app else []  # it may have its own of the same name
+            routes = self._server.app.routes if self._server.app else []  # which may serve the same path
             return not is_covered or self._api is next((r for r in routes if r.matches(scope)[0] is Match.FULL), None)
         return self._api.matches(scope)[0] is not Match.FULL and not is_covered
 
@@ -10505,11 +10502,11 @@ class Gate:
         try:
             if scope["type"] == "http":
                 connection = request = ApiRequest(scope, receive)
-                if "body" in auth.parameters:  # it is read now, and once more by what is behind
-                    body, rest = [await request.body()], receive
+                if "body" in auth.parameters:  # read here, and read again by the app
+                    body, following = [await request.body()], receive
 
                     async def replay() -> asgi.Message:
-                        return {"type": "http.request", "body": body.pop()} if body else await rest()
+                        return {"type": "http.request", "body": body.pop()} if body else await following()
 
                     receive = replay
             await enter(self._server, connection)
@@ -10523,7 +10520,7 @@ class Gate:
 
 
 class ApiRoute(BaseRoute):
-    """The whole API as the last route of the user's app: it matches what the API serves, and nothing else."""
+    """The API as the last route of the user's app: it matches the paths of the API, and no others."""
 
     def __init__(self, api: Starlette) -> None:
         self.api = api
@@ -10532,7 +10529,7 @@ class ApiRoute(BaseRoute):
         return max((route.matches(scope)[0] for route in self.api.routes), key=lambda match: match.value), {}
 
     async def handle(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
-        inner = dict(scope)  # in which the API is the app
+        inner = dict(scope)  # Starlette puts the API into it as `app`
         await self.api(inner, receive, send)
         scope["route"] = inner.get("route")
 
@@ -10541,7 +10538,7 @@ class ApiRoute(BaseRoute):
 
 
 def load_app(settings: Settings) -> Starlette | None:
-    """The app that http.app names. Raises StartError."""
+    """Return the application that http.app names, None if it names none. Raises StartError."""
     target = settings.http.app
     if not target:
         return None
@@ -10567,13 +10564,13 @@ def _starlette(server: Server, routes: list[BaseRoute], **options: Any) -> Starl
 def create_app(
     server: Server, host: str = "127.0.0.1", studio: bool = False, more: Sequence[Operation] = ()
 ) -> asgi.ASGIApp:
-    """The ASGI application of a server that was started, from the inside out."""
+    """Return the ASGI application of a started server: Guard around CORS, mount prefix, http.app and the API."""
     server.studio = studio
     http = server.settings.http
     app = _starlette(server, _routes(http, more))
-    if server.app:  # with the API behind it: its middleware runs for both, its routes go first
+    if server.app:  # in front of the API: its middleware runs for both, its routes come first
         api, app = ApiRoute(app), server.app
-        # FastAPI's documents go: ours include what they have, and need nothing from elsewhere
+        # leave out FastAPI's documents: devserver's include its routes, and load nothing from elsewhere
         documents = {getattr(app, "openapi_url", None), getattr(app, "docs_url", None)} & {*META_PATHS}
         others = [route for route in app.router.routes if getattr(route, "path", "") not in documents]
         app.router.routes[:] = [*others, api]
@@ -10595,7 +10592,7 @@ def create_app(
 
 
 def system_configs() -> dict[str, JsonObject]:
-    """The config and context that LANGGRAPH_CONFIG gives a graph's own assistant, by graph id. Raises StartError."""
+    """Return config and context of graphs' own assistants, by graph id, from LANGGRAPH_CONFIG. Raises StartError."""
     from pydantic import TypeAdapter
 
     try:
@@ -10610,8 +10607,8 @@ def system_configs() -> dict[str, JsonObject]:
 def sync_system_assistants(
     conn: sqlite3.Connection, graphs: Iterable[LoadedGraph], configs: Mapping[str, JsonObject]
 ) -> None:
-    """One assistant per graph, with an id made from the graph's. Those of graphs that are gone go, unless a
-    user changed them or has crons on them: the graph may come back."""
+    """Make or refresh each graph's own assistant, with an id made from the graph's. Delete those of graphs that are
+    gone, unless a user changed them or has crons on them: the graph may come back."""
     known = Assistants(conn).all_made_by_system()
     for loaded in graphs:
         assistant_id, at = system_assistant_id(loaded.spec.graph_id), now()
@@ -10629,14 +10626,14 @@ def sync_system_assistants(
             Assistants(conn).delete(assistant_id)
 
 
-DEFERS_LOOPBACK = "__LANGGRAPH_DEFER_LOOPBACK_TRANSPORT"  # the SDK looks for a server of this process at the call
+DEFERS_LOOPBACK = "__LANGGRAPH_DEFER_LOOPBACK_TRANSPORT"  # makes the SDK look for this process's server at each call
 
 
 def bind_sdk() -> None:
     """Make get_client() without a URL and langgraph_sdk.cache work in this process.
 
-    The SDK has no public hook for either, as it knows langgraph-api only (which may be installed, and stays out of
-    it). All its private names that are replaced stand here.
+    The SDK has no public hook for either: it knows langgraph-api only (which may be installed, and is not used). All
+    private names of the SDK that devserver replaces are here.
     """
     from langgraph_sdk._async import client
     from langgraph_sdk._shared import utilities
@@ -10650,19 +10647,19 @@ def bind_sdk() -> None:
             del sys.modules["langgraph_api"]
     sdk_client, sdk_cache = cast(Any, client), cast(Any, cache)
     sdk_client.get_asgi_transport = lambda: LoopbackTransport
-    sdk_client._registered_transports = deque(maxlen=0)  # else it holds every client's for ever
+    sdk_client._registered_transports = deque(maxlen=0)  # a list would keep each client's transport for ever
     sdk_cache._cache_get, sdk_cache._cache_set, sdk_cache._api_swr = CACHE.get, CACHE.set, CACHE.swr
     sdk_cache.SWRResult = SWRResult
-    for transport in utilities._registered_transports:  # of clients that were made before
+    for transport in utilities._registered_transports:  # of clients made earlier
         transport.handle_async_request = LoopbackTransport().handle_async_request  # type: ignore[method-assign]
 
 
 async def start_server(settings: Settings, db: Db, max_concurrency: int, address: str) -> Server:
-    """Load the graphs, go on with what was left. Raises StartError and Unavailable."""
+    """Load graphs and http.app, resume unfinished runs, and return the server. Raises StartError and Unavailable."""
     await db.write(start_clock)
     bind_sdk()
     loopback = Loopback(address, settings.http.mount_prefix)
-    CALLER.set(loopback.nobody)  # for clients that are made while graphs and http.app are imported
+    CALLER.set(loopback.nobody)  # for clients that graphs and http.app make at import
     ttl, configs = settings.store.ttl, system_configs()
     saver = Saver(db, settings.checkpointer.serde.serializer())
     store = Store(db, {"default_ttl": ttl.default_ttl, "refresh_on_read": ttl.refresh_on_read})
@@ -10671,7 +10668,7 @@ async def start_server(settings: Settings, db: Db, max_concurrency: int, address
     app = load_app(settings)
     loopback.loading = False
     if unknown := configs.keys() - graphs.loaded:
-        log.warning("LANGGRAPH_CONFIG names graphs that there are not: %s", ", ".join(sorted(unknown)))
+        log.warning("LANGGRAPH_CONFIG names graphs that do not exist: %s", ", ".join(sorted(unknown)))
     await db.write(sync_system_assistants, graphs.loaded.values(), configs)
     runner = Runner(db, graphs, saver, WebhookSender(db, settings, address), max_concurrency, loopback)
     store.spawn, store.on_ttl = runner.loop.spawn, runner.items.notice
@@ -10681,12 +10678,12 @@ async def start_server(settings: Settings, db: Db, max_concurrency: int, address
 
 
 async def reload_on_change(server: Server) -> None:
-    """Serve changed graphs, without touching runs that go on; an error keeps the last good ones."""
+    """Reload graphs when code changes; live runs keep theirs, and an error keeps the last good ones. Never returns."""
     import watchfiles
 
-    known: set[str] = set()  # folders; one that is away for a while comes back
-    files: dict[str, tuple[int, ...]] = {}  # the source files as they were read
-    told = ""  # the last failure: the same again is not told each second
+    known: set[str] = set()  # all folders so far: one that vanishes may come back
+    files: dict[str, tuple[int, ...]] = {}  # the source files, as last read
+    told = ""  # the last failure, which is not logged again each second
     while True:
         try:
             new, modules, reloaded = server.graphs.folders() - known, len(sys.modules), False
@@ -10702,25 +10699,25 @@ async def reload_on_change(server: Server) -> None:
                 rust_timeout=2000,
                 yield_on_timeout=True,
             ):
-                # the watcher only wakes: it does not see what is in a folder that was made again
+                # the watcher only wakes this loop: it misses changes in a folder that was deleted and made again
                 found = await asyncio.to_thread(_sources, known)
                 if found != files:
                     changed, files = {path for path, _ in found.items() ^ files.items()}, found
                     await reload(server, sorted({relative(path) for path in changed}))
                     reloaded = True
                     if server.graphs.folders() <= known:
-                        continue  # until it is quiet: files that change while a new watcher is made are seen later
-                if reloaded or len(sys.modules) != modules or _inodes(known) != there:  # watch what is there now
+                        continue  # until nothing changes: while a new watcher is made, changes are noticed late
+                if reloaded or len(sys.modules) != modules or _inodes(known) != there:  # a new watcher is needed
                     break
         except Exception as error:
             is_new = str(error) != told and not isinstance(error, FileNotFoundError)  # a folder may be gone
             told, level = str(error), logging.ERROR if is_new else logging.DEBUG
-            log.log(level, "folders can't be watched, another try follows: %s", error, exc_info=error)
+            log.log(level, "folders of code can't be watched, trying again: %s", error, exc_info=error)
             await asyncio.sleep(RETRY_SECONDS)
 
 
 def _inodes(folders: Iterable[str]) -> dict[str, int]:
-    """Return the folders that are there, and which ones they are: another of the same name needs another watcher."""
+    """Return the inodes of the folders that exist: a folder made again under its name needs a new watcher."""
     found = {}
     for folder in folders:
         with contextlib.suppress(OSError):
@@ -10730,7 +10727,7 @@ def _inodes(folders: Iterable[str]) -> dict[str, int]:
 
 
 def _sources(folders: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """Return the source files in the folders, and by which numbers a changed one differs."""
+    """Return the source files in folders, with numbers that differ once a file has changed."""
     found: dict[str, tuple[int, ...]] = {}
     for folder in folders:
         with contextlib.suppress(OSError), os.scandir(folder) as entries:
@@ -10775,12 +10772,12 @@ async def reload(server: Server, changed: list[str]) -> None:
 
 
 class NetworkClosed(RuntimeError):
-    """A test reached for the network. No ConnectionError, as clients would hide it and try again."""
+    """A test called another machine. Not a ConnectionError, which clients would hide, and try again."""
 
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 TRACING = ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING", "LANGCHAIN_TRACING_V2")
-RUN_LOOPS: list[asyncio.AbstractEventLoop] = []  # those of the kit's servers
+RUN_LOOPS: list[asyncio.AbstractEventLoop] = []  # of the kit's servers
 _closed = threading.Event()
 
 
@@ -10801,7 +10798,7 @@ def _refuse(event: str, args: tuple[Any, ...]) -> None:
     while frame and (_is_library(name := frame.f_code.co_filename) or name == __file__ or name[0] == "<"):
         frame = frame.f_back
     line = f" at {frame.f_code.co_filename}:{frame.f_lineno}" if frame else ""
-    if not line and RUN_LOOPS:  # a look-up has a thread of its own: who waits for it?
+    if not line and RUN_LOOPS:  # a look-up is on a thread of its own: name the nodes that wait for it
         line = "".join(f" while {place}" for place in node_places(RUN_LOOPS[-1], "getaddrinfo"))
     raise NetworkClosed(
         f"{host if port is None else f'{host}:{port}'} was called{line}, but tests have no network. Record the call "
@@ -10857,7 +10854,7 @@ class _Datetime(datetime.datetime):
 
 
 def _follow_clock() -> None:
-    """Let the times and ids of LangGraph's checkpoints go by the server's clock. It has no public way."""
+    """Let times and ids of checkpoints go by the server's clock: LangGraph has no public way to set it."""
     for name in ("langgraph.pregel._checkpoint", "langgraph.pregel._loop", "langgraph.checkpoint.base"):
         if hasattr(module := sys.modules.get(name), "datetime"):
             module.datetime = _Datetime  # type: ignore[union-attr]
@@ -10865,7 +10862,7 @@ def _follow_clock() -> None:
 
 
 async def catch_up(runner: Runner) -> None:
-    """Do at once what is due by the clock, which was set. On the run loop."""
+    """Do what is due now that the clock was moved. To be called on the run loop."""
     for act in (runner._fire_crons, runner._expire_items, runner._expire_threads):
         await act()
     for worker in runner._workers.values():
@@ -10887,8 +10884,8 @@ async def settle(server: Server, timeout: float = 30) -> None:  # noqa: ASYNC109
 
 
 async def move_clock(server: Server, to: datetime.datetime | None) -> datetime.datetime:
-    """Let all that is due until a moment happen in order, each at its own time; without a moment, the next thing.
-    Raises ValueError if that is in the past, LookupError if nothing is due."""
+    """Move the clock to a moment, or to the next thing that is due, and return it. All that is due until then happens
+    in order, each at its own time. Raises ValueError for the past, LookupError if nothing is due."""
     if to is not None and to < CLOCK.now():
         raise ValueError(f"the clock is at {now()} and cannot go back to {moment(to)}")
     _follow_clock()
@@ -10931,7 +10928,7 @@ class KitClock:
 
 
 class ClockMove(Body):
-    """Where a clock is to go: by so many seconds, to a moment, or to the next thing that is due."""
+    """A move of the clock: by seconds, to a moment, or to the next thing that is due."""
 
     advance: float | None = Field(None, ge=0)
     to: str | None = None
@@ -10958,7 +10955,7 @@ SECRET_KEYS = re.compile(r"(^|_)(headers?|api_?key|key|token|secret|password|sig
 
 
 def call_place() -> JsonObject:
-    """Return the node that calls, and where its task is in the graph: nodes' names, and its place among its likes."""
+    """Return the calling node and the path of its task: names of nodes, and its number among tasks of one node."""
     about = (var_child_runnable_config.get() or {}).get("metadata") or {}
     names = [part.partition(":")[0] for part in about.get("langgraph_checkpoint_ns", "").split("|") if part]
     places = [str(part) for part in about.get("langgraph_path") or () if type(part) is int]
@@ -10966,7 +10963,7 @@ def call_place() -> JsonObject:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON: classes by their schema, other objects as text without addresses and secrets."""
+    """Return a value as JSON: models as their schema, other objects as text without memory addresses and secrets."""
 
     def text(value: Any) -> Any:
         if isinstance(value, type) and issubclass(value, BaseModel):
@@ -10977,7 +10974,7 @@ def plain(value: Any) -> Any:
 
 
 def harmless(value: Any) -> Any:
-    """Return options, or metadata, as JSON without headers and keys."""
+    """Return a value as JSON without fields for headers, keys and the like."""
 
     def cleared(value: Any) -> Any:
         if isinstance(value, dict):
@@ -10988,7 +10985,7 @@ def harmless(value: Any) -> Any:
 
 
 def model_question(model: Any, messages: Sequence[BaseMessage], kwargs: JsonObject) -> JsonObject:
-    """Return what a chat model is asked, without ids of messages; those of tool calls are numbers."""
+    """Return a question to a chat model as JSON: messages without ids (numbers for tool calls), tools, options."""
     numbers: dict[str, int] = {}
     told = []
     for message in messages:
@@ -11008,7 +11005,7 @@ AS_GIVEN = ("response_metadata", "usage_metadata")
 
 
 def build_message(cls: type[BaseMessage], fields: JsonObject) -> Any:
-    """Return a kept message. Builds that, and nothing else."""
+    """Return a recorded message. Builds no other object."""
     message = cls(**{key: fields[key] for key in fields if key not in AS_GIVEN})
     for name in AS_GIVEN:
         if name in fields:
@@ -11017,7 +11014,7 @@ def build_message(cls: type[BaseMessage], fields: JsonObject) -> Any:
 
 
 def kept_part(part: Any) -> JsonObject:
-    """Return a generation, or a chunk of one, to be written down."""
+    """Return a generation, or a chunk of one, as JSON for a recording."""
     data = part.message.model_dump(mode="json")
     kept = {key: value for key, value in data.items() if value not in (None, [], {}) or key == "content"}
     for name in AS_GIVEN:  # model_dump changes the order of their keys
@@ -11027,7 +11024,7 @@ def kept_part(part: Any) -> JsonObject:
 
 
 def read_chunks(answer: JsonObject) -> list[Any]:
-    """Return the chunks of an answer, or the one that a whole answer is."""
+    """Return the chunks of a recorded answer: one, if it was not streamed."""
     from langchain_core.outputs import ChatGenerationChunk
 
     chunks = []
@@ -11045,7 +11042,7 @@ def read_chunks(answer: JsonObject) -> list[Any]:
 
 
 def read_result(answer: JsonObject) -> Any:
-    """Return an answer whole."""
+    """Return a recorded answer as a ChatResult."""
     from langchain_core.language_models.chat_models import generate_from_stream
     from langchain_core.outputs import ChatGeneration, ChatResult
 
@@ -11083,14 +11080,14 @@ def shortened(value: Any, size: int = 120) -> str:
 
 
 class Recording:
-    """What models answered, in a file of JSON lines: a header, then an entry for each call, written as its answer was
-    whole. In mode `replay` nothing else is asked, in `missing` what it lacks, in `all` everything. Thread-safe."""
+    """Answers of models, in a file of JSON lines: a header, then an entry for each call, in the order of their ends.
+    Mode `replay` asks no model, `missing` what the file lacks, `all` everything. Thread-safe."""
 
     VERSION = 1
 
     def __init__(self, path: Path, mode: str, ignore: Sequence[str] = (), scrub: Sequence[str] = ()) -> None:
-        """`ignore` and `scrub` are patterns of texts that keep no entry from being found, or are not written. Raises
-        StartError."""
+        """Read the file. Texts that match `ignore` may differ from the recorded ones, those that match `scrub` are not
+        written. Raises StartError."""
         self.path, self.mode = path, mode
         self.misses: list[str] = []
         self._scrub = [(re.compile(each), "(scrubbed)") for each in scrub]
@@ -11105,7 +11102,7 @@ class Recording:
             self._file = io.FileIO(self._part, "a+")
             if not _try_lock(self._file):
                 raise StartError(f"{path}: another test records to it, too. Give each a file of its own.")
-        interrupted = self._file and self._part.stat().st_size  # then it has all, and more
+        interrupted = self._file and self._part.stat().st_size  # then it has all of the file, and more
         self.entries = [] if mode == "all" else self._read(self._part if interrupted else path)
         self._by_key: dict[str, list[int]] = {}
         for number in sorted(range(len(self.entries)), key=lambda number: self.entries[number].get("nth", 0)):
@@ -11151,8 +11148,8 @@ class Recording:
         return json.dumps(self._without([entry[key] for key in self.KEYS], self._ignore), sort_keys=True)
 
     def find(self, asked: JsonObject) -> Any:
-        """Return the answer of an entry, of several equal ones that which was used least; None: ask the model. Raises
-        Missed where nothing may be asked."""
+        """Return the recorded answer, the least used one if a question was asked several times; None if the model is to
+        be asked. Raises Missed in mode `replay`."""
         with self._lock:
             key = self._key(asked)
             if found := self._by_key.get(key):
@@ -11163,7 +11160,7 @@ class Recording:
                 self.misses.append(self._miss(asked))
                 log.error("%s", self.misses[-1])
                 raise Missed(self.misses[-1])
-            asked["nth"] = self._asked[key]  # of equal ones, which may be answered in another order
+            asked["nth"] = self._asked[key]  # among equal questions, whose answers may end in another order
             self._asked[key] += 1
             return None
 
@@ -11178,7 +11175,7 @@ class Recording:
             self._file.write(f"{text}\n".encode())
 
     def close(self) -> None:
-        """Put in its place what was recorded."""
+        """Put the new recording in place of the old one, if anything was added."""
         if self._file:
             self._file.close()
             if self._added:
@@ -11202,7 +11199,7 @@ class Recording:
 
 # -- the tape, which stands between models and their providers --
 
-# Set while a model works: what it calls or sends is its own.
+# Set while a model works: what it calls or sends itself is not taped.
 IN_MODEL: contextvars.ContextVar[bool] = contextvars.ContextVar("devserver_in_model", default=False)
 DONE: Any = object()
 
@@ -11221,8 +11218,8 @@ def is_async(name: str) -> bool:
 
 
 class Tape:
-    """Answers chat models, embeddings and named tools from a recording, or adds to it what they answer; or from a
-    script. Classes that are made later are taped, too."""
+    """Answers in place of chat models, embeddings and named tools, from a recording or a script, or records what they
+    answer: replaces methods of their classes, also of those that are defined later."""
 
     def __init__(self, tools: Sequence[str] = ()) -> None:
         from langchain_core.embeddings import Embeddings
@@ -11231,7 +11228,7 @@ class Tape:
 
         self.recording: Recording | None = None
         self.script: Any = None  # a ScriptedChatModel in place of all models
-        self.address, self.tools = "(none)", tools  # the server's, which is not taped
+        self.address, self.tools = "(none)", tools  # calls of this address, the server's, are not taped
         self._undo: list[Callable[[], None]] = []
         models = ("_generate", "_agenerate", "_stream", "_astream", *EVENTS)
         embeddings = ("embed_query", "embed_documents", "aembed_query", "aembed_documents")
@@ -11270,7 +11267,7 @@ class Tape:
         self.replace(base, "__init_subclass__", classmethod(tape_later))
 
     def _look(self, name: str, model: Any, args: Sequence[Any], kwargs: JsonObject) -> tuple[JsonObject | None, Any]:
-        """Return what the recording is asked, None if it is not; and its answer, None if it has none. Raises Missed."""
+        """Return the question to the recording (None: do not ask it) and its answer (None: none). Raises Missed."""
         is_tool, is_model = name.endswith("run"), name.startswith("_") and not name.endswith("run")
         not_named = is_tool and model.name not in self.tools
         if self.recording is None or IN_MODEL.get() or not_named or (is_model and self.script):
@@ -11288,7 +11285,7 @@ class Tape:
         return asked, self.recording.find(asked)
 
     def _stand_in(self, name: str, model: Any, real: Any) -> tuple[Any, Any]:
-        """Return the model and the method that answer: a script's, or its own."""
+        """Return the model and the method that answer: the script's, or the given ones."""
         if self.script is None or IN_MODEL.get() or "embed" in name or name.endswith("run"):
             return model, real
         if name not in EVENTS:
@@ -11382,7 +11379,7 @@ class Tape:
 
 
 class Tee:
-    """Tapes what nodes send themselves, by httpx or httpx2: not what models or the SDK send."""
+    """Tapes requests that nodes send by httpx or httpx2, but not those of models, nor those to this server."""
 
     def __init__(self, tape: Tape, package: Any) -> None:
         self._tape, self._package = tape, package
@@ -11435,11 +11432,11 @@ class Tee:
         return response
 
     def _stream(self, source: Any, end: Callable[[list[str]], None]) -> Any:
-        """Return a response's body that tells its parts when it has ended."""
+        """Return a response's body that calls `end` with its parts once it is closed."""
         kept: list[str] = []
 
         class Parts(self._package.SyncByteStream, self._package.AsyncByteStream):  # type: ignore[misc, name-defined]
-            """The body of a response, as httpx has them."""
+            """The body of a response, for either kind of client."""
 
             def __iter__(self) -> Iterator[bytes]:
                 for part in source:
@@ -11451,7 +11448,7 @@ class Tee:
                     kept.append(part.decode(errors="replace"))
                     yield part
 
-            def close(self) -> None:  # also by who reads no further
+            def close(self) -> None:  # also called if the body is not read to its end
                 end(kept)
                 getattr(source, "close", lambda: None)()
 
@@ -11471,11 +11468,11 @@ async def each_of(values: Iterable[T]) -> AsyncIterator[T]:
 EVENTS = ("_stream_chat_model_events", "_astream_chat_model_events")
 
 
-# -- a model that says what a test tells it to --
+# -- a model that answers by a test's script --
 
 
 class ModelError(Exception):
-    """What a model's provider answers with an HTTP status."""
+    """An error of a model's provider, with its HTTP status."""
 
     def __init__(self, status_code: int, message: str = "") -> None:
         super().__init__(message or f"{status_code} from the scripted model")
@@ -11487,20 +11484,20 @@ def scripted_call(name: str, /, **args: Any) -> JsonObject:
     return {"name": name, "args": args}
 
 
-SCRIPTED: list[Script] = []  # those that were added to since the test began
+SCRIPTED: list[Script] = []  # which got answers since the test began
 
 
 class Script:
-    """What a scripted model is to answer, in order; and what it was asked."""
+    """The answers of a scripted model, in order, and the calls that it has got."""
 
     def __init__(self) -> None:
-        self.steps: list[tuple[str | None, Any, tuple[int, int]]] = []  # for a node or any, the answer, its usage
+        self.steps: list[tuple[str | None, Any, tuple[int, int]]] = []  # node or None for any, answer, usage
         self.calls: list[JsonObject] = []
         self.misses: list[str] = []
         self._lock = threading.Lock()
 
     def problems(self) -> list[str]:
-        """Return where the script ran out, and what of it nobody asked for."""
+        """Return a line for each call that found no answer, and for each answer that was not asked for."""
         return [*self.misses, *(f"nobody asked the scripted model for {answer!r}" for _, answer, _ in self.steps)]
 
     def answer(self, messages: Sequence[BaseMessage], stop: Any, tools: Any = ()) -> AIMessage:
@@ -11547,14 +11544,14 @@ class Script:
 
 @functools.cache
 def scripted_chat_model() -> type:
-    """Make the class when somebody asks for it: its base takes a while to import."""
+    """Return the class ScriptedChatModel, made when it is needed: its base takes a while to import."""
     from langchain_core.language_models import BaseChatModel
     from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
     from langchain_core.utils.function_calling import convert_to_openai_tool
     from pydantic import PrivateAttr
 
     class ScriptedChatModel(BaseChatModel):
-        """A chat model that answers what its script says: texts, calls of tools, objects, errors."""
+        """A chat model that answers by its script: texts, calls of tools, objects, errors."""
 
         _kept: Script = PrivateAttr(default_factory=Script)
 
@@ -11564,7 +11561,7 @@ def scripted_chat_model() -> type:
 
         @property
         def calls(self) -> list[JsonObject]:
-            """What it was asked: messages, tools, stop and node of each call."""
+            """The calls that it has got, each with messages, tools, stop and node."""
             return self._kept.calls
 
         def script(self, *answers: Any, node: str | None = None, usage: tuple[int, int] = (0, 0)) -> ScriptedChatModel:
@@ -11601,7 +11598,7 @@ def scripted_chat_model() -> type:
 
 
 def __getattr__(name: str) -> Any:
-    """Give what scripts are made of: `from devserver import ScriptedChatModel, call, error`."""
+    """Return a name that tests import: `from devserver import ScriptedChatModel, call, error`."""
     if name == "ScriptedChatModel":
         return scripted_chat_model()
     if name in ("call", "error"):
@@ -11613,7 +11610,7 @@ KEYS = "OPENAI ANTHROPIC GOOGLE GEMINI MISTRAL GROQ COHERE XAI DEEPSEEK TOGETHER
 
 
 def set_dummy_keys() -> list[str]:
-    """Set the keys that clients of models want while they are made, where there are none; return which."""
+    """Set the API keys without which clients of models can't be made, unless they are set; return their names."""
     names = [name for name in (f"{each}_API_KEY" for each in KEYS.split()) if name not in os.environ]
     os.environ.update(dict.fromkeys(names, "no-key-devserver-replays"))
     return names
@@ -11621,7 +11618,7 @@ def set_dummy_keys() -> list[str]:
 
 @contextlib.contextmanager
 def taped(record: Path | None, replay: Path | None, address: str) -> Iterator[None]:
-    """Write down what all models answer, or answer them from a recording, if a file is given. Raises StartError."""
+    """Record what all models answer, or answer for them from a recording, if a file is given. Raises StartError."""
     if not (record or replay):
         yield
         return
@@ -11659,8 +11656,8 @@ def database_changes(one: Mapping[str, JsonObject], other: Mapping[str, JsonObje
 
 
 def node_places(loop: asyncio.AbstractEventLoop, inner: str = "") -> Iterator[str]:
-    """Tell where nodes are in the user's code: those that hold a thread, and those that await something. With `inner`
-    only those that have called a function of that name."""
+    """Yield where nodes are in the user's code: those running on a thread, and those awaiting something. With `inner`,
+    only those that are inside a call of a function of that name."""
     frames = sys._current_frames()
     stacks: list[list[traceback.FrameSummary]] = [
         [*traceback.extract_stack(frames.get(thread.ident or 0))]
@@ -11706,7 +11703,7 @@ def trajectory(states: Sequence[JsonObject]) -> JsonObject:
 
 
 class RunFailed(Exception):
-    """A run failed with an exception that is not known here: its class and message, as clients see it."""
+    """A run failed, and its exception is not at hand: class and message as clients see them."""
 
 
 @dataclass
@@ -11775,7 +11772,7 @@ class _Failures(logging.Handler):
 
 @dataclass(frozen=True)
 class KitOptions:
-    """What @pytest.mark.devserver says of a test."""
+    """The arguments of @pytest.mark.devserver."""
 
     user: str | None = None
     clock: datetime.datetime | str | None = None
@@ -11785,9 +11782,9 @@ class KitOptions:
 
 
 class KitServer:
-    """A server in this process, on a thread of its own: its address and its graphs stay, its database changes.
+    """A server in this process, on a thread of its own. Its address and its graphs stay the same for all tests.
 
-    The database is one file that stays as it is: all that a test changes is in the write-ahead log, which goes with it.
+    So does its database file: what a test changes is in the write-ahead log, which is deleted for the next test.
     """
 
     WEBHOOKS = "/devserver/webhooks"
@@ -11798,7 +11795,7 @@ class KitServer:
         self.db = str(folder / "devserver.db")
         self.server: Server
         self.url = ""
-        self.webhooks: list[Any] = []  # what runs sent to `webhook_url`
+        self.webhooks: list[Any] = []  # payloads sent to `webhook_url`
         self.sync_client: SyncLangGraphClient
         self._failures = _Failures()
         self._stat: tuple[int, int] = (0, 0)
@@ -11836,7 +11833,7 @@ class KitServer:
             await db.open()
             self.server = await start_server(self.settings, db, 200, address)
             self._own = self.server.graphs.loaded
-            self._runs = self.server.runner.loop  # goes on, while runners come and go: nodes keep clients of this loop
+            self._runs = self.server.runner.loop  # stays, while runners come and go: nodes keep clients of this loop
             vars(self._runs).update(start=lambda: None, stop=lambda: None)
             RUN_LOOPS.append(self._runs.loop)
             await self._close(0)
@@ -11857,8 +11854,8 @@ class KitServer:
             RunLoop.stop(self._runs)
 
     def _client(self) -> LangGraphClient:
-        """Return the SDK's client: without certificates, which take 20 ms to read, and without connections that outlive
-        a test's event loop."""
+        """Return an SDK client that reads no certificates, which takes 20 ms, and keeps no connections, which may
+        outlive a test's event loop."""
         from langgraph_sdk.client import LangGraphClient
 
         limits = httpx.Limits(max_keepalive_connections=0)
@@ -11866,7 +11863,7 @@ class KitServer:
         return LangGraphClient(httpx.AsyncClient(base_url=self.url, transport=transport, timeout=300))
 
     async def _make_file(self) -> None:
-        """Make the file that each test begins with: the seed, if there is one, with the assistants of the graphs."""
+        """Make the file that each test begins with: a copy of the seed, if there is one, and the graphs' assistants."""
         self._drop("", "-wal", "-shm")
         if self._seed:
             copy_database(self._seed, Path(self.db))
@@ -11885,16 +11882,16 @@ class KitServer:
         return found.st_mtime_ns, found.st_size
 
     async def _close(self, grace: float) -> None:
-        """Stop what the server does, and close its database."""
+        """Stop the runner, with `grace` seconds for runs, and close the database."""
         self.server.runner.GRACE_SECONDS = grace
         await self.server.runner.stop()
         await self.server.db.close()
 
     async def _open(self, goes_on: bool) -> None:
-        """Serve the file: go on with what is in its log, or without that."""
+        """Open the database, start a runner on it. Unless it `goes_on`, delete the write-ahead log first."""
         if not goes_on:
             self._drop("-wal", "-shm")
-            if self._seen() != self._stat:  # something moved a log into it
+            if self._seen() != self._stat:  # changes got from the log into the file
                 await self._make_file()
         server, old = self.server, self.server.runner
         db = self._db = ScratchDb(self.db, vectors=server.db.vectors)
@@ -11918,7 +11915,7 @@ class KitServer:
         await self._open(True)
 
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Do something on the server's loop, and wait for it."""
+        """Run a coroutine on the server's loop, and wait for its result."""
         __tracebackhide__ = True
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
@@ -11932,7 +11929,7 @@ class KitServer:
 
 
 class Kit(KitServer):
-    """The server as tests see it: a fresh database for each, runs that are waited for, a clock to be moved."""
+    """The server as tests use it: a fresh database for each, methods that wait for runs, a clock to move."""
 
     user: str | None = None  # of runs that name none
     client: LangGraphClient
@@ -11950,9 +11947,9 @@ class Kit(KitServer):
         return f"{self.url}{self.WEBHOOKS}"
 
     def run(self, assistant: str, input: Any = None, **how: Any) -> KitRun:  # noqa: A002
-        """Run an assistant and wait. `how`: user, configurable, context, headers, thread, timeout=30, check=True, and
-        what the SDK's `runs.stream` takes. A text is the user's message. Raises the exception that the graph failed
-        with, unless `check` is false; TimeoutError tells where its nodes are."""
+        """Run an assistant and wait for the run. A text as input is the user's message. `how`: user, configurable,
+        context, headers, thread, timeout=30, check=True, and arguments of the SDK's `runs.stream`. Raises the graph's
+        own exception, unless `check` is false, and TimeoutError, which tells where its nodes are."""
         __tracebackhide__ = True
         return self.wait(self._follow(assistant, input, **how))
 
@@ -11986,15 +11983,15 @@ class Kit(KitServer):
         self.wait(settle(self.server, timeout))
 
     def trajectory(self, thread: str) -> JsonObject:
-        """Return what a thread's runs went through, newest last, as agentevals' GraphTrajectory."""
+        """Return a thread's history, newest last, as agentevals' GraphTrajectory."""
         return trajectory(cast("list[JsonObject]", self.sync_client.threads.get_history(thread, limit=1000)))
 
     def restart(self) -> None:
-        """Stop the server as by a signal, and start it again on the same database: what was running goes on."""
+        """Stop the server as by a signal, and start it again on the same database: its runs go on."""
         self.wait(self._again(Runner.GRACE_SECONDS))
 
     def crash(self) -> None:
-        """Let the server lose all that it has not stored, as by kill -9, and start it again."""
+        """Lose all that is not stored, as by kill -9, and start the server again."""
         self._db.cut()
         self.wait(self._again(0))
 
@@ -12054,7 +12051,7 @@ class Kit(KitServer):
         thread: Any = None,
         **more: Any,
     ) -> tuple[str, JsonObject]:
-        """Return the thread, and what the SDK is to ask for."""
+        """Return the thread's id, and the arguments for the SDK's `runs.stream`."""
         name = user or self.user
         who = {"user_id": name} if name else {}
         if context is None:
@@ -12069,17 +12066,14 @@ class Kit(KitServer):
 
 
 def file_name(text: str) -> str:
-    """Return a name for a file of a test: safe everywhere (Windows has no file CON), and one for each text."""
+    """Return a file name for a test: safe everywhere (Windows allows no CON), and another one for each text."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[:80].strip(".-")
-    return (
-        name
-        if name == text and len(name.partition(".")[0]) > 4
-        else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    )
+    is_safe = name == text and len(name.partition(".")[0]) > 4
+    return name if is_safe else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 class KitPlugin:
-    """What pytest calls: one server for the session, made when the first test asks for it."""
+    """Fixtures and hooks for pytest: one server for the session, made when the first test asks for it."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -12087,7 +12081,7 @@ class KitPlugin:
         self._kit: Kit | None = None
         self._tape: Tape
         self._item: Any = None  # the test that has the server
-        self._recorded: dict[str, str] = {}  # by which test, each file
+        self._recorded: dict[str, str] = {}  # the test that records to each file
         self._dummies: list[str] = []
 
     def devserver(self, request: Any) -> Iterator[Kit]:
@@ -12129,7 +12123,7 @@ class KitPlugin:
         return kit
 
     def _recording(self, item: Any, options: KitOptions) -> Recording | None:
-        """Return the recording of a test: one beside it, unless it names another. Raises StartError."""
+        """Return the recording of a test, beside it or where its marker says, or None. Raises StartError."""
         name = file_name(".".join(item.nodeid.split("::")[1:]))
         path = item.path.parent / "recordings" / item.path.stem / f"{name}.jsonl"
         if isinstance(options.replay, str | Path):
@@ -12142,7 +12136,7 @@ class KitPlugin:
         return Recording(path, self._mode, *map(self.config.getini, ("devserver_ignore", "devserver_scrub")))
 
     def pytest_runtest_call(self, item: Any) -> Any:
-        """Let a test fail for what its graph may have swallowed."""
+        """Fail a test for missing answers, and for unused ones, which its graph may have swallowed."""
         result = yield
         if item is self._item:
             import pytest
@@ -12167,7 +12161,7 @@ class KitPlugin:
         return report
 
     def _tell(self, kit: Kit, item: Any) -> str:
-        """Return what helps with a test that failed: its runs, what its recording lacks, its database."""
+        """Return a report on a failed test: its runs, what its recording lacks, the command that opens its database."""
         lines = []
         for run_id, run in kit.server.db.look(contents)["runs"].items():
             lines.append(f"{run['status']:<12} run {run_id} of {run['assistant']} on thread {run['thread']}")
@@ -12283,7 +12277,7 @@ def page_address(server: Server, address: str) -> str:
 
 
 def banner(server: Server, address: str, port: int | None, reload: bool) -> str:
-    """Return what a person wants to know at the start."""
+    """Return the lines to print at the start: addresses, database, graphs, reload."""
     lines = [f"devserver {__version__}", f"  API       {address}"]
     if not server.settings.http.disable_meta:
         lines += [f"  Page      {page_address(server, address)}", f"  Docs      {address}/docs"]
@@ -12299,7 +12293,7 @@ def banner(server: Server, address: str, port: int | None, reload: bool) -> str:
 
 
 class Scarcity(logging.Filter):
-    """Lets asyncio say once a minute, in one line, that no connection can be accepted; it would each second."""
+    """Lets asyncio log only once a minute, in one line, that no connection can be accepted: it would each second."""
 
     _silent_until = 0.0
 
@@ -12319,7 +12313,7 @@ def setup_logging(level: str) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     log.setLevel(level)
-    broken_off = "ASGI callable returned without completing response."  # a CutResponse does so on purpose
+    broken_off = "ASGI callable returned without completing response."  # on purpose, by CutResponse
     logging.getLogger("uvicorn.error").addFilter(lambda record: record.getMessage() != broken_off)
 
     def handle(record: logging.LogRecord) -> None:
@@ -12332,8 +12326,8 @@ def setup_logging(level: str) -> None:
 
 
 async def serve(options: types.SimpleNamespace) -> int:
-    """Serve until a signal, with the options of `up`, or as long as the command of `exec` lasts, and return the exit
-    status. Raises StartError, with everything closed, for whatever prevents that."""
+    """Serve until a signal or, if `options` has a command, until that ends; return the exit status. Raises StartError,
+    with everything closed, whatever prevents the start."""
     async with contextlib.AsyncExitStack() as stack:
         try:
             http, listeners = await prepare(options, stack)
@@ -12343,7 +12337,7 @@ async def serve(options: types.SimpleNamespace) -> int:
             raise StartError(told) from error
 
         async def serve_http() -> None:
-            with contextlib.suppress(SystemExit):  # uvicorn's, after it has shown why there was no start
+            with contextlib.suppress(SystemExit):  # uvicorn has logged why it cannot start
                 await http.serve(sockets=listeners)
 
         serving = asyncio.ensure_future(serve_http())
@@ -12355,10 +12349,10 @@ async def serve(options: types.SimpleNamespace) -> int:
 
 
 async def run_command(command: Sequence[str], http: uvicorn.Server, serving: asyncio.Future[None]) -> int:
-    """Run a command beside the server, pass signals on to it, and return its exit status as a shell tells it."""
+    """Run a command beside the server, pass signals on to it, and return its exit status in a shell's form."""
 
     def pass_on(number: int, frame: Any) -> None:
-        if number != signal.SIGINT or not sys.stdin.isatty():  # which sends it to both
+        if number != signal.SIGINT or not sys.stdin.isatty():  # a terminal sends Ctrl+C to both
             process.send_signal(number)
 
     while not (http.started or serving.done()):  # noqa: ASYNC110  uvicorn has no event for it
@@ -12366,7 +12360,7 @@ async def run_command(command: Sequence[str], http: uvicorn.Server, serving: asy
     if serving.done():
         return 1
     try:
-        process = subprocess.Popen(command)  # noqa: ASYNC220, S603  it is for the user to say
+        process = subprocess.Popen(command)  # noqa: ASYNC220, S603  the user's own command
     except OSError as error:
         http.should_exit = True
         await serving
@@ -12382,8 +12376,8 @@ async def run_command(command: Sequence[str], http: uvicorn.Server, serving: asy
 async def prepare(
     options: types.SimpleNamespace, stack: contextlib.AsyncExitStack
 ) -> tuple[uvicorn.Server, list[socket.socket]]:
-    """Do all that comes before the first request, while connections wait in the queues of the listening sockets. The
-    stack gets what closes it all."""
+    """Start all but HTTP, and return uvicorn and the listening sockets, in whose queues connections wait meanwhile. The
+    stack gets the callbacks that stop everything. Raises StartError, Unavailable and whatever else prevents it."""
     import uvicorn
 
     settings = read_settings(options.config)
@@ -12418,7 +12412,7 @@ async def prepare(
     config = uvicorn.Config(app, log_level=max(logging.WARNING, log.level), access_log=False, backlog=1, **own)
     config.load()
     config.ssl = tls
-    # what is loaded by now stays, and is not walked again; every 700 objects it takes a sixth of the time of small runs
+    # never walk again what is loaded by now; a collection every 700 allocations takes a sixth of the time of small runs
     gc.freeze()
     gc.set_threshold(20_000)
     gc.enable()
@@ -12434,7 +12428,7 @@ async def prepare(
 
 
 def tls_context(options: types.SimpleNamespace) -> ssl.SSLContext | None:
-    """Return what makes it https, if a certificate was given. Raises StartError."""
+    """Return the TLS context, None if no certificate is given. Raises StartError."""
     import ssl
 
     if not options.ssl_certfile:
@@ -12449,7 +12443,7 @@ def tls_context(options: types.SimpleNamespace) -> ssl.SSLContext | None:
 
 
 async def debugger(options: types.SimpleNamespace) -> None:
-    """Let a debugger attach, and wait for one if that was asked for. Raises StartError."""
+    """Let a debugger attach if there is --debug-port, and wait for it with --wait-for-client. Raises StartError."""
     if options.debug_port is None:
         return
     host = LOCALHOST[0] if options.host == "localhost" else options.host
@@ -12466,7 +12460,7 @@ async def debugger(options: types.SimpleNamespace) -> None:
 
 
 def raise_file_limit() -> None:
-    """Let the process open 4,096 files if it may: what macOS gives, 256, is too few for many streams."""
+    """Let the process open 4,096 files, if it may: macOS allows 256 by default, too few for many streams."""
     with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has no such limit
         import resource
 
@@ -12486,9 +12480,9 @@ def _protocols() -> tuple[type[asyncio.Protocol], type[asyncio.Protocol]]:
     from websockets.exceptions import InvalidState
 
     class HttpProtocol(HttpToolsProtocol):
-        """uvicorn's, but the head of a request has an end, and connections have a limit."""
+        """uvicorn's, with limits for the head of a request and, on Windows, for the number of connections."""
 
-        _head = 0  # bytes of one that is not complete yet
+        _head = 0  # bytes of a head that is not complete yet
         _silent_until = 0.0
 
         if MAX_CONNECTIONS is not None:
@@ -12504,14 +12498,14 @@ def _protocols() -> tuple[type[asyncio.Protocol], type[asyncio.Protocol]]:
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            is_complete = "method" in (self.scope or ())  # a body comes, or nothing
+            is_complete = "method" in (self.scope or ())
             self._head = 0 if is_complete else self._head + len(data)
             if self._head > MAX_HEAD_BYTES:
                 self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\r\n")
                 self.transport.close()
 
     class WebSocketProtocol(WebSocketsSansIOProtocol):
-        """uvicorn's, but a stop of the server ends also those that are closing: before uvicorn 0.53 they ended it."""
+        """uvicorn's, but one that is closing does not break the server's shutdown, as it did before uvicorn 0.53."""
 
         def shutdown(self) -> None:
             try:
@@ -12526,7 +12520,7 @@ def _http_server(config: uvicorn.Config, server: Server) -> uvicorn.Server:
     import uvicorn
 
     class HttpServer(uvicorn.Server):
-        """uvicorn, which on a signal lets runs come to rest before it waits for connections to close."""
+        """uvicorn's, but on a signal it stops the runner before it waits for connections to close."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
@@ -12544,7 +12538,7 @@ def _http_server(config: uvicorn.Config, server: Server) -> uvicorn.Server:
             await super().shutdown(sockets)
 
         def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
-            """Stop; at once if asked again by Ctrl+C. Other than uvicorn's, the process does not end by the signal."""
+            """Stop; at once at a second Ctrl+C. Unlike uvicorn's, this does not send the signal again at the end."""
             self.force_exit = self.force_exit or (self.should_exit and sig == signal.SIGINT)
             self.should_exit = True
 
@@ -12558,7 +12552,7 @@ def _http_server(config: uvicorn.Config, server: Server) -> uvicorn.Server:
 @click.version_option(__version__, prog_name="devserver")
 def main() -> None:
     """A local, offline server for LangGraph applications."""
-    with contextlib.suppress(AttributeError, OSError):  # the console need not know every letter of a path, or a print()
+    with contextlib.suppress(AttributeError, OSError):  # a console may lack letters of a path, or of a print()
         cast(Any, sys.stdout).reconfigure(errors="backslashreplace")
 
 
@@ -12570,12 +12564,12 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 def kit_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that tests of whole servers need."""
+    """Add the options that `up` and `exec` share: most are for tests."""
     for option in (
         click.option("--config", type=click.Path(path_type=Path), default=Path("langgraph.json"), show_default=True),
         click.option("--record", type=FILE, help="Write down what models answer; ask them what the file lacks."),
         click.option("--replay", type=FILE, help="Let models answer from a recording alone, without a key."),
-        click.option("--seed", type=FILE, help="Begin with a copy of this snapshot; the database may not be there."),
+        click.option("--seed", type=FILE, help="Begin with a copy of this snapshot; the database must not exist."),
         click.option("--test-clock", is_flag=True, help="Let POST /devserver/clock move the server's clock."),
         click.option("--env-file", type=click.Path(path_type=Path), help="Environment variables; those set win."),
     ):
@@ -12585,7 +12579,7 @@ def kit_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @main.command(context_settings={"show_default": True})
 @kit_options
-@click.option("--host", default="localhost", help="127.0.0.1 and ::1 are localhost; any other host is itself alone.")
+@click.option("--host", default="localhost", help="Where to listen. localhost stands for 127.0.0.1 and ::1.")
 @click.option("--port", type=click.IntRange(0, 65535), help="0 picks a free one.  [default: 2024, or the next free]")
 @click.option("--db", help="Database file, or :memory:  [default: devserver.db beside langgraph.json]")
 @click.option("--no-reload", is_flag=True, help="Do not reload graphs when their code changes.")
@@ -12639,7 +12633,7 @@ main.add_command(up, "dev")
 
 @main.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @kit_options
-@click.option("--db", default=":memory:", help="Database file, to keep it.")
+@click.option("--db", default=":memory:", help="Database file, to keep the data.")
 @click.option("--offline", is_flag=True, help="Keep the server's Python sockets from other machines, as in tests.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def execute(command: Sequence[str], **options: Any) -> None:
@@ -12651,7 +12645,7 @@ def execute(command: Sequence[str], **options: Any) -> None:
 
 
 def end_process(code: int) -> None:
-    """Exit. A node that still blocks its thread keeps nobody waiting, nor does a stdout that takes nothing."""
+    """Exit, without waiting for a node that blocks its thread, nor for a stdout that takes nothing."""
 
     def is_blocked() -> bool:
         return any(thread.name.startswith(NODE_THREADS) and thread.is_alive() for thread in threading.enumerate())
@@ -12674,10 +12668,10 @@ CRONS_AT_ONCE = 1000
 
 
 def cron_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say whose crons are meant."""
+    """Add the options that name a server, or a database."""
     for option in (
-        click.option("--header", "headers", multiple=True, help="To send along: 'authorization: Bearer ...'"),
-        click.option("--url", help="Address of the server  [default: that of the one that has the database]"),
+        click.option("--header", "headers", multiple=True, help="Header to send, as 'authorization: Bearer ...'"),
+        click.option("--url", help="Address of the server  [default: the server that has the database open]"),
         click.option("--db", help="Database file  [default: devserver.db beside langgraph.json]"),
         click.option("--config", type=click.Path(path_type=Path), default=Path("langgraph.json"), show_default=True),
     ):
@@ -12688,7 +12682,7 @@ def cron_options(command: Callable[..., None]) -> Callable[..., None]:
 @cron.command("list")
 @cron_options
 def list_crons(config: Path, db: str | None, url: str | None, headers: Sequence[str]) -> None:
-    """List all crons: those of the running server, or else of the database file."""
+    """List all crons of the running server, or else of the database file."""
     path = db or str(config.parent / "devserver.db")
     address = url or server_address(path)
     found: list[JsonObject] = []
@@ -12714,7 +12708,7 @@ def list_crons(config: Path, db: str | None, url: str | None, headers: Sequence[
 @click.argument("cron_id")
 @cron_options
 def fire_now(cron_id: str, config: Path, db: str | None, url: str | None, headers: Sequence[str]) -> None:
-    """Make the run of a cron now. Its server must be running."""
+    """Start a run of a cron now. Its server must be running."""
     path = db or str(config.parent / "devserver.db")
     address = url or server_address(path)
     if not address:
@@ -12724,10 +12718,10 @@ def fire_now(cron_id: str, config: Path, db: str | None, url: str | None, header
 
 
 def post(url: str, headers: Sequence[str], body: Body | None = None) -> Any:
-    """Post to a server, and return its answer. Raises ClickException with its refusal."""
+    """Post to a server, and return its answer as JSON. Raises ClickException if it refuses, or can't be reached."""
     try:
         sent = {name.strip(): value.strip() for name, _, value in (header.partition(":") for header in headers)}
-        verify = not is_loopback(httpx.URL(url).host)  # nobody vouches for the certificate of a server of this machine
+        verify = not is_loopback(httpx.URL(url).host)  # this machine's certificate may be self-signed
         content = body.model_dump() if body else {}
         answer = httpx.post(url, json=content, headers=sent, verify=verify, timeout=30, trust_env=False)
         answer.raise_for_status()
@@ -12739,7 +12733,7 @@ def post(url: str, headers: Sequence[str], body: Body | None = None) -> Any:
 
 
 def use_database(path: str, use: Callable[[Db], Coroutine[Any, Any, T]]) -> T:
-    """Do something with a database that no server has. Raises ClickException."""
+    """Open a database that no server has open, use it, and close it. Raises ClickException."""
 
     async def opened() -> T:
         db = Db(path)

@@ -233,7 +233,7 @@ def test_code_is_reloaded_on_another_drive_and_after_a_failure(make_server: Make
     for count in (1, 2):
         reloads(server, count)
     assert f"{server.folder / 'g.py'} changed: graphs reloaded" in server.log
-    assert server.log.count("another try follows: 'once'") == 1
+    assert server.log.count("trying again: 'once'") == 1
     assert httpx.get(f"{server.url}/ok").status_code == 200
 
 
@@ -262,4 +262,4 @@ async def test_whatever_keeps_code_from_being_watched_is_told_once_and_tried_aga
     with pytest.raises(asyncio.CancelledError):
         await devserver.reload_on_change(server)
     told = [record.message for record in caplog.records if record.levelname == "ERROR"]
-    assert told == [f"folders can't be watched, another try follows: {fault}"] * times
+    assert told == [f"folders of code can't be watched, trying again: {fault}"] * times

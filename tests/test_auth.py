@@ -1501,7 +1501,7 @@ def test_an_operation_that_nothing_decides_on_is_refused(make_server: Callable[.
     graphs = {"steps": "./undecided.py:steps"}
     with make_server(graphs, files, "--no-reload", auth={"path": "./auth.py:auth"}).http() as http:
         answer = http.get("/undecided", headers=as_user("alice"))
-        assert (answer.status_code, answer.json()) == (403, {"detail": "Nothing decides who may do this"})
+        assert (answer.status_code, answer.json()) == (403, {"detail": "No rule says who may use this operation"})
         assert http.get("/undecided").status_code == 401
 
 

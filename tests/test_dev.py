@@ -379,7 +379,7 @@ def test_langgraph_config_may_come_from_the_env_file(tmp_path: Path) -> None:
     assert wait_run(live.url, "sees", input={}, config={})["seen"]["given"] == {"model": "small"}
     assert live.stop() == 0
     [warning] = [line for line in live.lines if "LANGGRAPH_CONFIG" in line]
-    assert warning.endswith("names graphs that there are not: gone\n")
+    assert warning.endswith("names graphs that do not exist: gone\n")
 
 
 @pytest.mark.parametrize(
