@@ -11217,6 +11217,24 @@ def is_async(name: str) -> bool:
     return name.lstrip("_").startswith("a")
 
 
+def run_now(coroutine: Any) -> Any:
+    """Run a coroutine that awaits nothing, without an event loop, and return its result."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    raise RuntimeError("a synchronous method awaits something")
+
+
+def stream_now(parts: AsyncGenerator[T, None]) -> Iterator[T]:
+    """Yield from an async generator that awaits nothing, without an event loop."""
+    try:
+        while (part := run_now(anext(parts, DONE))) is not DONE:
+            yield part
+    finally:
+        run_now(parts.aclose())
+
+
 class Tape:
     """Answers in place of chat models, embeddings and named tools, from a recording or a script, or records what they
     answer: replaces methods of their classes, also of those that are defined later."""
@@ -11290,12 +11308,9 @@ class Tape:
             return model, real
         if name not in EVENTS:
             return self.script, getattr(type(self.script), name)
-        bridge = event_bridge()
-        if is_async(name):
-            return self.script, lambda script, *args, **kwargs: bridge.achunks_to_events(
-                script._astream(*args, **kwargs)
-            )
-        return self.script, lambda script, *args, **kwargs: bridge.chunks_to_events(script._stream(*args, **kwargs))
+        a = "a" if is_async(name) else ""
+        to_events, stream = getattr(event_bridge(), f"{a}chunks_to_events"), getattr(self.script, f"_{a}stream")
+        return self.script, lambda _, *args, **kwargs: to_events(stream(*args, **kwargs))
 
     def add(self, asked: JsonObject | None, answer: JsonObject) -> None:
         if asked is not None and self.recording:
@@ -11311,71 +11326,43 @@ class Tape:
                 return {**kept, "llm_output": harmless(result.llm_output)} if result.llm_output else kept
             return {"value": json.loads(json.dumps(result))}
 
-        def call(model: Any, *args: Any, **kwargs: Any) -> Any:
+        async def call(model: Any, *args: Any, **kwargs: Any) -> Any:
             asked, answer = self._look(name, model, args, kwargs)
             if answer is not None:
                 return read(answer)
             model, method = self._stand_in(name, model, real)
             with in_model():
                 result = method(model, *args, **kwargs)
+                result = await result if is_async(name) else result
             self.add(asked, keep(result) if asked else {})
             return result
 
-        async def acall(model: Any, *args: Any, **kwargs: Any) -> Any:
-            asked, answer = self._look(name, model, args, kwargs)
-            if answer is not None:
-                return read(answer)
-            model, method = self._stand_in(name, model, real)
-            with in_model():
-                result = await method(model, *args, **kwargs)
-            self.add(asked, keep(result) if asked else {})
-            return result
-
-        return acall if is_async(name) else call
+        return call if is_async(name) else lambda *args, **kwargs: run_now(call(*args, **kwargs))
 
     def _stream(self, real: Any, name: str) -> Any:
         events = name in EVENTS
-        kind: str = "events" if events else "chunks"
 
-        def stream(model: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
-            asked, answer = self._look(name, model, args, kwargs)
-            if answer is not None:
-                yield from answer["events"] if events else read_chunks(answer)
-                return
-            model, method = self._stand_in(name, model, real)
-            kept = []
-            with contextlib.suppress(GeneratorExit), contextlib.closing(method(model, *args, **kwargs)) as parts:
-                while True:
-                    with in_model():  # not while the consumer works
-                        part = next(parts, DONE)
-                    if part is DONE:
-                        break
-                    if asked:
-                        kept.append(part if events else kept_part(part))
-                    yield part
-            self.add(asked, {kind: kept})
-
-        async def astream(model: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        async def stream(model: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
             asked, answer = self._look(name, model, args, kwargs)
             if answer is not None:
                 for part in answer["events"] if events else read_chunks(answer):
                     yield part
                 return
             model, method = self._stand_in(name, model, real)
-            kept = []
+            parts, kept = method(model, *args, **kwargs), []
             with contextlib.suppress(GeneratorExit):
-                async with contextlib.aclosing(method(model, *args, **kwargs)) as parts:
+                async with contextlib.aclosing(parts if is_async(name) else each_of(parts)) as parts:
                     while True:
-                        with in_model():
+                        with in_model():  # not while the consumer works
                             part = await anext(parts, DONE)
                         if part is DONE:
                             break
                         if asked:
                             kept.append(part if events else kept_part(part))
                         yield part
-            self.add(asked, {kind: kept})
+            self.add(asked, {"events" if events else "chunks": kept})
 
-        return astream if is_async(name) else stream
+        return stream if is_async(name) else lambda *args, **kwargs: stream_now(stream(*args, **kwargs))
 
 
 class Tee:
@@ -11386,23 +11373,22 @@ class Tee:
         real, areal = package.HTTPTransport.handle_request, package.AsyncHTTPTransport.handle_async_request
 
         def handle(transport: Any, request: Any) -> Any:
-            asked, answer = self._look(request, request.read)
+            asked, answer = self._look(request, request.read())
             return self._replayed(answer) if answer else self._copied(asked, real(transport, request))
 
         async def ahandle(transport: Any, request: Any) -> Any:
-            await request.aread()
-            asked, answer = self._look(request, lambda: request.content)
+            asked, answer = self._look(request, await request.aread())
             return self._replayed(answer) if answer else self._copied(asked, await areal(transport, request))
 
         tape.replace(package.HTTPTransport, "handle_request", handle)
         tape.replace(package.AsyncHTTPTransport, "handle_async_request", ahandle)
 
-    def _look(self, request: Any, read: Callable[[], bytes]) -> tuple[JsonObject | None, Any]:
+    def _look(self, request: Any, body: bytes) -> tuple[JsonObject | None, Any]:
         place = call_place()
         recording, own = self._tape.recording, str(request.url).startswith(self._tape.address)
         if recording is None or IN_MODEL.get() or place["node"] is None or own:
             return None, None
-        body, query = read(), [pair for pair in request.url.params.multi_items() if not SECRET_KEYS.search(pair[0])]
+        query = [pair for pair in request.url.params.multi_items() if not SECRET_KEYS.search(pair[0])]
         try:
             said = plain(json.loads(body)) if body else None
         except ValueError:
@@ -11460,7 +11446,7 @@ class Tee:
         return Parts()
 
 
-async def each_of(values: Iterable[T]) -> AsyncIterator[T]:
+async def each_of(values: Iterable[T]) -> AsyncGenerator[T, None]:
     for value in values:
         yield value
 
@@ -11580,17 +11566,15 @@ def scripted_chat_model() -> type:
             message = self._kept.answer(messages, stop, kwargs.get("tools", ()))
             return ChatResult(generations=[ChatGeneration(message=message)])
 
-        async def _agenerate(
-            self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
-        ) -> ChatResult:
-            return self._generate(messages, stop, run_manager, **kwargs)
+        async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            return self._generate(*args, **kwargs)
 
         def _stream(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Iterator[Any]:
             for chunk in self._kept.chunks(self._kept.answer(messages, stop, kwargs.get("tools", ()))):
                 yield ChatGenerationChunk(message=chunk)
 
-        async def _astream(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
-            for chunk in self._stream(messages, stop, run_manager, **kwargs):
+        async def _astream(self, *args: Any, **kwargs: Any) -> Any:
+            for chunk in self._stream(*args, **kwargs):
                 await asyncio.sleep(0)
                 yield chunk
 
