@@ -1446,7 +1446,7 @@ NO_AUTH = devserver.AuthSpec(path="./nowhere.py:auth")
 
 
 def test_a_server_that_would_be_open_does_not_start(make: Callable[..., LiveServer]) -> None:
-    with pytest.raises(AssertionError, match=r"no @auth\.authenticate handler: nobody could"):
+    with pytest.raises(AssertionError, match=r"no @auth\.authenticate handler, so nobody could"):
         make("from langgraph_sdk import Auth\nauth = Auth()")
 
 
