@@ -1113,7 +1113,7 @@ def test_what_is_made_has_to_pass_the_filter(told_http: httpx.Client) -> None:
 
 async def test_items_cannot_be_filtered(told: LiveServer, told_http: httpx.Client) -> None:
     assert told_http.put("/store/items", json=ITEM, headers=token("maker", says=MINE)).status_code == 403
-    await eventually(lambda: "scope value['namespace'] by @auth.on.store" in told.log)
+    await eventually(lambda: "change value['namespace'] in @auth.on.store" in told.log)
 
 
 def test_a_run_that_makes_a_thread_to_stay_needs_leave_to_make_one(told_http: httpx.Client) -> None:
