@@ -6083,7 +6083,7 @@ class Created(NamedTuple):
     run: Run
     gave_way: list[Run]  # live runs that it supersedes; running ones have to be stopped
     started: Run | None  # the run, if it is to be executed at once
-    told: list[tuple[Run, Event]]  # how runs in `gave_way` ended, for their followers
+    ends: list[tuple[Run, Event]]  # how runs in `gave_way` ended, for their followers
 
 
 def make_run(conn: sqlite3.Connection, graphs: Graphs, new: NewRun) -> Created:
@@ -6355,22 +6355,22 @@ def _lifecycle(graphs: Graphs, run: Run, data: JsonObject) -> JsonObject:
 def keep_ends(conn: sqlite3.Connection, graphs: Graphs, cancelled: Iterable[Run]) -> list[tuple[Run, Event]]:
     """Store and return the events that end cancelled runs which had not begun. If another run of the thread is live,
     there are none of the event streaming protocol: its clients would take them for the end of that run."""
-    told = []
+    ends: list[tuple[Run, Event]] = []
     for run in cancelled:
         if run.status != "pending":
             continue
         if not Runs(conn).live(run.thread_id):
-            seq, ends = Events(conn).last_seq(run.thread_id) + LOST_SEQS * run.attempt, []
+            seq, last = Events(conn).last_seq(run.thread_id) + LOST_SEQS * run.attempt, []
             for data in _terminals(Outcome("interrupted")):
                 seq += 1
                 end = to_json(_lifecycle(graphs, run, data))
-                ends.append(Event(event_id(), f"{PROTOCOL}lifecycle", end, seq, run.run_id))
+                last.append(Event(event_id(), f"{PROTOCOL}lifecycle", end, seq, run.run_id))
             if run.kwargs["resumable"]:
-                Events(conn).append(run.thread_id, ends, run.run_id)
+                Events(conn).append(run.thread_id, last, run.run_id)
             Events(conn).set_last_seq(run.thread_id, seq)
-            told += [(run, event) for event in ends]
-        told.append((run, run_done(run, conn)))
-    return told
+            ends += [(run, event) for event in last]
+        ends.append((run, run_done(run, conn)))
+    return ends
 
 
 class Execution:
@@ -6461,8 +6461,8 @@ class Execution:
         self._logs.close_run(self._run.run_id)
         return ended
 
-    async def leave(self) -> None:
-        """Store what is left of the events; the run goes on with the next start of the server."""
+    async def suspend(self) -> None:
+        """Store the events that are left: the run goes on at the next start of the server."""
         if self._queue:
             await self._flush(impatient)
             self._queue.leave(self._reader)
@@ -6486,14 +6486,14 @@ class Execution:
         """End the run. Return its outcome, None if it was deleted (followers see a cancel); the last events for
         followers of the run and its thread; and `run_done`, for those of its thread."""
         ended = finish_run(conn, self._run, outcome)
-        told = ended or Outcome("interrupted")
-        last = [failure] if failure and told.status == "error" else []
-        why = told.error["message"] if told.error and told.status == "error" else "The run was cancelled."
+        shown = ended or Outcome("interrupted")
+        last = [failure] if failure and shown.status == "error" else []
+        why = shown.error["message"] if shown.error and shown.status == "error" else "The run was cancelled."
         for begun in self._unfinished.values():  # messages that were cut short: the Python client waits for their ends
             cut = {"event": "error", "message": why, "id": begun["data"]["id"], "run_id": begun["data"]["run_id"]}
             params = {**begun, "timestamp": CLOCK.micros() // 1000, "data": cut}
             last.append(self._event(f"{PROTOCOL}messages", params))
-        for each in _terminals(told):
+        for each in _terminals(shown):
             last.append(self._event(f"{PROTOCOL}lifecycle", _lifecycle(self._graphs, self._run, each)))
         if self._queue:
             Events(conn).append(self._run.thread_id, last, self._run.run_id)
@@ -6507,7 +6507,7 @@ class Execution:
         return Event(event_id(), name, text, self._seq if numbered else 0, self._run.run_id)
 
     def _tell(self, name: str, data: Any) -> None:
-        told = [(name, data)]
+        events = [(name, data)]
         if name == f"{PROTOCOL}input.requested":
             self._run_log.interrupts.append(data["data"])
         elif name == f"{PROTOCOL}messages":
@@ -6522,8 +6522,8 @@ class Execution:
                 self._run_log.interrupts.append(asked)
                 params = {"namespace": [], "timestamp": CLOCK.micros() // 1000}
                 question = {**params, "data": asked_question(interrupt_value(asked))}
-                told.insert(-1, (f"{PROTOCOL}input.requested", question))
-        for each in told:
+                events.insert(-1, (f"{PROTOCOL}input.requested", question))
+        for each in events:
             if self._queue:
                 self._queue.append(self._event(*each))
                 if self._writing is None or self._writing.done():
@@ -7139,9 +7139,9 @@ class Runner:
 
     def begin(self, made: list[Created]) -> None:
         """Give new runs to the workers of their threads, and end those that gave way. Thread-safe."""
-        for run, gave_way, started, told in made:
+        for run, gave_way, started, ends in made:
             if gave_way:
-                self.end(gave_way, told)
+                self.stop_runs(gave_way, ends)
             # in an empty context: a worker must not inherit the user of the request that makes it
             empty = contextvars.Context()
             self.loop.loop.call_soon_threadsafe(self._notice, run.thread_id, started, context=empty)
@@ -7156,19 +7156,19 @@ class Runner:
                 cancel_live_run(conn, run, action, reason)
             return live, keep_ends(conn, self.graphs, live)
 
-        cancelled, told = await self.db.write(cancel_all)
-        self.end(cancelled, told)
+        cancelled, ends = await self.db.write(cancel_all)
+        self.stop_runs(cancelled, ends)
         return cancelled
 
-    def end(self, runs: list[Run], told: list[tuple[Run, Event]] | None = None) -> None:
-        """Stop the graphs of runs that were cancelled or, if `told` is None, deleted. Tell followers of those that had
-        not begun that they are over: by `told`, the events that `keep_ends` stored, or by `run_done` alone."""
+    def stop_runs(self, runs: list[Run], ends: list[tuple[Run, Event]] | None = None) -> None:
+        """Stop the graphs of runs that were cancelled or, if `ends` is None, deleted. Tell followers of those that had
+        not begun that they are over: by `ends`, the events that `keep_ends` stored, or by `run_done` alone."""
         unbegun = [run for run in runs if run.status == "pending"]
-        for run, event in [(run, run_done(run)) for run in unbegun] if told is None else told:
+        for run, event in [(run, run_done(run)) for run in unbegun] if ends is None else ends:
             self.logs.tell_thread(run.thread_id, event)
         for run in runs:
             self.loop.loop.call_soon_threadsafe(self._stop_graph, run.run_id)
-            if run.status == "pending" or told is None:
+            if run.status == "pending" or ends is None:
                 self.logs.close_run(run.run_id)
         if any(run.kwargs["webhook"] for run in unbegun):
             self.begin_soon(self._webhooks.send_due)
@@ -7276,7 +7276,7 @@ class Runner:
             finally:
                 del self._executions[run.run_id]
             if outcome.status == "pending":  # the server is stopping
-                await execution.leave()
+                await execution.suspend()
                 return
             if outcome.status == "interrupted":
                 outcome = Outcome("interrupted", state=await execution.state_after_cancel())
@@ -7697,7 +7697,7 @@ async def delete_assistant(call: Call) -> None:
         threads = Threads(conn).of_assistant(assistant_id, limits) if with_threads else []
         return [run for thread_id in threads for run in delete_thread_rows(conn, thread_id)]
 
-    call.server.runner.end(await call.server.db.write(delete))
+    call.server.runner.stop_runs(await call.server.db.write(delete))
 
 
 async def search_assistants(call: Call) -> Response:
@@ -7861,7 +7861,7 @@ def delete_thread_rows(conn: sqlite3.Connection, thread_id: str, *limits: JsonOb
 async def delete_thread(call: Call) -> None:
     """Delete a thread with its runs and its state."""
     thread_id = call.id("thread")
-    call.server.runner.end(await call.server.db.write(delete_thread_rows, thread_id, *call.limits))
+    call.server.runner.stop_runs(await call.server.db.write(delete_thread_rows, thread_id, *call.limits))
 
 
 async def search_threads(call: Call) -> Response:
@@ -7956,7 +7956,7 @@ async def prune_threads(call: Call) -> JsonObject:
         return len(idle), []
 
     count, runs = await call.server.db.write(prune)
-    call.server.runner.end(runs)
+    call.server.runner.stop_runs(runs)
     return {"pruned_count": count}
 
 
@@ -8343,7 +8343,7 @@ async def delete_run(call: Call) -> None:
         return run, None
 
     run, changed = await call.server.db.write(delete)
-    call.server.runner.end([run])
+    call.server.runner.stop_runs([run])
     if changed:
         await show_state(call.server.runner, replace(changed, error=None), began)
 
@@ -10973,7 +10973,7 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=text))
 
 
-def harmless(value: Any) -> Any:
+def without_secrets(value: Any) -> Any:
     """Return a value as JSON without fields for headers, keys and the like."""
 
     def cleared(value: Any) -> Any:
@@ -10997,7 +10997,7 @@ def model_question(model: Any, messages: Sequence[BaseMessage], kwargs: JsonObje
         fields["tool_call_id"] = numbers.get(fields["tool_call_id"] or "")
         told.append({key: value for key, value in fields.items() if value not in (None, [], "success")})
     options = {key: value for key, value in kwargs.items() if key not in ("run_manager", "tools") and value is not None}
-    options = harmless({**getattr(model, "_identifying_params", {}), **options})
+    options = without_secrets({**getattr(model, "_identifying_params", {}), **options})
     return {"messages": told, "tools": kwargs.get("tools") or [], "options": options}
 
 
@@ -11019,8 +11019,9 @@ def kept_part(part: Any) -> JsonObject:
     kept = {key: value for key, value in data.items() if value not in (None, [], {}) or key == "content"}
     for name in AS_GIVEN:  # model_dump changes the order of their keys
         if value := getattr(part.message, name, None):
-            kept[name] = harmless(value)
-    return {"message": kept, **({"generation_info": harmless(part.generation_info)} if part.generation_info else {})}
+            kept[name] = without_secrets(value)
+    info = {"generation_info": without_secrets(part.generation_info)} if part.generation_info else {}
+    return {"message": kept, **info}
 
 
 def read_chunks(answer: JsonObject) -> list[Any]:
@@ -11323,7 +11324,7 @@ class Tape:
         def keep(result: Any) -> JsonObject:
             if "generate" in name:
                 kept: JsonObject = {"generations": [kept_part(each) for each in result.generations]}
-                return {**kept, "llm_output": harmless(result.llm_output)} if result.llm_output else kept
+                return {**kept, "llm_output": without_secrets(result.llm_output)} if result.llm_output else kept
             return {"value": json.loads(json.dumps(result))}
 
         async def call(model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -11816,7 +11817,7 @@ class KitServer:
             db = Db(":memory:", vectors=self.settings.store.index is not None)
             await db.open()
             self.server = await start_server(self.settings, db, 200, address)
-            self._own = self.server.graphs.loaded
+            self._project_graphs = self.server.graphs.loaded
             self._runs = self.server.runner.loop  # stays, while runners come and go: nodes keep clients of this loop
             vars(self._runs).update(start=lambda: None, stop=lambda: None)
             RUN_LOOPS.append(self._runs.loop)
@@ -11853,15 +11854,15 @@ class KitServer:
             copy_database(self._seed, Path(self.db))
         db = Db(self.db, vectors=self.server.db.vectors)
         await db.open()
-        await db.write(sync_system_assistants, self._own.values(), system_configs())
+        await db.write(sync_system_assistants, self._project_graphs.values(), system_configs())
         await db.close()
-        self._stat = self._seen()
+        self._stat = self._file_stat()
 
     def _drop(self, *suffixes: str) -> None:
         for suffix in suffixes:
             Path(self.db + suffix).unlink(missing_ok=True)
 
-    def _seen(self) -> tuple[int, int]:
+    def _file_stat(self) -> tuple[int, int]:
         found = os.stat(self.db)
         return found.st_mtime_ns, found.st_size
 
@@ -11875,7 +11876,7 @@ class KitServer:
         """Open the database, start a runner on it. Unless it `goes_on`, delete the write-ahead log first."""
         if not goes_on:
             self._drop("-wal", "-shm")
-            if self._seen() != self._stat:  # changes got from the log into the file
+            if self._file_stat() != self._stat:  # changes got from the log into the file
                 await self._make_file()
         server, old = self.server, self.server.runner
         db = self._db = ScratchDb(self.db, vectors=server.db.vectors)
@@ -11883,7 +11884,7 @@ class KitServer:
         server.db = server.saver.db = server.store.db = db
         if self._seed or goes_on:
             await db.write(start_clock)
-        if server.graphs.loaded.keys() != self._own.keys():
+        if server.graphs.loaded.keys() != self._project_graphs.keys():
             await db.write(sync_system_assistants, server.graphs.loaded.values(), system_configs())
         address = str(old.loopback.url)
         sender = WebhookSender(db, server.settings, address)
@@ -11894,7 +11895,7 @@ class KitServer:
         db.announce(self.url)
         await server.runner.start()
 
-    async def _again(self, grace: float) -> None:
+    async def _reopen(self, grace: float) -> None:
         await self._close(grace)
         await self._open(True)
 
@@ -11945,7 +11946,7 @@ class Kit(KitServer):
 
     def stream(self, assistant: str, input: Any = None, *, check: bool = True, **how: Any) -> Iterator[Any]:  # noqa: A002
         """Yield the SDK's events, `event` and `data`, as they come. Raises as `run` does."""
-        thread_id, asked = self._asked(input, **how)
+        thread_id, asked = self._arguments(input, **how)
         run = KitRun(self, assistant, thread_id)
         for part in self.sync_client.runs.stream(thread_id, assistant, **asked):
             if part.event in ("metadata", "error"):
@@ -11972,12 +11973,12 @@ class Kit(KitServer):
 
     def restart(self) -> None:
         """Stop the server as by a signal, and start it again on the same database: its runs go on."""
-        self.wait(self._again(Runner.GRACE_SECONDS))
+        self.wait(self._reopen(Runner.GRACE_SECONDS))
 
     def crash(self) -> None:
         """Lose all that is not stored, as by kill -9, and start the server again."""
         self._db.cut()
-        self.wait(self._again(0))
+        self.wait(self._reopen(0))
 
     def keep(self, file: Path) -> None:
         """Keep a copy of the database. Raises StartError."""
@@ -11993,7 +11994,7 @@ class Kit(KitServer):
         begin_checkpoint_ids(None)
         self.user, self.webhooks = options.user, []
         self._failures.errors.clear()
-        self.server.graphs.serve({**self._own, **options.graphs})
+        self.server.graphs.serve({**self._project_graphs, **options.graphs})
         if not self.server.graphs.ids():
             raise StartError(
                 f"there is no {self.settings.path}: name it by devserver_config, or mark tests with graphs="
@@ -12009,7 +12010,7 @@ class Kit(KitServer):
 
     async def _follow(self, assistant: str, given: Any, timeout: float = 30, check: bool = True, **how: Any) -> KitRun:  # noqa: ASYNC109
         __tracebackhide__ = True
-        thread_id, asked = self._asked(given, **how)
+        thread_id, asked = self._arguments(given, **how)
         run = KitRun(self, assistant, thread_id)
         modes: Any = ["values", "updates"]
         try:
@@ -12026,7 +12027,7 @@ class Kit(KitServer):
             raise run.error
         return run
 
-    def _asked(
+    def _arguments(
         self,
         given: Any,
         user: Any = None,
@@ -12542,15 +12543,15 @@ def main() -> None:
 
 PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 LOG_LEVELS = click.Choice(["debug", "info", "warning", "error", "critical"], case_sensitive=False)
-
-
 FILE = click.Path(dir_okay=False, path_type=Path)
+CONFIG = click.option("--config", type=click.Path(path_type=Path), default=Path("langgraph.json"), show_default=True)
+DB = click.option("--db", help="Database file  [default: devserver.db beside langgraph.json]")
 
 
 def kit_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that `up` and `exec` share: most are for tests."""
     for option in (
-        click.option("--config", type=click.Path(path_type=Path), default=Path("langgraph.json"), show_default=True),
+        CONFIG,
         click.option("--record", type=FILE, help="Write down what models answer; ask them what the file lacks."),
         click.option("--replay", type=FILE, help="Let models answer from a recording alone, without a key."),
         click.option("--seed", type=FILE, help="Begin with a copy of this snapshot; the database must not exist."),
@@ -12656,8 +12657,8 @@ def cron_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--header", "headers", multiple=True, help="Header to send, as 'authorization: Bearer ...'"),
         click.option("--url", help="Address of the server  [default: the server that has the database open]"),
-        click.option("--db", help="Database file  [default: devserver.db beside langgraph.json]"),
-        click.option("--config", type=click.Path(path_type=Path), default=Path("langgraph.json"), show_default=True),
+        DB,
+        CONFIG,
     ):
         command = option(command)
     return command
@@ -12736,8 +12737,8 @@ def use_database(path: str, use: Callable[[Db], Coroutine[Any, Any, T]]) -> T:
 
 
 @main.command()
-@click.option("--db", help="Database file  [default: devserver.db beside langgraph.json]")
-@click.option("--config", type=click.Path(path_type=Path), default=Path("langgraph.json"), show_default=True)
+@DB
+@CONFIG
 def compact(config: Path, db: str | None) -> None:
     """Give back the disk space of what was deleted. The server must be stopped."""
     path = db or str(config.parent / "devserver.db")
@@ -12747,8 +12748,8 @@ def compact(config: Path, db: str | None) -> None:
 
 @main.command("snapshot")
 @click.argument("file", type=FILE)
-@click.option("--db", help="Database file  [default: devserver.db beside langgraph.json]")
-@click.option("--config", type=click.Path(path_type=Path), default=Path("langgraph.json"), show_default=True)
+@DB
+@CONFIG
 def take_snapshot(file: Path, config: Path, db: str | None) -> None:
     """Copy the database to FILE as it is at this moment, also while a server runs."""
     try:
