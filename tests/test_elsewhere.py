@@ -13,6 +13,7 @@ from conftest import ROOT
 from forked import start_process
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("platform", ["win32", "darwin"])
 def test_all_tests_can_be_collected_elsewhere(platform: str) -> None:
     folders = os.pathsep.join([str(ROOT), str(ROOT / "tests")])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -180,9 +182,7 @@ def test_what_is_no_database(tmp_path: Path, data: bytes | None, problem: str) -
 
 
 def test_a_seed_of_a_newer_devserver(tmp_path: Path) -> None:
-    import sqlite3
-
-    with sqlite3.connect(tmp_path / "new.db") as conn:
+    with contextlib.closing(sqlite3.connect(tmp_path / "new.db")) as conn:
         conn.execute("PRAGMA user_version = 99")
     result = CliRunner().invoke(devserver.main, ["snapshot", str(tmp_path / "b"), "--db", str(tmp_path / "new.db")])
     assert "is of a newer devserver" in result.output

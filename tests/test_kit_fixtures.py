@@ -253,7 +253,7 @@ def assert_all_passed(result: Result, source: str = TESTS) -> None:
 )
 def test_fixtures(project: Path, options: list[str]) -> None:
     variables = {"HTTPS_PROXY": "http://127.0.0.1:9", "LANGGRAPH_API_URL": ""}
-    assert_all_passed(run_pytest(project, "test_all.py", *options, env=variables))
+    assert_all_passed(run_pytest(project, "test_all.py", *options, env=variables, bare="-W" in options))
 
 
 def test_a_failed_test_tells_its_runs_and_keeps_its_database(project: Path) -> None:
@@ -310,7 +310,7 @@ def test_pytest_alone_imports_nothing(tmp_path: Path) -> None:
     write_files(
         tmp_path, {"conftest.py": "", "test_it.py": "import sys\ndef test(): assert 'devserver' not in sys.modules"}
     )
-    assert run_pytest(tmp_path).status == 0
+    assert run_pytest(tmp_path, bare=True).status == 0
     import subprocess
     import sys
 
@@ -321,5 +321,5 @@ def test_pytest_alone_imports_nothing(tmp_path: Path) -> None:
 def test_devserver_may_be_imported_before_pytest_takes_it(tmp_path: Path) -> None:
     files = {**FILES, "conftest.py": "import devserver\npytest_plugins = ['devserver']", "test_failing.py": FAILING}
     write_files(tmp_path, files)
-    result = run_pytest(tmp_path, "-W", "error", "-k", "differs")
+    result = run_pytest(tmp_path, "-W", "error", "-k", "differs", bare=True)
     assert result.tests == {"test_says_what_differs": "failure"}, result.output
