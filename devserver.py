@@ -6789,7 +6789,7 @@ class Schedule:
         self._pause = 60 * (pause or 0)
         self._noticed = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopped = False
+        self._stopped = asyncio.Event()
 
     def notice(self) -> None:
         """Read the next due time again soon; calls within 20 ms share one look-up. Thread-safe."""
@@ -6797,16 +6797,16 @@ class Schedule:
             self._loop.call_soon_threadsafe(self._noticed.set)
 
     def stop(self) -> None:
-        self._stopped = True
+        self._stopped.set()
         self._noticed.set()
 
     async def run(self) -> None:
         self._loop, earliest, set_back = asyncio.get_running_loop(), time.monotonic(), 0
         while True:
             if self._noticed.is_set():
-                await asyncio.sleep(self.SOON_SECONDS)
+                await _sleep(self._stopped, self.SOON_SECONDS)
             self._noticed.clear()  # before the database is read, so that nothing is missed
-            if self._stopped:
+            if self._stopped.is_set():
                 return
             begun = time.monotonic()
             CLOCK.steady()  # updates CLOCK.set_back
@@ -10654,6 +10654,27 @@ def bind_sdk() -> None:
         transport.handle_async_request = LoopbackTransport().handle_async_request  # type: ignore[method-assign]
 
 
+BACKLOG = 2048  # connections that wait to be accepted
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """Return a socket that listens for connections. Raises OSError."""
+    # asyncio turns Nagle's delay off only where the protocol is named
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        # on Windows SO_REUSEADDR lets others share a port that is in use
+        option = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
+        listener.setsockopt(socket.SOL_SOCKET, option, 1)
+        listener.bind((address, port))
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    close_in_children(listener)
+    return listener
+
+
 async def start_server(settings: Settings, db: Db, max_concurrency: int, address: str) -> Server:
     """Load graphs and http.app, resume unfinished runs, and return the server. Raises StartError and Unavailable."""
     await db.write(start_clock)
@@ -11809,7 +11830,7 @@ class KitServer:
 
         self.loop = asyncio.get_running_loop()
         log.addHandler(self._failures)
-        with socket.create_server(("127.0.0.1", 0)) as listener:
+        with listen("127.0.0.1", 0) as listener:
             address = f"http://127.0.0.1:{listener.getsockname()[1]}"
             for name, value in self.settings.environment().items():
                 os.environ.setdefault(name, value)
@@ -12206,7 +12227,6 @@ def pytest_configure(config: Any) -> None:
 
 DEFAULT_PORT = 2024
 LOCALHOST = ("127.0.0.1", "::1")  # clients try either first
-BACKLOG = 2048  # connections that wait to be accepted
 
 
 def bind(host: str, port: int | None) -> list[socket.socket]:
@@ -12220,7 +12240,7 @@ def bind(host: str, port: int | None) -> list[socket.socket]:
             listeners: list[socket.socket] = []
             for address in addresses:
                 try:
-                    listener = stack.enter_context(_listener(address, candidate))
+                    listener = stack.enter_context(listen(address, candidate))
                 except OSError as error:
                     problem, is_taken = error, error.errno in (errno.EADDRINUSE, errno.EACCES)
                     if is_taken or not listeners:
@@ -12238,23 +12258,6 @@ def bind(host: str, port: int | None) -> list[socket.socket]:
     raise StartError(
         f"cannot listen on {address}:{candidate}: {problem.strerror}. Choose another with --port, or --port 0."
     )
-
-
-def _listener(address: str, port: int) -> socket.socket:
-    # asyncio turns Nagle's delay off only where the protocol is named
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        # on Windows SO_REUSEADDR lets others share a port that is in use
-        option = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
-        listener.setsockopt(socket.SOL_SOCKET, option, 1)
-        listener.bind((address, port))
-        listener.listen(BACKLOG)
-    except BaseException:
-        listener.close()
-        raise
-    close_in_children(listener)
-    return listener
 
 
 def page_address(server: Server, address: str) -> str:

@@ -140,7 +140,7 @@ def test_a_machine_without_ipv6_listens_on_127_0_0_1(
 
 def test_a_port_is_chosen_again_if_only_the_first_address_has_it_free(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
-    real = devserver._listener
+    real = devserver.listen
 
     def listener(address: str, port: int) -> socket.socket:
         if address == "::1":
@@ -150,7 +150,7 @@ def test_a_port_is_chosen_again_if_only_the_first_address_has_it_free(monkeypatc
             raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
         return real(address, port)
 
-    monkeypatch.setattr(devserver, "_listener", listener)
+    monkeypatch.setattr(devserver, "listen", listener)
     [(_, port)] = bound("localhost", 0)
     assert port == tried[-1]
     assert len(tried) == 3

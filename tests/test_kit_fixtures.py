@@ -212,6 +212,11 @@ class TestUnit(unittest.TestCase):
 
     def test_unit(self):
         self.assertEqual(self.devserver.run("chat", "hi", user="1").text, "you said hi")
+
+def test_no_answer_waits_for_nagle(devserver):
+    assert devserver.sync_client.assistants.count()
+    for connection in devserver._http.server_state.connections:
+        assert connection.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 """
 FAILING = """
 import pytest

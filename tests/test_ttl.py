@@ -577,13 +577,16 @@ async def test_a_failed_sweep_is_tried_again(tmp_path: Path, monkeypatch: pytest
     await database.close()
 
 
-async def test_a_schedule_that_is_stopped_while_it_waits_a_moment_ends(tmp_path: Path) -> None:
+async def test_a_schedule_that_is_stopped_while_it_waits_a_moment_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     database = devserver.Db(str(tmp_path / "stopped.db"))
     await database.open()
 
     async def act() -> None:
         raise AssertionError
 
+    monkeypatch.setattr(devserver.Schedule, "SOON_SECONDS", 3600)
     schedule = devserver.Schedule(database, lambda conn: None, act)
     task = asyncio.ensure_future(schedule.run())
     await asyncio.sleep(0)  # it runs, and sleeps
