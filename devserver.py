@@ -687,7 +687,7 @@ class Clock:
         self.set_back = 0  # how often the time of day was put back
         self.ahead = 0  # microseconds that the steady time is ahead of the time of day
         self._last = 0
-        self._seen = self.micros() - time.monotonic_ns() // 1000  # the time of day when the machine started
+        self._boot = self.micros() - time.monotonic_ns() // 1000  # the time of day when the machine started
         self._lock = threading.Lock()
 
     def restart(self, at: datetime.datetime | None = None) -> None:
@@ -695,7 +695,7 @@ class Clock:
         shift = (at - self.now()) // datetime.timedelta(microseconds=1) + self.shift if at else 0
         with self._lock:
             self.shift, self.set_back, self.ahead, self._last = shift, 0, 0, 0
-            self._seen = self.micros() - time.monotonic_ns() // 1000
+            self._boot = self.micros() - time.monotonic_ns() // 1000
 
     def micros(self) -> int:
         return time.time_ns() // 1000 + self.shift
@@ -707,12 +707,12 @@ class Clock:
         """Return the steady time; each call gives a greater one."""
         with self._lock:
             day = time.time_ns() // 1000 + self.shift  # self.micros(), in half the time
-            started = day - time.monotonic_ns() // 1000
-            jump = started - self._seen
+            boot = day - time.monotonic_ns() // 1000
+            jump = boot - self._boot
             if abs(jump) > self.JUMP:
                 self.set_back += jump < 0
                 self.ahead = max(0, self.ahead - jump)
-                self._seen = started
+                self._boot = boot
             self._last = max(self._last + 1, day + self.ahead)
             return self._last
 
@@ -1199,7 +1199,7 @@ class SharedScope:
         self._at_exit = at_exit  # durability "exit": checkpoints are made when the graph ends
         self.floor = str(checkpoint_ids.uuid6())  # checkpoints of this run have greater ids
         self.failed: Exception | None = None  # why a checkpoint could not be stored
-        self.latest: tuple[tuple[str, bytes], Any] | None = None  # checkpoint of the run's own graph, and its bytes
+        self.latest: tuple[tuple[str, bytes], Any] | None = None  # bytes of its own graph's newest checkpoint, and that
         self._sources = sources
         self._load = load
         self._loaded: dict[str, dict[str, bytes]] = {}
@@ -2137,9 +2137,9 @@ class Table(Generic[R]):
         """Convert a row to a KIND; columns without a field are ignored."""
         if cls.KIND is None:
             return row
-        found = dict(zip(row.keys(), row, strict=True))
-        found |= {name: orjson.loads(found[name]) for name in cls.JSON if found[name] is not None}
-        return cls.KIND(**{each.name: found[each.name] for each in dataclasses.fields(cls.KIND)})
+        values = dict(zip(row.keys(), row, strict=True))
+        values |= {name: orjson.loads(values[name]) for name in cls.JSON if values[name] is not None}
+        return cls.KIND(**{each.name: values[each.name] for each in dataclasses.fields(cls.KIND)})
 
     def _get(self, key: str, *limits: JsonObject) -> R | None:
         """Return the row with a key, if there is one and it passes all of these authorization filters."""
@@ -2294,8 +2294,8 @@ class Assistants(Table[Assistant]):
         return self._all("SELECT * FROM assistants WHERE tool_name(name, assistant_id) = ?", name)
 
     def all_made_by_system(self) -> dict[str, Assistant]:
-        found = self._all("SELECT * FROM assistants WHERE metadata ->> 'created_by' = 'system'")
-        return {assistant.assistant_id: assistant for assistant in found}
+        assistants = self._all("SELECT * FROM assistants WHERE metadata ->> 'created_by' = 'system'")
+        return {assistant.assistant_id: assistant for assistant in assistants}
 
     def refresh(self, assistant_id: str, changes: JsonObject) -> None:
         """Change an assistant's current version in place."""
@@ -2515,18 +2515,18 @@ class Threads(Table[Thread]):
 
     def _search_by_status(self, body: ThreadSearchRequest, ids: list[str] | None, limits: JsonObject) -> Page:
         """Search status after status, each by its index, until the page is full. Within one, sort by last change."""
-        found: list[Thread] = []
+        rows: list[Thread] = []
         skip = body.offset
         statuses = [body.status] if body.status else typing.get_args(ThreadStatus)
         for status in sorted(statuses, reverse=body.sort_order == "desc"):
-            of_status = {"status": status, "sort_by": "updated_at", "limit": body.limit - len(found), "offset": skip}
+            of_status = {"status": status, "sort_by": "updated_at", "limit": body.limit - len(rows), "offset": skip}
             page = self.search(part := body.model_copy(update=of_status), ids, limits)
-            found += page.rows
+            rows += page.rows
             if page.more:
-                return Page(found, True)
+                return Page(rows, True)
             if skip:
                 skip = 0 if page.rows else skip - self._count("threads", self._where(part, limits, ids))
-        return Page(found, False)
+        return Page(rows, False)
 
     def count(self, body: ThreadCountRequest, limits: JsonObject) -> int:
         return self._count("threads", self._where(body, limits))
@@ -2607,14 +2607,14 @@ class Runs(Table[Run]):
 
     def live_ids(self, status: str, limits: JsonObject) -> list[tuple[str, str]]:
         """Return (thread id, run id) of live runs, all or of one status, whose threads pass the filter."""
-        wanted = ("pending", "running") if status == "all" else (status, status)
+        statuses = ("pending", "running") if status == "all" else (status, status)
         threads = Where()
         threads.passes(limits)
         query = (
             f"SELECT thread_id, run_id FROM runs WHERE {LIVE} AND status IN (?, ?) "
             f"AND EXISTS (SELECT 1 FROM threads WHERE thread_id = runs.thread_id AND {threads})"
         )
-        return [tuple(row) for row in self.conn.execute(query, (*wanted, *threads.parameters))]
+        return [tuple(row) for row in self.conn.execute(query, (*statuses, *threads.parameters))]
 
     def waiting_threads(self) -> list[str]:
         query = f"SELECT thread_id FROM runs WHERE {LIVE} AND status = 'pending' GROUP BY thread_id ORDER BY min(due)"
@@ -3199,16 +3199,16 @@ class Items(Table[sqlite3.Row]):
             "SELECT name FROM each WHERE EXISTS "
             "(SELECT 1 FROM store WHERE prefix = name AND (expires_at IS NULL OR expires_at > ?))"
         )
-        found = [tuple(row[0].split(".")) for row in self.conn.execute(query, (self._time(),))]
-        return [namespace for namespace in found if self.shared or namespace[0] != SHARED_ROOT]
+        namespaces = [tuple(row[0].split(".")) for row in self.conn.execute(query, (self._time(),))]
+        return [namespace for namespace in namespaces if self.shared or namespace[0] != SHARED_ROOT]
 
-    def refresh(self, found: Iterable[tuple[str, str]]) -> None:
+    def refresh(self, keys: Iterable[tuple[str, str]]) -> None:
         """Restart the time to live of these (prefix, key)."""
         at = self._time()
         self.conn.executemany(
             "UPDATE store SET expires_at = strftime('%Y-%m-%d %H:%M:%f000+00:00', ?, ttl_minutes || ' minutes') "
             "WHERE prefix = ? AND key = ? AND ttl_minutes IS NOT NULL AND expires_at > ?",
-            [(at, *names, at) for names in found],
+            [(at, *names, at) for names in keys],
         )
 
     def next_expiry(self) -> float | None:
@@ -3233,21 +3233,21 @@ class Items(Table[sqlite3.Row]):
 
 def contents(conn: sqlite3.Connection) -> dict[str, dict[str, JsonObject]]:
     """Return a database's threads, runs, shared values and items by name, in a fixed order, for `devserver diff`."""
-    found: dict[str, dict[str, JsonObject]] = {"threads": {}, "runs": {}, "shared values": {}, "items": {}}
+    result: dict[str, dict[str, JsonObject]] = {"threads": {}, "runs": {}, "shared values": {}, "items": {}}
     for thread in Threads(conn)._all(f"{_THREAD} ORDER BY thread_id"):
         shown = ("status", "values", "interrupts", "error", "metadata")
-        found["threads"][thread.thread_id] = {name: getattr(thread, name) for name in shown}
+        result["threads"][thread.thread_id] = {name: getattr(thread, name) for name in shown}
     for run in Runs(conn)._all("SELECT * FROM runs ORDER BY due, rowid"):
-        asked = {name: run.kwargs[name] for name in ("input", "command")}
+        request = {name: run.kwargs[name] for name in ("input", "command")}
         assistant = Assistants(conn).get(run.assistant_id)
         about = {"thread": run.thread_id, "assistant": assistant.name if assistant else run.assistant_id}
-        found["runs"][run.run_id] = {"status": run.status, **about, **asked}
+        result["runs"][run.run_id] = {"status": run.status, **about, **request}
     for row in conn.execute("SELECT prefix, key, value FROM store ORDER BY prefix, key"):
         kind, _, rest = row["prefix"].partition(".")
         shared = kind == SHARED_ROOT
         name = f"{rest if shared else row['prefix']} {row['key']}"
-        found["shared values" if shared else "items"][name] = orjson.loads(row["value"])
-    return found
+        result["shared values" if shared else "items"][name] = orjson.loads(row["value"])
+    return result
 
 
 def due_in(conn: sqlite3.Connection) -> float | None:
@@ -3309,7 +3309,7 @@ class Recall:
         return self.checkpoint if data == self.stored else self.serde.loads_typed(data)
 
 
-# By which this context reads checkpoints, if not by the saver's own.
+# The serializer by which the current context reads checkpoints, if it is not the saver's own.
 READ_WITH: contextvars.ContextVar[SerializerProtocol | None] = contextvars.ContextVar("read_with", default=None)
 
 
@@ -3344,7 +3344,7 @@ class Serializer(JsonPlusSerializer):
             raise error
 
     def for_show(self) -> Serializer:
-        """Return one to read what is only shown: a message that several checkpoints hold is made once."""
+        """Return a serializer for states that are only shown: checkpoints share the objects of equal messages."""
         made: dict[tuple[int, bytes], BaseMessage] = {}
         shared, make = copy.copy(self), self._unpack_ext_hook
 
@@ -3426,7 +3426,7 @@ class Saver(BaseCheckpointSaver[str]):
         serde = READ_WITH.get()
         for found in await self.db.read(lambda conn: [*self._official(conn, serde).list(config, **options)]):
             if serde and any(task_id == NULL_TASK_ID for task_id, *_ in found.pending_writes or ()):
-                place = found.config  # a reducer is given it: its messages have to be its own
+                place = found.config  # reducers get its messages, and may change them: those are not to be shared
                 found = self.db.look(lambda conn, at=place: self._official(conn, self.serde).get_tuple(at)) or found
             yield found
 
@@ -3645,19 +3645,19 @@ class Index:
         """Return the vectors that puts and searches need. Raises EmbeddingFailed."""
         texts = [(n, *text) for n, op in enumerate(ops) if isinstance(op, PutOp) for text in self._texts(op)]
         queries = [(n, "", op.query) for n, op in enumerate(ops) if isinstance(op, SearchOp) and op.query]
-        found: Vectors = {}
+        by_op: Vectors = {}
         try:
             vectors = await self._embeddings.aembed_documents([text for *_, text in texts]) if texts else []
             if len(vectors) != len(texts):
                 raise EmbeddingFailed(f"store.index: 'embed' gave {len(vectors)} vectors for {len(texts)} texts")
             vectors = [*vectors, *[await self._embeddings.aembed_query(text) for *_, text in queries]]
             for (n, name, _), vector in zip([*texts, *queries], vectors, strict=True):
-                found.setdefault(n, []).append((name, self._packed(vector)))
+                by_op.setdefault(n, []).append((name, self._packed(vector)))
         except EmbeddingFailed:
             raise
         except Exception as error:
             raise EmbeddingFailed(f"store.index: 'embed' failed: {type(error).__name__}: {error}") from error
-        return found
+        return by_op
 
     def _texts(self, op: PutOp) -> Iterator[tuple[str, str]]:
         """Yield (field, text); fields with several texts are numbered, as AsyncSqliteStore does."""
@@ -3788,13 +3788,13 @@ def _check_labels(namespace: Sequence[str]) -> None:
 
 def list_namespaces(items: Items, op: ListNamespacesOp) -> list[tuple[str, ...]]:
     """Return matching namespaces, sorted, cut to `max_depth`, without duplicates; `*` matches one label."""
-    found = items.namespaces()
+    namespaces = items.namespaces()
     for condition in op.match_conditions or ():
         _check_labels(condition.path)
         size, ends = len(condition.path), condition.match_type == "suffix"
-        found = [
+        namespaces = [
             namespace
-            for namespace in found
+            for namespace in namespaces
             if len(namespace) >= size
             and all(
                 pattern in ("*", label)
@@ -3803,7 +3803,7 @@ def list_namespaces(items: Items, op: ListNamespacesOp) -> list[tuple[str, ...]]
                 )
             )
         ]
-    cut = sorted({namespace[: op.max_depth] for namespace in found})
+    cut = sorted({namespace[: op.max_depth] for namespace in namespaces})
     return cut[op.offset : op.offset + op.limit]
 
 
@@ -3914,9 +3914,9 @@ class SettingsPart(BaseModel):
 
     def unknown(self, raw: JsonObject) -> list[str]:
         """Return the names of keys that this version does not know."""
-        found = [key for key, value in raw.items() if key not in type(self).model_fields and value]
+        names = [key for key, value in raw.items() if key not in type(self).model_fields and value]
         parts = {key: part for key, part in self if isinstance(part, SettingsPart)}
-        return found + [f"{key}.{name}" for key, part in parts.items() for name in part.unknown(raw.get(key) or {})]
+        return names + [f"{key}.{name}" for key, part in parts.items() for name in part.unknown(raw.get(key) or {})]
 
 
 class Cors(SettingsPart):
@@ -4408,18 +4408,18 @@ class Graphs:
             yield entry.graph
             return
         async with contextlib.AsyncExitStack() as stack:
-            made = cast(Callable[..., Any], entry.factory)(*self._arguments(entry, config, access, context))
-            if inspect.isawaitable(made):
-                made = await made
-            if hasattr(made, "__aenter__"):
-                made = await stack.enter_async_context(made)
-            elif hasattr(made, "__enter__"):
-                made = stack.enter_context(made)
-            if isinstance(made, StateGraph):
-                made = made.compile()
-            if not isinstance(made, Pregel):
-                raise TypeError(f"{entry.spec} made a {type(made).__name__}, not a graph")
-            yield self.prepare(entry.spec, made)
+            graph = cast(Callable[..., Any], entry.factory)(*self._arguments(entry, config, access, context))
+            if inspect.isawaitable(graph):
+                graph = await graph
+            if hasattr(graph, "__aenter__"):
+                graph = await stack.enter_async_context(graph)
+            elif hasattr(graph, "__enter__"):
+                graph = stack.enter_context(graph)
+            if isinstance(graph, StateGraph):
+                graph = graph.compile()
+            if not isinstance(graph, Pregel):
+                raise TypeError(f"{entry.spec} made a {type(graph).__name__}, not a graph")
+            yield self.prepare(entry.spec, graph)
 
     def _arguments(self, entry: LoadedGraph, config: JsonObject, access: str, context: Any) -> list[Any]:
         """Return a factory's arguments: none, config, runtime or both, by annotation or name. Raises TypeError."""
@@ -4441,15 +4441,15 @@ class Graphs:
 
 def _load_index(settings: Settings) -> Index | None:
     """Return the index that `store.index` describes. Raises StartError."""
-    wanted = settings.store.index
-    if wanted is None:
+    spec = settings.store.index
+    if spec is None:
         return None
     try:
-        embeddings = ensure_embeddings(_embed_target(wanted.embed, settings.path.resolve().parent))
+        embeddings = ensure_embeddings(_embed_target(spec.embed, settings.path.resolve().parent))
     except (Exception, SystemExit) as error:  # whatever the user's code raises while it is imported
         problem = _import_problem(error, settings.path)
-        raise StartError(f"{settings.path}: store.index.embed '{wanted.embed}' cannot be used: {problem}") from error
-    return Index(embeddings, wanted.dims, wanted.fields or ["$"])
+        raise StartError(f"{settings.path}: store.index.embed '{spec.embed}' cannot be used: {problem}") from error
+    return Index(embeddings, spec.dims, spec.fields or ["$"])
 
 
 def _embed_target(embed: str, root: Path) -> Any:
@@ -4509,8 +4509,8 @@ def _import_source(source: str, root: Path) -> types.ModuleType:
         found = _module_spec(name) if all(part.isidentifier() for part in name.split(".")) else None
         if found and found.origin and Path(found.origin).resolve() == file:
             return importlib.import_module(name)
-    place = relative(str(file), str(root)).replace(os.sep, "/").encode()
-    name = f"{file.stem}_{hashlib.sha1(place, usedforsecurity=False).hexdigest()[:8]}"
+    relative_path = relative(str(file), str(root)).replace(os.sep, "/").encode()
+    name = f"{file.stem}_{hashlib.sha1(relative_path, usedforsecurity=False).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)
@@ -4543,8 +4543,8 @@ def import_object(what: str, named: str, path: Path) -> Any:
 
 def _import_problem(error: BaseException, path: Path) -> str:
     """Describe an exception in user code: the line that raised it, and how to get a module that was not found."""
-    place = None if isinstance(error, SyntaxError) else user_line(error)
-    text = f"{type(error).__name__}: {error}" + (f" (at {place})" if place else "")
+    line = None if isinstance(error, SyntaxError) else user_line(error)
+    text = f"{type(error).__name__}: {error}" + (f" (at {line})" if line else "")
     if isinstance(error, ModuleNotFoundError) and error.name and not _module_spec(top := error.name.partition(".")[0]):
         text += f". {_where_to_get(top, error, path.resolve().parent)}"
     return text
@@ -4563,9 +4563,9 @@ def _where_to_get(module: str, error: BaseException, root: Path) -> str:
     pip = f"{sys.executable} -m pip install"
     for folder in folders:
         if (folder / module).is_dir() or (folder / f"{module}.py").is_file():
-            place = f"./{folder.relative_to(root).as_posix()}"
-            add = f'add "{place}" to "dependencies" in langgraph.json'
-            return f"The project has '{module}' in {place}: {add}, or install the project: {pip} -e ."
+            path = f"./{folder.relative_to(root).as_posix()}"
+            add = f'add "{path}" to "dependencies" in langgraph.json'
+            return f"The project has '{module}' in {path}: {add}, or install the project: {pip} -e ."
     return f"Install the package that provides '{module}' for this server: {pip} {module.replace('_', '-')}"
 
 
@@ -4591,20 +4591,20 @@ def _subgraphs(graph: Graph) -> list[Graph]:
     """Return the graphs that a graph's nodes call, as far as their code shows. LangGraph's own `get_subgraphs` leaves
     out those compiled with `checkpointer=False`, and all but the first of a node."""
     candidates: list[Any] = [node.bound for node in graph.nodes.values()]
-    found: list[Graph] = []
+    subgraphs: list[Graph] = []
     seen: set[int] = set()
     for candidate in candidates:
         if id(candidate) in seen:
             continue
         seen.add(id(candidate))
         if isinstance(candidate, Pregel):
-            found.append(candidate)
+            subgraphs.append(candidate)
         elif isinstance(candidate, Runnable):  # a sequence, a binding, or a function
             steps = getattr(candidate, "steps", None)
             candidates += [*(steps if isinstance(steps, list) else ()), getattr(candidate, "bound", None)]
             if function := getattr(candidate, "func", None) or getattr(candidate, "afunc", None):
                 candidates += [getattr(value, "__self__", value) for value in get_function_nonlocals(function)]
-    return found
+    return subgraphs
 
 
 def _channels(graph: Graph) -> Iterator[tuple[Graph, str, Any]]:
@@ -4633,8 +4633,8 @@ def _share(spec: GraphSpec, graph: Graph, above: tuple[Graph, ...] = ()) -> dict
         graph.stream_channels = _without(graph, graph.stream_channels_asis, shared)
         graph.output_channels = _without(graph, graph.output_channels, shared) or []
         graph.channels[SuperstepEnd.NAME] = SuperstepEnd()
-        if type(given := graph.channels.get(START)) is EphemeralValue:
-            graph.channels[START] = start = SharedInput(given.typ, given.guard)
+        if type(old_start := graph.channels.get(START)) is EphemeralValue:
+            graph.channels[START] = start = SharedInput(old_start.typ, old_start.guard)
             start.key = START
     return shared
 
@@ -4863,30 +4863,30 @@ class AppAuth:
         """Import the Auth that langgraph.json, at `path`, names. Raises StartError."""
         from langgraph_sdk import Auth
 
-        place = f"auth ({spec.path})"
-        auth = import_object(place, spec.path, path)
+        label = f"auth ({spec.path})"
+        auth = import_object(label, spec.path, path)
         if not isinstance(auth, Auth):
-            raise StartError(f"{place} is a {type(auth).__name__}, not a langgraph_sdk.Auth")
+            raise StartError(f"{label} is a {type(auth).__name__}, not a langgraph_sdk.Auth")
         self._authenticate: Any = auth._authenticate_handler
         self._on, self._every = auth._handlers, auth._global_handlers
         if self._authenticate is None:
             name = spec.path.rpartition(":")[2]
-            raise StartError(f"{place} has no @{name}.authenticate handler, so nobody could be let in")
-        asked = parameters_of(self._authenticate)
-        for each in asked:
+            raise StartError(f"{label} has no @{name}.authenticate handler, so nobody could be let in")
+        parameters = parameters_of(self._authenticate)
+        for each in parameters:
             known = each.name in ASKABLE and each.kind is not each.POSITIONAL_ONLY
             if not known and each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
                 raise StartError(f"the authenticate handler asks for '{each.name}'; it may take {', '.join(ASKABLE)}")
         self.spec = spec
-        self.parameters = {each.name for each in asked} & set(ASKABLE)  # of the authenticate handler
+        self.parameters = {each.name for each in parameters} & set(ASKABLE)  # of the authenticate handler
 
     async def authenticate(self, given: JsonObject) -> User:
         """Call the handler with the parameters that it asks for, and return the user of a request. Raises Refused."""
         function = self._authenticate
         try:
             is_async = inspect.iscoroutinefunction(function)
-            made = await (function(**given) if is_async else asyncio.to_thread(function, **given))
-            return to_user(await made if inspect.isawaitable(made) else made)
+            result = await (function(**given) if is_async else asyncio.to_thread(function, **given))
+            return to_user(await result if inspect.isawaitable(result) else result)
         except Exception as error:
             raise _refusal(error, 401, "the authenticate handler") from None
 
@@ -4913,23 +4913,23 @@ class AppAuth:
         return limits
 
 
-def to_user(made: Any) -> User:
+def to_user(result: Any) -> User:
     """Convert an authenticate handler's result, a user or (permissions, user), to a User. Raises TypeError."""
-    apart: JsonObject = {}
-    if isinstance(made, tuple) and len(made) == 2 and not hasattr(made, "identity"):
-        permissions, made = made
-        if not isinstance(permissions, list | tuple | set | frozenset) or isinstance(made, tuple):
+    from_pair: JsonObject = {}
+    if isinstance(result, tuple) and len(result) == 2 and not hasattr(result, "identity"):
+        permissions, result = result
+        if not isinstance(permissions, list | tuple | set | frozenset) or isinstance(result, tuple):
             raise TypeError("a pair must be (permissions, user), with a list of texts first")
-        apart = {"permissions": permissions}
-    if isinstance(made, str):
-        fields: JsonObject = {"identity": made}
-    elif isinstance(made, Mapping):
-        fields = dict(made)
+        from_pair = {"permissions": permissions}
+    if isinstance(result, str):
+        fields: JsonObject = {"identity": result}
+    elif isinstance(result, Mapping):
+        fields = dict(result)
     else:
-        dumped = made.model_dump() if isinstance(made, BaseModel) else getattr(made, "__dict__", {})
-        standard = {name: getattr(made, name) for name in User.SHOWN if hasattr(made, name)}
+        dumped = result.model_dump() if isinstance(result, BaseModel) else getattr(result, "__dict__", {})
+        standard = {name: getattr(result, name) for name in User.SHOWN if hasattr(result, name)}
         fields = {**{name: value for name, value in dumped.items() if not name.startswith("_")}, **standard}
-    fields |= apart
+    fields |= from_pair
     identity, permissions = fields.get("identity"), fields.get("permissions") or []
     if not isinstance(identity, str) or not identity:
         raise TypeError(f"a user needs an identity, a text, not {identity!r}")
@@ -4939,7 +4939,7 @@ def to_user(made: Any) -> User:
         raise TypeError("the user is not authenticated")
     fields |= {"permissions": list(permissions), "is_authenticated": True}
     user = User(from_json(to_json({"display_name": identity, **fields})))
-    user.original = made
+    user.original = result
     return user
 
 
