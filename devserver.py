@@ -3165,8 +3165,7 @@ class Items(Table[sqlite3.Row]):
         offset: int,
         vector: bytes | None = None,
     ) -> list[sqlite3.Row]:
-        """Return items, the oldest first; with a `vector`, those that have vectors, the nearest first. Raises
-        BadRequest."""
+        """Return items, oldest first; with a `vector` those that have vectors, nearest first. Raises BadRequest."""
         where = Where()
         for wanted in (condition or {}).values():
             for name in wanted if _has_operators(wanted) else ():
@@ -5044,8 +5043,7 @@ def note_headers(server: Application, connection: HTTPConnection) -> None:
 
 
 async def enter(server: Application, connection: HTTPConnection) -> None:
-    """Authenticate a request or a WebSocket and set ACCESS, unless that was done before or there is no Auth. Raises
-    Refused."""
+    """Authenticate a request or a WebSocket and set ACCESS, if there is an Auth, and once only. Raises Refused."""
     from langgraph_sdk.auth.types import StudioUser
 
     auth, scope, headers = server.auth, connection.scope, connection.headers
@@ -5227,8 +5225,7 @@ class Neighbours:
         self._origin_pattern = re.compile(self.cors["allow_origin_regex"])
 
     def foreign(self, headers: Headers) -> str | None:
-        """Return why the page that sent a request may change nothing, None if it may. Pictures and links of a page have
-        no Origin, but Sec-Fetch-Site."""
+        """Return why the page that sent a request may change nothing, else None. Pictures and links send no Origin."""
         for origin in headers.getlist("origin") or headers.getlist("sec-fetch-site"):
             if not ({"*", origin} & self._origins or self._origin_pattern.fullmatch(origin)):
                 return f"Origin '{origin}' may not change anything here. Allow it in langgraph.json with http.cors."
