@@ -10926,7 +10926,7 @@ async def move_clock(server: Server, to: datetime.datetime | None) -> datetime.d
 class KitClock:
     """The clock of a test's server: crons, delayed runs and times to live go by it, and so do the times it writes."""
 
-    def __init__(self, kit: Kit) -> None:
+    def __init__(self, kit: KitServer) -> None:
         self._kit = kit
 
     def now(self) -> datetime.datetime:
@@ -10954,7 +10954,7 @@ class ClockMove(Body):
 
 
 async def set_clock(call: Call) -> JsonObject:
-    """POST /devserver/clock: only with --test-clock."""
+    """Move the clock: served only with --test-clock."""
     asked: ClockMove = call.body
     at = parse_moment(asked.to, "to") if asked.to else CLOCK.now() + datetime.timedelta(seconds=asked.advance or 0)
     try:
@@ -11683,28 +11683,6 @@ def node_places(loop: asyncio.AbstractEventLoop, inner: str = "") -> Iterator[st
             yield f"{own[-1].name} is at {own[-1].filename}:{own[-1].lineno} ({own[-1].line})"
 
 
-def trajectory(states: Sequence[JsonObject]) -> JsonObject:
-    """Return a thread's history, newest first, as agentevals' GraphTrajectory."""
-    inputs: list[Any] = []
-    results: list[JsonObject] = []
-    steps: list[list[str]] = []
-    for state, before in itertools.zip_longest(states, states[1:]):
-        asks, values = any(task["interrupts"] for task in state["tasks"]), state["values"]
-        if asks or not state["next"]:
-            says = isinstance(values, dict) and isinstance(values.get("messages"), list) and values["messages"]
-            results.append({} if asks else {"messages": says[-1:]} if says else values)
-            steps.append([])
-        if not steps:  # a run that goes on
-            continue
-        for task in state["tasks"]:
-            steps[-1] += [*(["__interrupt__"] if task["interrupts"] else []), task["name"]]
-        if state["metadata"].get("source") == "input":
-            inputs += [{task["name"]: task.get("result")} for task in state["tasks"]]
-        elif before and any(task["interrupts"] for task in before["tasks"]):
-            inputs.append("__resuming__")
-    return {"inputs": inputs[::-1], "results": results[::-1], "steps": [each[::-1] for each in steps[::-1]]}
-
-
 class RunFailed(Exception):
     """A run failed, and its exception is not at hand: class and message as clients see them."""
 
@@ -11790,17 +11768,18 @@ class KitServer:
     So does its database file: what a test changes is in the write-ahead log, which is deleted for the next test.
     """
 
-    WEBHOOKS = "/devserver/webhooks"
-
     def __init__(self, settings: Settings, folder: Path, seed: Path | None = None) -> None:
         """Start it. Raises StartError."""
         self.settings, self._seed = settings, seed
         self.db = str(folder / "devserver.db")
         self.server: Server
         self.url = ""
+        self.webhook_url = ""
         self.webhooks: list[Any] = []  # payloads sent to `webhook_url`
+        self.clock = KitClock(self)
         self.sync_client: SyncLangGraphClient
         self._failures = _Failures()
+        self.errors = self._failures.errors
         self._stat: tuple[int, int] = (0, 0)
         set_here = (*settings.environment(), "LANGGRAPH_API_URL", DEFERS_LOOPBACK)
         self._variables = {name: os.environ.get(name) for name in set_here}
@@ -11825,6 +11804,8 @@ class KitServer:
         async def catch(call: Call) -> None:
             self.webhooks.append(await call.json())
 
+        catching = Operation("POST", "/devserver/webhooks", catch, "open", parsed=False)
+
         self.loop = asyncio.get_running_loop()
         log.addHandler(self._failures)
         with listen("127.0.0.1", 0) as listener:
@@ -11832,6 +11813,7 @@ class KitServer:
             for name, value in self.settings.environment().items():
                 os.environ.setdefault(name, value)
             self.url = os.environ["LANGGRAPH_API_URL"] = address + self.settings.http.mount_prefix
+            self.webhook_url = self.url + catching.path
             db = Db(":memory:", vectors=self.settings.store.index is not None)
             await db.open()
             self.server = await start_server(self.settings, db, 200, address)
@@ -11841,9 +11823,8 @@ class KitServer:
             RUN_LOOPS.append(self._runs.loop)
             await self._close(0)
             await self._make_file()
-            routes = [Operation("POST", self.WEBHOOKS, catch, "open", parsed=False), TEST_CLOCK]
             options: Any = {"ws": "websockets-sansio", "lifespan": "on" if self.server.app else "off"}
-            app = create_app(self.server, more=routes)
+            app = create_app(self.server, more=[catching, TEST_CLOCK])
             self._http = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, **options))
             self._api = self._client()
             transport = httpx.HTTPTransport(verify=False, trust_env=False)
@@ -11937,18 +11918,6 @@ class Kit(KitServer):
     user: str | None = None  # of runs that name none
     client: LangGraphClient
 
-    @property
-    def clock(self) -> KitClock:
-        return KitClock(self)
-
-    @property
-    def errors(self) -> Mapping[str, BaseException]:
-        return self._failures.errors
-
-    @property
-    def webhook_url(self) -> str:
-        return f"{self.url}{self.WEBHOOKS}"
-
     def run(self, assistant: str, input: Any = None, **how: Any) -> KitRun:  # noqa: A002
         """Run an assistant and wait for the run. A text as input is the user's message. `how`: user, configurable,
         context, headers, thread, timeout=30, check=True, and arguments of the SDK's `runs.stream`. Raises the graph's
@@ -11987,7 +11956,25 @@ class Kit(KitServer):
 
     def trajectory(self, thread: str) -> JsonObject:
         """Return a thread's history, newest last, as agentevals' GraphTrajectory."""
-        return trajectory(cast("list[JsonObject]", self.sync_client.threads.get_history(thread, limit=1000)))
+        states = cast("list[JsonObject]", self.sync_client.threads.get_history(thread, limit=1000))  # newest first
+        inputs: list[Any] = []
+        results: list[JsonObject] = []
+        steps: list[list[str]] = []
+        for state, before in itertools.zip_longest(states, states[1:]):
+            asks, values = any(task["interrupts"] for task in state["tasks"]), state["values"]
+            if asks or not state["next"]:
+                says = isinstance(values, dict) and isinstance(values.get("messages"), list) and values["messages"]
+                results.append({} if asks else {"messages": says[-1:]} if says else values)
+                steps.append([])
+            if not steps:  # a run that goes on
+                continue
+            for task in state["tasks"]:
+                steps[-1] += [*(["__interrupt__"] if task["interrupts"] else []), task["name"]]
+            if state["metadata"].get("source") == "input":
+                inputs += [{task["name"]: task.get("result")} for task in state["tasks"]]
+            elif before and any(task["interrupts"] for task in before["tasks"]):
+                inputs.append("__resuming__")
+        return {"inputs": inputs[::-1], "results": results[::-1], "steps": [each[::-1] for each in steps[::-1]]}
 
     def restart(self) -> None:
         """Stop the server as by a signal, and start it again on the same database: its runs go on."""
@@ -11998,10 +11985,6 @@ class Kit(KitServer):
         self._db.cut()
         self.wait(self._reopen(0))
 
-    def keep(self, file: Path) -> None:
-        """Keep a copy of the database. Raises StartError."""
-        copy_database(Path(self.db), file)
-
     @contextlib.contextmanager
     def test(self, options: KitOptions) -> Iterator[Kit]:
         """Serve a fresh database for as long as a test lasts."""
@@ -12011,7 +11994,7 @@ class Kit(KitServer):
         CLOCK.restart(at)
         begin_checkpoint_ids(None)
         self.user, self.webhooks = options.user, []
-        self._failures.errors.clear()
+        self.errors.clear()
         self.server.graphs.serve({**self._project_graphs, **options.graphs})
         if not self.server.graphs.ids():
             raise StartError(
@@ -12173,7 +12156,7 @@ class KitPlugin:
         file = Path(kit.db).parent / "failed" / f"{file_name(item.name)}.db"
         with contextlib.suppress(StartError):
             file.parent.mkdir(exist_ok=True)
-            kit.keep(file)
+            copy_database(Path(kit.db), file)
         database = f"its database: devserver up --config {kit.settings.path} --db {file}"
         return "\n".join([*lines, *self._problems(), database])
 
