@@ -24,7 +24,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
 from langgraph_sdk import Auth, runtime
 
-from devserver import DataTypes
+from devserver import DataTypes, Serializer
 
 # Each private name, with the test that fails when it changes.
 KNOWN = {
@@ -37,6 +37,9 @@ KNOWN = {
     "_create_msgpack_ext_hook": "test_a_serializer_takes_a_hook",
     "_get_running_loop": "test_asyncio_exports_the_loop_of_a_thread",
     "_global_handlers": "test_an_auth_holds_its_handlers",
+    "_msgpack_default": "test_a_message_s_bytes_are_made_of_its_fields",
+    "_option": "test_a_message_s_bytes_are_made_of_its_fields",
+    "_unpack_ext_hook": "test_a_serializer_calls_its_hook",
     "_last_v6_timestamp": "test_ids_of_checkpoints_follow_the_last_one",
     "_handlers": "test_an_auth_holds_its_handlers",
     "_running": "test_aiosqlite_s_thread_takes_functions_from_its_queue",
@@ -191,6 +194,23 @@ def test_a_serializer_takes_a_hook() -> None:
     serializer = jsonplus.JsonPlusSerializer(__unpack_ext_hook__=jsonplus._create_msgpack_ext_hook(allowed))
     assert serializer.loads_typed(serializer.dumps_typed(Kept("text"))) != Kept("text")
     assert asked
+
+
+def test_a_serializer_calls_its_hook() -> None:
+    """If this fails, a history makes each of its messages once per state again. Look at what JsonPlusSerializer's
+    loads_typed gives to ormsgpack, and let Serializer.for_show replace it."""
+    serializer, asked = jsonplus.JsonPlusSerializer(), []
+    serializer._unpack_ext_hook = lambda *of: asked.append(of)
+    assert serializer.loads_typed(serializer.dumps_typed([Kept("text")])) == [None]
+    assert [code for code, _ in asked] == [jsonplus.EXT_CONSTRUCTOR_KW_ARGS]
+
+
+def test_a_message_s_bytes_are_made_of_its_fields() -> None:
+    """If this fails, checkpoints hold other bytes than LangGraph writes. Look at _msgpack_default and _option in
+    langgraph/checkpoint/serde/jsonplus.py, and let devserver's `_packable` do the same for a message."""
+    message = ToolMessage("done", id="1", tool_call_id="2", artifact={"n": [1, None]})
+    for value in (message, Kept("text"), {"messages": [message]}, {1: "\ud800"}):
+        assert Serializer().dumps_typed(value) == jsonplus.JsonPlusSerializer().dumps_typed(value)
 
 
 # langgraph-sdk
