@@ -152,7 +152,9 @@ from langgraph import errors as langgraph_errors
 from langgraph import runtime as langgraph_runtime
 from langgraph import types as langgraph_types
 from langgraph.channels.base import MISSING, BaseChannel  # type: ignore[attr-defined]
+from langgraph.channels.binop import BinaryOperatorAggregate
 from langgraph.channels.ephemeral_value import EphemeralValue
+from langgraph.channels.last_value import LastValue
 from langgraph.channels.named_barrier_value import NamedBarrierValue
 from langgraph.checkpoint.base import (
     WRITES_IDX_MAP,
@@ -173,7 +175,7 @@ from langgraph.checkpoint.serde.jsonplus import (
     _msgpack_default,
     _option,
 )
-from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
+from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME, TASKS
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.constants import END, START
 from langgraph.errors import InvalidUpdateError
@@ -424,11 +426,15 @@ class AssistantVersionChange(Body):
 Minutes = Annotated[float, Field(gt=0, le=1e9)]
 
 
+Kept = Annotated[int, Field(ge=1, le=SAFE_INTEGER), WHOLE]  # how many states `keep_latest` keeps
+
+
 class ThreadTtl(Body):
     """How many minutes after its last update a thread expires (None: never), and what happens then."""
 
     ttl: Minutes | None = None
     strategy: Literal["delete", "keep_latest"] = "delete"
+    keep: Kept = 1
 
 
 class StateUpdateEntry(Body):
@@ -470,6 +476,7 @@ class ThreadSearchRequest(ThreadCountRequest, Search):
 class ThreadPruneRequest(Body):
     thread_ids: Many[Id]
     strategy: Literal["delete", "keep_latest"] = "delete"
+    keep: Kept = 1
 
 
 class ThreadStateUpdate(Body):
@@ -1252,7 +1259,7 @@ class SharedScope:
         self._at_exit = at_exit  # durability "exit": checkpoints are made when the graph ends
         self.floor = str(checkpoint_ids.uuid6())  # checkpoints of this run have greater ids
         self.failed: Exception | None = None  # why a checkpoint could not be stored
-        self.latest: tuple[tuple[str, bytes], Any] | None = None  # bytes of its own graph's newest checkpoint, and that
+        self.latest: tuple[str, Any] | None = None  # the newest checkpoint that is no subgraph's, with its thread's id
         self._sources = sources
         self._load = load
         self._loaded: dict[str, dict[str, bytes]] = {}
@@ -1953,7 +1960,7 @@ class Db:
         conn.create_function("casefold", 1, lambda text: text and text.casefold(), deterministic=True)
         if self.vectors:
             _add_vectors(conn)
-        conn.execute("PRAGMA cache_size = -32000")
+        conn.execute("PRAGMA cache_size = -8000")
         if writer:
             self._prepare(conn)
         else:
@@ -2471,11 +2478,13 @@ class Threads(Table[Thread]):
         interrupts: JsonObject,
         error: Any,
         output_keys: Sequence[str] | None = None,
-    ) -> None:
-        """Store a new state; `output_keys` are the keys of its values that a run's result shows, None for all."""
-        state, keys = to_json(values).decode(), None if output_keys is None else list(output_keys)
-        shown = {"state": state, "interrupts": interrupts, "error": error or None, "output_keys": keys}
+    ) -> bytes:
+        """Store a new state; `output_keys` are the keys of its values that a run's result shows, None for all. Return
+        the values as JSON."""
+        state, keys = to_json(values), None if output_keys is None else list(output_keys)
+        shown = {"state": state.decode(), "interrupts": interrupts, "error": error or None, "output_keys": keys}
         self.update(thread_id, rest=rest, **shown, unshown=0)
+        return state
 
     def set_outcome(self, thread_id: str, rest: str | None, error: Any) -> None:
         """Store the error of a run that left the state as it was, and the status `rest` unless it is None."""
@@ -2542,10 +2551,10 @@ class Threads(Table[Thread]):
         )
         return None if at is None else (at - CLOCK.steady()) / 1e6
 
-    def expired(self) -> tuple[str, str] | None:
+    def expired(self) -> tuple[str, str, int | None] | None:
         """Return id and strategy of the first thread that has expired and is not busy."""
         row = self.conn.execute(
-            "SELECT thread_id, json_extract(ttl, '$.strategy') FROM threads "
+            "SELECT thread_id, json_extract(ttl, '$.strategy'), json_extract(ttl, '$.keep') FROM threads "
             f"WHERE expires_at <= ? AND {_MAY_EXPIRE} ORDER BY expires_at LIMIT 1",
             (CLOCK.steady(),),
         ).fetchone()
@@ -3346,21 +3355,6 @@ def begin_checkpoint_ids(last: int | None) -> None:
 NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"  # LangGraph's task id of a command's own writes
 
 
-@dataclass
-class Recall:
-    """A serializer that returns one checkpoint without parsing it: the one that the run has just stored."""
-
-    serde: SerializerProtocol
-    stored: tuple[str, bytes]
-    checkpoint: Checkpoint
-
-    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
-        return self.serde.dumps_typed(obj)
-
-    def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        return self.checkpoint if data == self.stored else self.serde.loads_typed(data)
-
-
 # The serializer by which the current context reads checkpoints, if it is not the saver's own.
 READ_WITH: contextvars.ContextVar[SerializerProtocol | None] = contextvars.ContextVar("read_with", default=None)
 
@@ -3384,17 +3378,6 @@ class DataTypes:
         )
 
 
-def _packable(value: Any) -> Any:
-    """Return LangGraph's own form of a value; that of a message of nothing but JSON takes half the time."""
-    if (fields := message_fields(value)) is not None:
-        parts = (type(value).__module__, type(value).__name__, fields, "model_validate_json")
-        try:
-            return ormsgpack.Ext(EXT_PYDANTIC_V2, ormsgpack.packb(parts, option=_option))
-        except ormsgpack.MsgpackEncodeError:  # there is more in it
-            pass
-    return _msgpack_default(value)
-
-
 class Serializer(JsonPlusSerializer):
     """LangGraph's serializer, faster; lone surrogates become '?' in the keys of dicts, too, not only in values."""
 
@@ -3402,26 +3385,32 @@ class Serializer(JsonPlusSerializer):
         if obj is None or isinstance(obj, bytes | bytearray):
             return super().dumps_typed(obj)
         try:
-            return "msgpack", ormsgpack.packb(obj, default=_packable, option=_option)
+            return "msgpack", ormsgpack.packb(obj, default=self._packable, option=_option)
         except TypeError as error:
             with contextlib.suppress(RecursionError):
                 return super().dumps_typed(_with_unicode_keys(obj))
             raise error
 
-    def for_show(self) -> Serializer:
-        """Return a serializer for states that are only shown: checkpoints share the objects of equal messages."""
-        made: dict[tuple[int, bytes], BaseMessage] = {}
-        shared, make = copy.copy(self), self._unpack_ext_hook
+    @staticmethod
+    def _packable(value: Any) -> Any:
+        """Return LangGraph's own form of a value; that of a message of nothing but JSON takes half the time."""
+        if (fields := message_fields(value)) is not None:
+            parts = (type(value).__module__, type(value).__name__, fields, "model_validate_json")
+            try:
+                return ormsgpack.Ext(EXT_PYDANTIC_V2, ormsgpack.packb(parts, option=_option))
+            except ormsgpack.MsgpackEncodeError:  # there is more in it
+                pass
+        return _msgpack_default(value)
 
-        def make_once(code: int, data: bytes) -> Any:
-            if (known := made.get((code, data))) is not None:
-                return known
-            value = make(code, data)
-            if isinstance(value, BaseMessage):
-                made[code, data] = value
-            return value
-
-        shared._unpack_ext_hook = make_once
+    def for_show(self, graph: Graph) -> Serializer:
+        """Return one to read states of a graph that are only shown: a message which several checkpoints hold is made
+        once. Not if user code takes part in reading: a reducer that replays deltas, a validator of a node's input."""
+        known = re.compile(r"langgraph\.channels\.(?!delta)|devserver$")
+        own_code = not all(known.match(type(each).__module__) for each in graph.channels.values())
+        if own_code or graph.cache_policy or any(node.mapper or node.cache_policy for node in graph.nodes.values()):
+            return self
+        shared = copy.copy(self)
+        shared._unpack_ext_hook = functools.cache(self._unpack_ext_hook)
         return shared
 
 
@@ -3464,15 +3453,17 @@ class Saver(BaseCheckpointSaver[str]):
     """
 
     PATIENCE_SECONDS = 10.0  # how long a nested checkpoint waits for those above it
+    LARGE_BYTES = 500 * 1000**2
 
     def __init__(self, db: Db, serde: JsonPlusSerializer) -> None:
         super().__init__(serde=serde)
         self.db = db
+        self._told: set[str] = set()  # of which threads was told that they are large
 
     get_next_version = SqliteSaver.get_next_version
 
     def _official(self, conn: sqlite3.Connection, serde: SerializerProtocol | None = None) -> SqliteSaver:
-        saver = SqliteSaver(conn, serde=serde or READ_WITH.get() or self.serde)
+        saver = SqliteSaver(conn, serde=serde or self.serde)
         saver.is_setup = True
         return saver
 
@@ -3480,7 +3471,7 @@ class Saver(BaseCheckpointSaver[str]):
         return self.db.look(lambda conn: self._official(conn).get_tuple(config))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        if RUN_SCOPE.get() is NO_SCOPE and not READ_WITH.get():  # outside a run: a long chat would hold up the API
+        if RUN_SCOPE.get() is NO_SCOPE:  # only a look at the state: that of a long chat would hold up the loop
             return await self.db.read(lambda conn: self._official(conn).get_tuple(config))
         return self.db.look(lambda conn: self._official(conn).get_tuple(config))
 
@@ -3491,8 +3482,7 @@ class Saver(BaseCheckpointSaver[str]):
         serde = READ_WITH.get()
         for found in await self.db.read(lambda conn: [*self._official(conn, serde).list(config, **options)]):
             if serde and any(task_id == NULL_TASK_ID for task_id, *_ in found.pending_writes or ()):
-                place = found.config  # reducers get its messages, and may change them: those are not to be shared
-                found = self.db.look(lambda conn, at=place: self._official(conn, self.serde).get_tuple(at)) or found
+                found = self.get_tuple(found.config) or found  # reducers get its messages, and may change them
             yield found
 
     def get_delta_channel_history(self, **of: Any) -> Mapping[str, DeltaChannelHistory]:
@@ -3529,7 +3519,7 @@ class Saver(BaseCheckpointSaver[str]):
         if scope and configurable.get("checkpoint_ns"):
             above = scope.checkpoints_above(configurable)
         elif scope:
-            scope.latest = (typed, checkpoint)
+            scope.latest = (row[0], checkpoint)
 
         def write(conn: sqlite3.Connection, patient: bool) -> bool:
             _check_run(conn, scope)
@@ -3550,9 +3540,25 @@ class Saver(BaseCheckpointSaver[str]):
                 Threads(conn).set_unshown(scope.updates[0])
             for puts in shared:
                 Items(conn).apply(puts)
+            if metadata.get("step", 0) % 10 == 0 and len(typed[1]) * metadata["step"] > self.LARGE_BYTES:
+                self._tell_if_large(conn, row[0])
             return True
 
         return write
+
+    def _tell_if_large(self, conn: sqlite3.Connection, thread_id: str) -> None:
+        """Warn once of a thread whose checkpoints, each of which holds its whole state, take much space."""
+        query = "SELECT sum(length(checkpoint)) FROM checkpoints WHERE thread_id = ?"
+        if thread_id in self._told or (size := conn.execute(query, (thread_id,)).fetchone()[0]) <= self.LARGE_BYTES:
+            return
+        self._told.add(thread_id)
+        log.warning(
+            "thread %s takes %d MB, as each step keeps its whole state. POST /threads/prune with strategy keep_latest "
+            "makes it small, checkpointer.ttl in langgraph.json does so by itself (then `devserver compact` gives the "
+            "space back); a DeltaChannel for its messages keeps it small.",
+            thread_id,
+            size // 1000**2,
+        )
 
     @staticmethod
     def _has(conn: sqlite3.Connection, thread_id: str, checkpoint_ns: str, checkpoint_id: str) -> bool:
@@ -3872,22 +3878,29 @@ def list_namespaces(items: Items, op: ListNamespacesOp) -> list[tuple[str, ...]]
     return cut[op.offset : op.offset + op.limit]
 
 
-def prune_history(conn: sqlite3.Connection, serde: SerializerProtocol, thread_id: str) -> None:
-    """Delete a thread's history but for the checkpoints that its state needs: the latest; those of subgraphs that have
-    not ended or have a state of their own; and each one's ancestors that hold parts of its delta channels."""
-    latest = conn.execute(
-        "SELECT checkpoint_ns, max(checkpoint_id), json_extract(CAST(metadata AS TEXT), '$.parents.\"\"') "
-        "FROM checkpoints WHERE thread_id = ? GROUP BY checkpoint_ns",
+def prune_history(conn: sqlite3.Connection, serde: SerializerProtocol, thread_id: str, keep: int = 1) -> None:
+    """Delete a thread's history but for the checkpoints that its latest `keep` states need: theirs; those of subgraphs
+    that had not ended or have a state of their own; and each one's ancestors that hold parts of its delta channels."""
+    newest_first = conn.execute(
+        "SELECT checkpoint_ns, checkpoint_id, json_extract(CAST(metadata AS TEXT), '$.parents.\"\"') "
+        "FROM checkpoints WHERE thread_id = ? ORDER BY checkpoint_id DESC",
         (thread_id,),
     ).fetchall()
-    root = next((checkpoint_id for namespace, checkpoint_id, _ in latest if not namespace), None)
-    kept = [
-        (namespace, needed)
-        for namespace, checkpoint_id, parent in latest
-        if ":" not in namespace or parent == root  # with ':' it belongs to one task of its parent
+    roots = [checkpoint_id for namespace, checkpoint_id, _ in newest_first if not namespace][:keep]
+    latest: dict[tuple[str, str | None], str] = {}  # by the namespace, and by the state that a subgraph's belongs to
+    for namespace, checkpoint_id, parent in newest_first:
+        if not namespace and checkpoint_id in roots:
+            latest[namespace, checkpoint_id] = checkpoint_id
+        elif namespace and parent in roots:
+            latest.setdefault((namespace, parent), checkpoint_id)
+        if namespace and ":" not in namespace:  # with ':' it belongs to one task of its parent
+            latest.setdefault((namespace, None), checkpoint_id)
+    kept = {
+        (namespace, needed): None
+        for (namespace, _), checkpoint_id in latest.items()
         for needed in _delta_chain(conn, serde, thread_id, namespace, checkpoint_id)
-    ]
-    places = _json_text(kept)
+    }
+    places = _json_text([*kept])
     for table in ("checkpoints", "writes", "run_writes"):
         conn.execute(
             f"DELETE FROM {table} WHERE thread_id = ? AND (checkpoint_ns, checkpoint_id) NOT IN "
@@ -4133,6 +4146,7 @@ class CheckpointerTtl(SettingsPart):
     """How long threads live, what happens to expired ones, how often (None: at once), and to how many at a time."""
 
     strategy: Literal["delete", "keep_latest"] = "delete"
+    keep: Kept = 1
     default_ttl: Minutes | None = None
     sweep_interval_minutes: Minutes | None = None
     sweep_limit: Annotated[int, Field(ge=1)] = 1000
@@ -4171,7 +4185,8 @@ class CheckpointerSettings(SettingsPart):
     def default_ttl(self) -> JsonObject | None:
         """Return the ttl of a thread that was given none."""
         minutes = self.ttl.default_ttl
-        return {"ttl": minutes, "strategy": self.ttl.strategy} if minutes is not None else None
+        ttl = {"ttl": minutes, "strategy": self.ttl.strategy, "keep": self.ttl.keep}
+        return ttl if minutes is not None else None
 
 
 class CodeSpec(SettingsPart):
@@ -5397,6 +5412,24 @@ class ShownState(NamedTuple):
         status = "interrupted" if snapshot.next else "idle"
         return cls(status, snapshot.values, interrupts, output_keys(graph))
 
+    @classmethod
+    def at_end(cls, graph: Graph, checkpoint: Checkpoint) -> ShownState | None:
+        """Return the state that a graph's newest checkpoint shows, if no node is due after it. None also where state
+        has to be read from it: channels of some types give other values than they store."""
+        kept, names, channels = checkpoint["channel_values"], graph.stream_channels_asis, cast(Any, graph.channels)
+        seen, versions = checkpoint["versions_seen"], checkpoint["channel_versions"]
+        if isinstance(names, str) or not {type(channels[n]) for n in names} <= {LastValue, BinaryOperatorAggregate}:
+            return None
+        is_due = kept.get(TASKS) or any(
+            trigger in kept
+            and (name not in seen or versions.get(trigger) != seen[name].get(trigger))
+            and channels[trigger].from_checkpoint(kept[trigger]).is_available()
+            for name, node in graph.nodes.items()
+            for trigger in node.triggers
+        )
+        values = {name: kept[name] for name in names if name in kept}
+        return None if is_due else cls("idle", values, {}, output_keys(graph))
+
 
 def output_keys(graph: Graph) -> Sequence[str] | None:
     """Return the keys of a graph's output schema, None if its output is its whole state."""
@@ -5407,15 +5440,6 @@ def output_keys(graph: Graph) -> Sequence[str] | None:
 async def snapshot(graph: Graph, config: RunnableConfig, subgraphs: bool = False) -> langgraph_types.StateSnapshot:
     with without_shared_values():
         return await graph.aget_state(config, subgraphs=subgraphs)
-
-
-def _shows_as_stored(graph: Graph) -> bool:
-    """Return whether no user code takes part in reading a graph's state, such as a reducer that replays deltas or a
-    validator of a node's input."""
-    known = re.compile(r"langgraph\.channels\.(?!delta)|devserver$")
-    if graph.cache_policy or not all(known.match(type(each).__module__) for each in graph.channels.values()):
-        return False
-    return not any(node.mapper or node.cache_policy for node in graph.nodes.values())
 
 
 def state_updates(body: ThreadSuperstepUpdate, graph: Graph) -> list[langgraph_types.StateUpdate]:
@@ -5522,6 +5546,7 @@ class EventLog:
     def __init__(self, max_pages: int = Overflow.MAX_PAGES) -> None:
         self.closed = False
         self.last_values: Any = MISSING
+        self.result: bytes | None = None  # the last values as JSON, once it is made
         self.interrupts: list[Any] = []
         self.error: bytes | None = None
         self.failed = False  # closed with `error` before the run's end is stored
@@ -6217,6 +6242,7 @@ class Outcome:
     state: ShownState | None = None
     shared: Sequence[SharedPuts] = ()
     refusal: JsonObject | None = None
+    values: bytes | None = None  # those of `state` as JSON, once they are stored
 
 
 # The status of a cancelled run and the name of its error, by the action that was asked for.
@@ -6253,7 +6279,8 @@ def finish_run(conn: sqlite3.Connection, run: Run, outcome: Outcome) -> Outcome 
         Runs(conn).delete(run)
     if (state := outcome.state) and outcome.status != "rollback":
         status = "error" if failed else state.status
-        Threads(conn).set_state(run.thread_id, status, state.values, state.interrupts, outcome.error, state.output_keys)
+        shown = (status, state.values, state.interrupts, outcome.error, state.output_keys)
+        outcome = replace(outcome, values=Threads(conn).set_state(run.thread_id, *shown))
     else:
         Threads(conn).set_outcome(run.thread_id, "error" if failed else None, outcome.error)
     if run.kwargs["webhook"] or run.kwargs["temporary"]:
@@ -6516,6 +6543,8 @@ class Execution:
             outcome = Outcome("error", exception_value(error))
             failure = self._event("error", outcome.error)
             ended, last, done = await self._db.write(self._finish, outcome, failure, patient=patient)
+        if ended and ended.state and ended.state.values is self._run_log.last_values:
+            self._run_log.result = ended.values
         if failure in last:
             self._run_log.error = to_json(outcome.error)
         if self._queue:
@@ -6656,9 +6685,11 @@ class Execution:
             RUN_SCOPE.set(NO_SCOPE)  # a thread's state has no shared values
             if run.kwargs["temporary"] and not kwargs["webhook"] and not self._run_log.interrupts:
                 return Outcome("success", shared=scope.loose_puts())
-            READ_WITH.set(Recall(cast(Saver, graph.checkpointer).serde, *scope.latest) if scope.latest else None)
-            state = ShownState.of(graph, await graph.aget_state(place_config(run.thread_id)))
-            if state.status == "interrupted" and self._run_log.last_values is not MISSING:
+            values, latest = self._run_log.last_values, scope.latest
+            state = ShownState.at_end(graph, latest[1]) if latest and latest[0] == run.thread_id else None
+            is_known = state and isinstance(values, dict) and [*values] == [*state.values]
+            state = state or ShownState.of(graph, await graph.aget_state(place_config(run.thread_id)))
+            if is_known or (state.status == "interrupted" and values is not MISSING):
                 # the last values that LangGraph streamed include writes of the unfinished superstep
                 self._run_log.last_values = output_of(state.values, state.output_keys)
             shared = scope.loose_puts() if scope.supersteps and state.status == "idle" else ()
@@ -6927,9 +6958,9 @@ def expire_thread(conn: sqlite3.Connection, serde: SerializerProtocol) -> bool:
     expired = Threads(conn).expired()
     if expired is None:
         return False
-    thread_id, strategy = expired
+    thread_id, strategy, keep = expired
     if strategy == "keep_latest":
-        prune_history(conn, serde, thread_id)
+        prune_history(conn, serde, thread_id, keep or 1)
         Threads(conn).set_pruned(thread_id)
     else:
         Threads(conn).delete(thread_id)
@@ -8015,7 +8046,7 @@ async def prune_threads(call: Call) -> JsonObject:
             return len(known), [run for thread in known for run in delete_thread_rows(conn, thread.thread_id)]
         idle = [thread for thread in known if thread.status != "busy"]
         for thread in idle:
-            prune_history(conn, call.server.saver.serde, thread.thread_id)
+            prune_history(conn, call.server.saver.serde, thread.thread_id, body.keep)
         return len(idle), []
 
     count, runs = await call.server.db.write(prune)
@@ -8046,7 +8077,7 @@ async def of_thread_state(call: Call, read: Callable[[Graph], Coroutine[Any, Any
     return await call.server.runner.with_graph(graph_id, thread.config, "threads.read", read, **ids)
 
 
-async def get_state(call: Call) -> JsonObject:
+async def get_state(call: Call) -> Response:
     """Return a thread's state, the latest or at a checkpoint; `subgraphs` adds those of interrupted subgraphs."""
     if call.body:
         place, subgraphs = call.body.checkpoint.configurable(), call.body.subgraphs
@@ -8058,7 +8089,8 @@ async def get_state(call: Call) -> JsonObject:
     async def read(graph: Graph) -> JsonObject:
         return state_value(await snapshot(graph, config, bool(subgraphs)))
 
-    return await of_thread_state(call, read, EMPTY_STATE)
+    state = await of_thread_state(call, read, EMPTY_STATE)
+    return Response(await asyncio.to_thread(to_json, state), media_type="application/json")
 
 
 async def get_history(call: Call) -> Response:
@@ -8073,8 +8105,7 @@ async def get_history(call: Call) -> Response:
 
     async def read(graph: Graph) -> list[JsonObject]:
         with without_shared_values():
-            if _shows_as_stored(graph):
-                READ_WITH.set(cast(Serializer, call.server.saver.serde).for_show())
+            READ_WITH.set(cast(Serializer, call.server.saver.serde).for_show(graph))
             history = graph.aget_state_history(config, filter=metadata, before=bound, limit=limit)
             return [state_value(each) async for each in history] if limit else []
 
@@ -8324,6 +8355,8 @@ async def run_result(server: Server, run: Run, run_log: EventLog) -> bytes:
     """Return the result of a run as JSON: its error, its last values, or else those of its thread."""
     if run_log.error is not None:
         return b'{"__error__":' + run_log.error + b"}"
+    if run_log.result is not None and not run_log.interrupts:
+        return run_log.result
     if run_log.last_values is not MISSING:
         values = with_questions(run_log.last_values, run_log.interrupts)
     else:
@@ -8340,8 +8373,10 @@ def thread_result(thread: Thread | None, with_values: bool) -> Any:
         return {}
     if thread.status == "error":
         return {"__error__": thread.error}
-    values, asked = thread.output if thread.state else {}, questions(thread) if thread.status == "interrupted" else []
-    return with_questions(values if with_values or not asked else {}, asked)
+    asked = questions(thread) if thread.status == "interrupted" else []
+    if not asked and thread.state and thread.output_keys is None:
+        return orjson.Fragment(thread.state)  # that of a long chat takes time to parse
+    return with_questions(thread.output if thread.state and (with_values or not asked) else {}, asked)
 
 
 def questions(thread: Thread) -> list[JsonObject]:

@@ -9,6 +9,7 @@ import pytest
 from conftest import NEEDS, LiveServer
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.graph import MessagesState, StateGraph
 
 import devserver
 
@@ -126,6 +127,9 @@ deltas = graph(Deltas)
 ASKED = {"messages": [{"role": "user", "content": "and?", "type": "human", "id": "1"}]}
 
 
+PLAIN = StateGraph(MessagesState).add_node("node", lambda state: {}).set_entry_point("node").compile()
+
+
 def serve(make_server: Callable[..., LiveServer], name: str) -> LiveServer:
     file = "delta.py" if name == "deltas" else "graphs.py"
     return make_server(
@@ -177,7 +181,7 @@ def test_what_user_code_changes_in_one_state_no_other_state_shows(
 def test_only_a_serializer_for_show_shares_messages() -> None:
     own = devserver.CheckpointerSerde().serializer()
     assert isinstance(own, devserver.Serializer)
-    shown, message = own.for_show(), AIMessage("a", id="1", response_metadata={"deep": [{"n": 1}]})
+    shown, message = own.for_show(PLAIN), AIMessage("a", id="1", response_metadata={"deep": [{"n": 1}]})
     kept = [own.dumps_typed({"channel_values": {"messages": [message] * n}}) for n in (1, 2)]
     assert kept[0] == JsonPlusSerializer().dumps_typed({"channel_values": {"messages": [message]}})
 
@@ -187,7 +191,7 @@ def test_only_a_serializer_for_show_shares_messages() -> None:
     assert messages(shown) == messages(own) == [message] * 3
     assert len(set(map(id, messages(shown)))) == 1
     assert len(set(map(id, messages(own)))) == 3
-    assert messages(own.for_show())[0] is not messages(shown)[0]
+    assert messages(own.for_show(PLAIN))[0] is not messages(shown)[0]
 
 
 def test_the_json_of_what_is_shown_is_the_same() -> None:

@@ -207,7 +207,7 @@ def test_a_serializer_calls_its_hook() -> None:
 
 def test_a_message_s_bytes_are_made_of_its_fields() -> None:
     """If this fails, checkpoints hold other bytes than LangGraph writes. Look at _msgpack_default and _option in
-    langgraph/checkpoint/serde/jsonplus.py, and let devserver's `_packable` do the same for a message."""
+    langgraph/checkpoint/serde/jsonplus.py, and let Serializer._packable of devserver do the same for a message."""
     message = ToolMessage("done", id="1", tool_call_id="2", artifact={"n": [1, None]})
     for value in (message, Kept("text"), {"messages": [message]}, {1: "\ud800"}):
         assert Serializer().dumps_typed(value) == jsonplus.JsonPlusSerializer().dumps_typed(value)
