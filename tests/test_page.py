@@ -982,7 +982,8 @@ def test_all_is_reached_by_the_keyboard(open_page: Callable[..., Page], server: 
     page.sees("Node", "#dialog")
     page.press("Escape")
     page.press("n")
-    page.until("location.hash === '#/t'")
+    page.until("location.hash === '#/t' && !S.threadId")
+    page.sees("by keys", "#threads li")  # it comes first, and the others have no history
     page.press("j")
     page.until("location.hash.startsWith('#/t/') && S.threadId")
     first = page.run("S.threadId")
