@@ -97,6 +97,7 @@ import logging
 import math
 import operator
 import os
+import queue
 import signal
 import socket
 import sqlite3
@@ -1641,9 +1642,9 @@ class _Writer(aiosqlite.Connection):
         self._waiting: deque[_Job] = deque()
 
     def submit(self, job: _Job) -> None:
-        """Queue a job for the connection's thread: aiosqlite has no public way to do so. Raises StartError."""
+        """Queue a job for the connection's thread: aiosqlite has no public way to do so. Raises Unavailable."""
         if not self._running:
-            raise StartError("the database is closed")
+            raise Unavailable("the database is closed: the server stops")
         self._waiting.append(job)
         self._tx.put_nowait((None, self._run_waiting))
 
@@ -3324,7 +3325,8 @@ def unsettled(conn: sqlite3.Connection) -> list[str]:
     runs = f"SELECT run_id, thread_id, status FROM runs WHERE {LIVE} AND due <= ?"
     left = ["run {} of thread {} is {}".format(*row) for row in conn.execute(runs, (CLOCK.steady(),))]
     left += [f"a webhook to {url} waits" for _, url, _ in Webhooks(conn).due()]
-    return left + ["a cron is due, or something expires"] * ((due_in(conn) or 1) <= 0)
+    seconds = due_in(conn)
+    return left + ["a cron is due, or something expires"] * (seconds is not None and seconds <= 0)
 
 
 def start_clock(conn: sqlite3.Connection) -> None:
@@ -4982,8 +4984,11 @@ class AppAuth:
             return {}
         known_as: Any = user.original if isinstance(user.original, StudioUser) else user
         context = AuthContext(user["permissions"], known_as, cast(Any, resource), cast(Any, verb))
+        dicts = [name for name in ("metadata", "kwargs") if isinstance(value.get(name), dict)]
         try:
             limits = _limits(await handlers[-1](ctx=context, value=value))
+            if broken := [name for name in dicts if not isinstance(value.get(name), dict)]:
+                raise TypeError(f"value['{broken[0]}'] has to stay a dict")
             if resource == "store" and limits:
                 raise ValueError("items have no metadata to filter by: change value['namespace'] in @auth.on.store")
             if verb == "create" and not passes(value["metadata"], limits):
@@ -5232,12 +5237,12 @@ async def allow_run(
     threads, changes = await access.change("threads.create_run", value, fields)
     decided, metadata = {**value["kwargs"], **value}, dict(value["metadata"])
     thread = server.db.look(lambda conn: Threads(conn).get(thread_id)) if thread_id else None
-    kept = decided["if_not_exists"] == "create" if thread_id else decided.get("on_completion") == "keep"
+    kept = decided.get("if_not_exists") == "create" if thread_id else decided.get("on_completion") == "keep"
     if thread is None and kept:
         new_thread = {"thread_id": value["thread_id"], "metadata": dict(metadata), "if_exists": "raise"}
         await access.decide("threads.create", new_thread)
         metadata |= new_thread["metadata"]
-    elif decided["if_not_exists"] == "create":
+    elif decided.get("if_not_exists") == "create":
         changes["if_not_exists"] = "reject"  # it was not asked whether the thread may be created, if deleted meanwhile
     assistants = await allow_assistant(server, body.assistant_id)
     given = body.metadata or {}
@@ -6507,7 +6512,8 @@ class Execution:
             if isinstance(error, RunGone):
                 return Outcome("error", value)
             unknown = None if isinstance(error, Unavailable) else error
-            log.error("run %s of %s failed", self._run.run_id, self._run.graph_id, exc_info=unknown)
+            told = {"run_id": self._run.run_id}  # for the test kit
+            log.error("run %s of %s failed", self._run.run_id, self._run.graph_id, exc_info=unknown, extra=told)
             RUN_SCOPE.set(None)
             refusal: JsonObject | None = None
             if isinstance(error, UnknownInterruptError):  # LangGraph refuses a strict resume
@@ -8681,20 +8687,24 @@ async def update_cron(call: Call) -> JsonObject:
             changed = replace(changed, next_run_date=next_run_date(changed.schedule, changed.timezone))
         return replace(changed, on_run_completed=None) if old.thread_id else changed
 
-    allowed = await allow_cron(server, laid_over(server.db.look(find)))
-    if changes_runs:
-        await check_run_body(server, cron_run(allowed).body)
-
-    def patch(conn: sqlite3.Connection) -> Cron:
-        changed = laid_over(find(conn))
-        if allowed.access:
-            changed = replace(changed, payload=allowed.payload, access=allowed.access)
+    def patch(conn: sqlite3.Connection, payload: JsonObject, allowed: Cron) -> Cron | None:
+        old = find(conn)
+        if old.payload != payload:  # another request changed it meanwhile
+            return None
+        changed = laid_over(old)
+        changed = replace(changed, payload=allowed.payload, access=allowed.access) if allowed.access else changed
         if changes_runs:
             check_cron_run(conn, server.graphs, cron_run(changed))
         Crons(conn).update(changed, by_client=True)
         return changed
 
-    changed = await server.db.write(patch)
+    changed = None
+    while changed is None:
+        old = server.db.look(find)
+        allowed = await allow_cron(server, laid_over(old))
+        if changes_runs:
+            await check_run_body(server, cron_run(allowed).body)
+        changed = await server.db.write(patch, old.payload, allowed)
     server.runner.crons.notice()
     server.runner.threads.notice()  # its thread may expire now
     return changed.to_dict()
@@ -11806,8 +11816,10 @@ class KitRun:
         if event == "metadata":
             self.run_id = data["run_id"]
         elif event == "values":
-            self.interrupts = data.pop("__interrupt__", []) if isinstance(data, dict) else []
-            self.values = data
+            self.values, self.interrupts = data, []
+            if isinstance(data, dict):
+                self.values = {key: value for key, value in data.items() if key != "__interrupt__"}
+                self.interrupts = data.get("__interrupt__", [])
         elif event.startswith("updates"):
             self.nodes += [node for node in data if node != "__interrupt__"]
             self._take_calls(data)
@@ -11841,15 +11853,15 @@ class KitRun:
 
 
 class _Failures(logging.Handler):
-    """Keeps the exceptions that runs fail with, by the run's id: the runner logs them."""
+    """Keeps the exceptions that runs fail with, by the run's id, which the runner logs beside them."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self.errors: dict[str, BaseException] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.msg == "run %s of %s failed" and record.args and record.exc_info and record.exc_info[1]:
-            self.errors[str(cast(Any, record.args)[0])] = record.exc_info[1]
+        if hasattr(record, "run_id") and record.exc_info and record.exc_info[1]:
+            self.errors[record.run_id] = record.exc_info[1]
 
 
 @dataclass(frozen=True)
@@ -12032,16 +12044,17 @@ class Kit(KitServer):
         run = asyncio.run_coroutine_threadsafe(self._follow(assistant, input, **how), self.loop)
         return await asyncio.wrap_future(run)
 
-    def stream(self, assistant: str, input: Any = None, *, check: bool = True, **how: Any) -> Iterator[Any]:  # noqa: A002
-        """Yield the SDK's events, `event` and `data`, as they come. Raises as `run` does."""
-        thread_id, asked = self._arguments(input, **how)
-        run = KitRun(self, assistant, thread_id)
-        for part in self.sync_client.runs.stream(thread_id, assistant, **asked):
-            if part.event in ("metadata", "error"):
-                run.take(part.event, part.data)
-            yield part
-        if check and run.error:
-            raise run.error
+    def stream(self, assistant: str, input: Any = None, **how: Any) -> Iterator[Any]:  # noqa: A002
+        """Yield the SDK's events, `event` and `data`, as they come. Takes and raises the same as `run`."""
+        parts: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        how = {"stream_mode": "values", "stream_subgraphs": False, **how}
+        ended = asyncio.run_coroutine_threadsafe(self._follow(assistant, input, show=parts.put, **how), self.loop)
+        ended.add_done_callback(lambda _: parts.put(None))
+        try:
+            yield from iter(parts.get, None)
+            ended.result()
+        finally:
+            ended.cancel()
 
     def shared(self, key: str, **scope: Any) -> JsonObject:
         """Return the items of a shared value: `shared("info", user_id="123")`."""
@@ -12110,16 +12123,25 @@ class Kit(KitServer):
             self.wait(self._close(0))
             CLOCK.restart()
 
-    async def _follow(self, assistant: str, given: Any, timeout: float = 30, check: bool = True, **how: Any) -> KitRun:  # noqa: ASYNC109
+    async def _follow(
+        self,
+        assistant: str,
+        given: Any,
+        timeout: float = 30,  # noqa: ASYNC109
+        check: bool = True,
+        show: Callable[[Any], object] = id,
+        **how: Any,
+    ) -> KitRun:
         __tracebackhide__ = True
-        thread_id, asked = self._arguments(given, **how)
+        thread_id, asked = self._arguments(
+            given, **{"stream_mode": ["values", "updates"], "stream_subgraphs": True, **how}
+        )
         run = KitRun(self, assistant, thread_id)
-        modes: Any = ["values", "updates"]
         try:
             async with asyncio.timeout(timeout):
-                stream = self._api.runs.stream(thread_id, assistant, stream_mode=modes, stream_subgraphs=True, **asked)
-                async for part in stream:
+                async for part in self._api.runs.stream(thread_id, assistant, **asked):
                     run.take(part.event, part.data)
+                    show(part)
         except TimeoutError:
             places = "".join(f"\n  {place}" for place in node_places(self.server.runner.loop.loop))
             if run.run_id:

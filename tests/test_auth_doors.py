@@ -509,3 +509,63 @@ def test_heartbeats_do_not_tell_what_goes_on_in_anothers_thread(owned: LiveServe
             _, (seconds, text) = got[door]
             assert ": heartbeat" in text
             assert 4.9 < seconds < 6.2
+
+
+BREAKING = (
+    OWN
+    + """
+@auth.on.threads.create_run
+async def breaks(ctx, value):
+    exec(ctx.user.identity, {"value": value})
+
+@auth.on.threads.create
+@auth.on.assistants.read
+async def any(ctx, value):
+    pass
+"""
+)
+
+
+@pytest.mark.parametrize("breaks", ["del value['kwargs']", "value['metadata'] = 'a'", "value['kwargs'] = None"])
+def test_a_handler_that_breaks_the_description_of_a_run_refuses_it(tmp_path: Path, breaks: str) -> None:
+    write_project(tmp_path, SERVED, {**FILES, "auth.py": BREAKING, "look.py": LOOK}, auth={"path": "./auth.py:auth"})
+    server = LiveServer(tmp_path, ["--no-reload"]).start()
+    with server.http() as http:
+        answer = http.post("/runs/wait", json={"assistant_id": "look"}, headers=as_user(breaks))
+        assert answer.status_code == 403, answer.text
+    assert server.stop() == 0
+    assert "handler of threads.create_run" in server.log
+
+
+SLOWLY = (
+    OWN
+    + """
+import asyncio
+MEETING = asyncio.Event()
+
+@auth.on.crons.update
+async def meets(ctx, value):
+    if MEETING.is_set():
+        return
+    if not hasattr(MEETING, "first"):
+        MEETING.first = True  # waits until the other has been decided on, too
+        await asyncio.wait_for(MEETING.wait(), 20)
+    MEETING.set()
+"""
+)
+
+
+def test_two_changes_of_a_cron_at_once_are_both_made(tmp_path: Path) -> None:
+    write_project(tmp_path, SERVED, {**FILES, "auth.py": SLOWLY, "look.py": LOOK}, auth={"path": "./auth.py:auth"})
+    server = LiveServer(tmp_path, ["--no-reload"]).start()
+    with server.http() as http:
+        http.headers.update(as_user("alice"))
+        body = {"assistant_id": "look", "schedule": "0 0 1 1 *", "input": {"a": 1}}
+        path = f"/runs/crons/{http.post('/runs/crons', json=body).json()['cron_id']}"
+        changes = [{"input": {"a": 2}}, {"context": {"b": 3}}]
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            answers = [*pool.map(lambda change: http.patch(path, json=change), changes)]
+        assert [answer.status_code for answer in answers] == [200, 200]
+        payload = http.get(path).json()["payload"]
+        assert (payload["input"], payload["context"]) == ({"a": 2}, {"b": 3})
+    assert server.stop() == 0

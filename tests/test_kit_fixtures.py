@@ -93,6 +93,8 @@ def test_a_question(devserver):
 def test_too_slow(devserver):
     with pytest.raises(TimeoutError, match=r"answer is at .*chat.py:\\d+ \\(time.sleep"):
         devserver.run("chat", "slow", user="1", timeout=0.3)
+    with pytest.raises(TimeoutError, match=r"answer is at .*chat.py"):
+        list(devserver.stream("chat", "slow", user="1", timeout=0.3))
 
 def test_unsettled(devserver):
     devserver.client  # which nobody uses

@@ -18,6 +18,7 @@ import httpx
 import pytest
 from conftest import LiveServer, linux_only, posix_only
 
+import devserver
 from devserver import Db, StartError
 
 GRAPHS = {"g": "./g.py:graph", "forks": "./g.py:forks"}
@@ -195,3 +196,11 @@ def test_a_hangup_is_a_graceful_stop_unless_it_was_ignored(make_server: Make, ig
     else:
         assert server.process.wait(10) == 0
         assert not (server.folder / "devserver.db-wal").exists()
+
+
+async def test_what_reaches_a_closed_database_is_told_that_the_server_stops(tmp_path: Path) -> None:
+    db = Db(str(tmp_path / "closed.db"))
+    await db.open()
+    await db.close()
+    with pytest.raises(devserver.Unavailable, match="the server stops"):
+        await db.write(lambda conn: None)
