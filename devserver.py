@@ -1103,6 +1103,7 @@ def graph_config(given: Mapping[str, Any], own: JsonObject) -> JsonObject:
 ########################################################################################################
 
 SHARED_ROOT = "scoped"  # begins the namespaces of shared values in the store
+SHARED_SCOPE = "__pregel_shared_values"  # of a run elsewhere, in its config; LangGraph shows nobody such names
 
 
 class SharedValue(BaseChannel[Any, Any, Any]):
@@ -1111,7 +1112,7 @@ class SharedValue(BaseChannel[Any, Any, Any]):
     `info: Annotated[dict, SharedValue.on("user_id")]` holds `{item key: object}`. In devserver an update
     overwrites per item key, None deletes an item, and what a superstep writes is stored in the same
     transaction as its checkpoint. Elsewhere (plain `graph.invoke`) it is a per-thread dict with the
-    same rules. Items are kept as JSON text, so what a node reads is always a copy.
+    same rules, or shared by share(). Items are kept as JSON text, so what a node reads is always a copy.
     """
 
     __slots__ = ("items", "path", "prefix", "run")
@@ -1153,7 +1154,7 @@ class SharedValue(BaseChannel[Any, Any, Any]):
 
     def from_checkpoint(self, checkpoint: Any) -> Self:
         channel = self.__class__(self.typ, self.key)
-        if (run := RUN_SCOPE.get()) is not None:
+        if (run := RUN_SCOPE.get() or self.run) is not None:
             run.join(channel)
         elif isinstance(checkpoint, dict):
             channel.items = {k: orjson.dumps(v) for k, v in checkpoint.items()}
@@ -1271,10 +1272,11 @@ class SharedScope:
         self._lock = threading.RLock()  # subgraphs may run in worker threads
 
     def preload(self, keys: Iterable[tuple[str, str]]) -> None:
-        """Read the items of these (scope, state key) pairs at once."""
+        """Read the items of these (scope, state key) pairs at once, unless they were."""
         for scope, key in keys:
-            prefix = shared_prefix(self._sources, scope, key)
-            self._loaded[prefix] = self._load(prefix)
+            with contextlib.suppress(*[MissingScope] * bool(self.updates)):  # an update may be of other keys
+                if (prefix := shared_prefix(self._sources, scope, key)) not in self._loaded:
+                    self._loaded[prefix] = self._load(prefix)
 
     def join(self, channel: SharedValue) -> None:
         """Fill the channel of a graph that starts with the items that this graph is to see. Raises MissingScope."""
@@ -1388,11 +1390,14 @@ class SharedScope:
                 and any(name == step.holder.prefix and not _has_task(at, task_id) for name, at in self._views)
             ]
 
+    @staticmethod
+    def is_at_exit(configurable: Mapping[str, Any]) -> bool:
+        return configurable.get("__pregel_durability") == "exit"
+
     def checkpoints_above(self, configurable: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return (namespace, id) of this run's checkpoints above a subgraph's. If the server dies before those are
         stored, the subgraph starts anew, so its own checkpoint must not be stored before them."""
-        at_exit = configurable.get("__pregel_durability") == "exit"
-        if at_exit or configurable["thread_id"] != self._sources[0].get("thread_id"):
+        if self.is_at_exit(configurable) or configurable["thread_id"] != self._sources[0].get("thread_id"):
             return []
         own = configurable["checkpoint_ns"]
         above = configurable.get("checkpoint_map", {}).items()
@@ -1443,7 +1448,8 @@ class SharedInput(EphemeralValue[Any]):
     __slots__ = ()
 
     def update(self, values: Sequence[Any]) -> bool:
-        run, path = RUN_SCOPE.get(), _task_path()
+        config = var_child_runnable_config.get() or {}
+        run, path = RUN_SCOPE.get() or config.get("configurable", {}).get(SHARED_SCOPE), _task_path()
         if run and path:
             values = [run.differing(path, fields) if (fields := _fields(value)) else value for value in values]
         return super().update(values)
@@ -1475,7 +1481,7 @@ class SuperstepEnd(EphemeralValue[Any]):
 
     def from_checkpoint(self, checkpoint: Any) -> Self:
         channel = self.__class__()
-        channel.run, channel.path = RUN_SCOPE.get(), _task_path()
+        channel.run, channel.path = RUN_SCOPE.get() or self.run, _task_path()
         return channel
 
     def is_available(self) -> bool:
@@ -4697,7 +4703,7 @@ def _channels(graph: Graph) -> Iterator[tuple[Graph, str, Any]]:
         yield from ((each, name, channel) for name, channel in list(each.channels.items()))
 
 
-def _share(spec: GraphSpec, graph: Graph, above: tuple[Graph, ...] = ()) -> dict[str, SharedValue]:
+def _share(spec: GraphSpec | str, graph: Graph, above: tuple[Graph, ...] = ()) -> dict[str, SharedValue]:
     """Hide a graph's shared keys from its outputs, and add those of its subgraphs, so that it passes them on. Return
     all these channels by key. Raises StartError for a key that can't be shared."""
     shared = {key: c for key, c in graph.channels.items() if isinstance(c, SharedValue)}
@@ -4721,7 +4727,7 @@ def _share(spec: GraphSpec, graph: Graph, above: tuple[Graph, ...] = ()) -> dict
     return shared
 
 
-def _check_shared(spec: GraphSpec, key: str, channel: SharedValue) -> None:
+def _check_shared(spec: GraphSpec | str, key: str, channel: SharedValue) -> None:
     typ = channel.typ
     while typing.get_origin(typ) in (typing.Required, typing.NotRequired):
         typ = typing.get_args(typ)[0]
@@ -4741,6 +4747,145 @@ def _without(graph: Graph, channels: str | Sequence[str], shared: Mapping[str, A
         graph.channels.setdefault("__nothing__", EphemeralValue(Any))
         kept = ["__nothing__"]
     return kept
+
+
+# -- shared values beyond devserver --
+
+
+class StoreScope(SharedScope):
+    """The shared values of a run elsewhere: items of the run's LangGraph store, read when it starts. A superstep's are
+    stored before its checkpoint: none is lost, and after a crash the superstep may be done again, on its own items."""
+
+    def __init__(self, store: BaseStore, saver: Any, sources: Sequence[Mapping[str, Any]], **options: Any) -> None:
+        super().__init__(sources, self._search, **options)
+        self._store, self._top = store, _task_path()
+        self.saver = self._ordered(saver) if isinstance(saver, BaseCheckpointSaver) else None
+
+    def _search(self, prefix: str) -> dict[str, bytes]:
+        space = tuple(prefix.split("."))  # found are items of longer namespaces, too
+        (found,) = cast(Any, self._store.batch([SearchOp(space, limit=1_000_000)]))
+        return {item.key: kept_json(item.value, space, item.key) for item in found if tuple(item.namespace) == space}
+
+    def put(self, writes: Iterable[SharedPuts]) -> None:
+        new: Any = {(tuple(each.prefix.split(".")), key): text for each in writes for key, text in each.puts.items()}
+        if new:
+            self._store.batch([PutOp(at, key, text and orjson.loads(text), False) for (at, key), text in new.items()])
+
+    def end(self) -> None:
+        """Store the supersteps that no checkpoint takes: of runs without checkpointer, of graphs that nobody found."""
+        if (top := _task_path()) == self._top:
+            joined = {prefix for prefix, at in self._views if at == top}
+            own = [top] if top or not self.saver else []
+            left = [step for step in self.supersteps if step.holder.path in own or step.holder.prefix not in joined]
+            self.put(SharedPuts(s.holder.prefix, s.puts) for s in left if s.settled and s.keeper is None)
+
+    def _ordered(self, saver: BaseCheckpointSaver[Any]) -> Any:
+        """Return a checkpointer for this run that stores a checkpoint's shared values, then the checkpoint."""
+
+        def rest(checkpoint: Checkpoint) -> Any:
+            values = dict(checkpoint["channel_values"])
+            self.put([values.pop(key) for key in [*values] if isinstance(values[key], SharedPuts)])
+            return {**checkpoint, "channel_values": values}
+
+        async def aput(config: RunnableConfig, checkpoint: Checkpoint, *others: Any) -> RunnableConfig:
+            return await saver.aput(config, await asyncio.to_thread(rest, checkpoint), *others)
+
+        def whole(put: Any) -> Any:
+            def put_writes(config: RunnableConfig, writes: Any, task_id: str, *path: str, **named: str) -> Any:
+                stopped = {ERROR, INTERRUPT} & {channel for channel, _ in writes}
+                return put(config, [*writes, *([] if stopped else self.of_task(task_id))], task_id, *path, **named)
+
+            return functools.wraps(put)(put_writes)  # LangGraph looks at its parameters
+
+        ordered: Any = copy.copy(saver)
+        ordered.put = lambda config, checkpoint, *others: saver.put(config, rest(checkpoint), *others)
+        ordered.aput, ordered.put_writes, ordered.aput_writes = aput, whole(saver.put_writes), whole(saver.aput_writes)
+        return ordered
+
+
+class Sharing(Graph):
+    """A compiled graph whose shared keys are items of its run's store. A run has a copy of the graph, with channels
+    that know the run's scope; graphs nested in it find the scope in their config."""
+
+    def _bind(self, config: Any, context: Any = None, durability: Any = None, updates: bool = False, **_: Any) -> Any:
+        """Return the graph, the config and the scope of a run or of an update; those given, and None, in devserver."""
+        if RUN_SCOPE.get() is not None:
+            return self, config, None
+        own: JsonObject = dict((config or {}).get("configurable") or {})
+        settings = {**((self.config or {}).get("configurable") or {}), **own}
+        if not any(settings.get(key) for key in ("thread_id", *PLACE_KEYS)):  # else it is a thread of its own
+            settings = {**(var_child_runnable_config.get() or {}).get("configurable", {}), **settings}
+        run, shared = copy.copy(self), [each for each in self.channels.values() if isinstance(each, SharedValue)]
+        if (scope := settings.get(SHARED_SCOPE)) is None:
+            runtime = settings.get("__pregel_runtime")
+            if (store := runtime.store if runtime else self.store) is None:
+                graph = f"Graph '{self.get_name()}' shares {', '.join(each.key for each in shared)}"
+                raise ValueError(f"{graph}: its run needs a store. Compile it as in share(builder.compile(store=...))")
+            saver: Any = self.checkpointer is not False and settings.get("__pregel_checkpointer", self.checkpointer)
+            if updates and saver and (last := saver.get_tuple({"configurable": {"checkpoint_ns": "", **settings}})):
+                scopes = {each.scope for each in shared} - settings.keys()  # as the thread's last run had them
+                own |= {name: value for name, value in last.metadata.items() if name in scopes}
+            sources = {**settings, **own}, _fields(context or getattr(runtime, "context", None)) or {}
+            at_exit = durability == "exit" or StoreScope.is_at_exit(settings) or not saver
+            scope = StoreScope(store, saver, sources, at_exit=at_exit, updates=("", 0) if updates else None)
+            if scope.saver and "__pregel_checkpointer" in settings:
+                own["__pregel_checkpointer"] = scope.saver
+            elif scope.saver:
+                run.checkpointer = scope.saver
+        scope.preload((each.scope, each.key) for each in shared)
+        run.channels = dict(self.channels)
+        for key, channel in self.channels.items():
+            if isinstance(channel, SharedValue | SuperstepEnd):
+                run.channels[key] = bound = copy.copy(channel)
+                bound.run = scope
+        return run, {**(config or {}), "configurable": {**own, SHARED_SCOPE: scope}}, scope
+
+    def stream(self, input: Any, config: Any = None, **options: Any) -> Iterator[Any]:  # noqa: A002
+        run, config, scope = self._bind(config, **options)
+        try:
+            yield from super(Sharing, run).stream(input, config, **options)
+        finally:
+            if scope:
+                scope.end()
+
+    async def astream(self, input: Any, config: Any = None, **options: Any) -> AsyncIterator[Any]:  # noqa: A002
+        bind = functools.partial(self._bind, config, **options)
+        run, config, scope = bind() if RUN_SCOPE.get() else await asyncio.to_thread(bind)
+        try:
+            async with contextlib.aclosing(cast(Any, super(Sharing, run).astream(input, config, **options))) as parts:
+                async for part in parts:
+                    yield part
+        finally:
+            if scope:
+                await asyncio.to_thread(scope.end)
+
+    def bulk_update_state(self, config: Any, supersteps: Any) -> RunnableConfig:
+        run, config, _ = self._bind(config, updates=True)
+        return super(Sharing, run).bulk_update_state(config, supersteps)
+
+    async def abulk_update_state(self, config: Any, supersteps: Any) -> RunnableConfig:
+        run, config, _ = await asyncio.to_thread(self._bind, config, updates=True)
+        return await super(Sharing, run).abulk_update_state(config, supersteps)
+
+
+_sharing = functools.cache(lambda base: type(base.__name__, (Sharing, base), {"__module__": base.__module__}))
+
+
+def share(graph: T) -> T:
+    """Share a compiled graph's shared values wherever it runs, and return it: `graph = share(builder.compile())`.
+
+    devserver does that anyway. Elsewhere (plain `invoke`, other servers) they are items of the run's LangGraph store.
+    Graphs that nodes call are shared along; a graph that no node's code shows, such as a tool's, needs a share() too.
+    Raises TypeError for what is no compiled graph, ValueError for a graph without shared keys."""
+    if not isinstance(graph, Pregel):
+        raise TypeError(f"share() takes a compiled graph, such as share(builder.compile()), not {graph!r}")
+    if not _share(f"graph '{graph.get_name()}'", graph):
+        raise ValueError(f"graph '{graph.get_name()}' has no key like Annotated[dict, SharedValue.on(\"user_id\")]")
+    for part, _, channel in _channels(graph):
+        if isinstance(channel, SharedValue):
+            channel.run = NO_SCOPE  # of a state that is only read
+            part.__class__ = type(part) if isinstance(part, Sharing) else _sharing(type(part))
+    return graph
 
 
 # -- schemas --

@@ -21,6 +21,7 @@ from langgraph.checkpoint.base import id as checkpoint_ids
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde import jsonplus
 from langgraph.graph import START, StateGraph
+from langgraph.store.memory import InMemoryStore
 from langgraph.types import interrupt
 from langgraph_sdk import Auth, runtime
 
@@ -29,6 +30,9 @@ from devserver import DataTypes, Serializer
 # Each private name, with the test that fails when it changes.
 KNOWN = {
     "__pregel_durability": "test_a_checkpointer_is_told_the_durability",
+    "__pregel_checkpointer": "test_a_node_s_config_has_the_run_s_store_and_checkpointer",
+    "__pregel_runtime": "test_a_node_s_config_has_the_run_s_store_and_checkpointer",
+    "__pregel_shared_values": "test_names_that_begin_with_pregel_are_passed_on_and_shown_to_nobody",
     "__pregel_strict_resume": "test_a_resume_may_be_strict",
     "__unpack_ext_hook__": "test_a_serializer_takes_a_hook",
     "_ExecutionRuntime": "test_factories_are_given_the_sdk_s_runtimes",
@@ -152,6 +156,37 @@ def test_ids_of_checkpoints_follow_the_last_one() -> None:
         assert ids.uuid6().time == later + 1
     finally:
         ids._last_v6_timestamp = before
+
+
+def test_a_node_s_config_has_the_run_s_store_and_checkpointer() -> None:
+    """If this fails, a graph given to share() does not find the store of the graph that calls it, or writes its
+    checkpoints before its shared values. Look for CONFIG_KEY_RUNTIME and CONFIG_KEY_CHECKPOINTER in
+    langgraph/_internal/_constants.py."""
+    told: list[Any] = []
+
+    def node(state: State, config: RunnableConfig) -> State:
+        told.append((config["configurable"]["__pregel_runtime"].store, config["configurable"]["__pregel_checkpointer"]))
+        return {"value": "done"}
+
+    graph = one_node(node, saver := InMemorySaver()).copy({"store": (store := InMemoryStore())})
+    graph.invoke({"value": ""}, {"configurable": {"thread_id": "1"}})
+    assert told == [(store, saver)]
+
+
+def test_names_that_begin_with_pregel_are_passed_on_and_shown_to_nobody() -> None:
+    """If this fails, the scope of a run with shared values beyond devserver is shown in streams or stored with
+    checkpoints, or does not reach the graphs that nodes call. Look for what leaves out `__pregel_` in langgraph."""
+    told: list[Any] = []
+
+    def node(state: State, config: RunnableConfig) -> State:
+        told.append(config["configurable"]["__pregel_shared_values"])
+        return {"value": "done"}
+
+    graph, scope = one_node(node, saver := InMemorySaver()), object()
+    config: Any = {"configurable": {"thread_id": "1", "__pregel_shared_values": scope}}
+    assert "shared_values" not in repr([*graph.stream({"value": ""}, config, stream_mode=["debug", "checkpoints"])])
+    assert told == [scope]
+    assert not [found for found in saver.list(config) if "shared_values" in repr(found.metadata)]
 
 
 def one_node(node: Any, saver: InMemorySaver) -> Any:

@@ -2,6 +2,7 @@
 
 import asyncio
 import operator
+import os
 import time
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -11,11 +12,12 @@ from typing import Annotated, Any, NotRequired
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command, RetryPolicy, interrupt
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict  # with typing's own, Python 3.11 can't tell the JSON schemas
 
-from devserver import SharedValue
+from devserver import SharedValue, share
 
 Info = SharedValue.on("user_id")
 Seen = Annotated[dict[str, Any], operator.or_]  # what each node saw in `info`, by the name of the node or step
@@ -358,3 +360,10 @@ def shape(schema: type[Any]) -> StateGraph[Any]:
 
 bare, typed, mapped, mutable = shape(Bare), shape(Typed), shape(Mapped), shape(Mutable)
 outside, inside, model, data = shape(Outside), shape(Inside), shape(Model), shape(Data)
+
+if os.environ.get("SHARE_EVERY_GRAPH"):
+    for name, graph in list(globals().items()):
+        if isinstance(graph, StateGraph):
+            graph = graph.compile()
+        if isinstance(graph, CompiledStateGraph):
+            globals()[name] = share(graph)
