@@ -173,7 +173,12 @@ def stored(who: User, prefix: str) -> dict[str, Any]:
         return {key: json.loads(value) for key, value in rows}
 
 
-@pytest.fixture(params=["memory sync", "memory async", "sqlite sync", "sqlitestore async", "aiosqlite async"])
+ON_FILES = [
+    pytest.param(each, marks=pytest.mark.long) for each in ("sqlite sync", "sqlitestore async", "aiosqlite async")
+]
+
+
+@pytest.fixture(params=["memory sync", "memory async", *ON_FILES])
 async def who(
     request: pytest.FixtureRequest, graphs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[User]:
