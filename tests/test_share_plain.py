@@ -5,10 +5,12 @@ import asyncio
 import contextlib
 import importlib.util
 import json
+import os
 import re
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Iterator
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -25,6 +27,7 @@ from langgraph.store.memory import InMemoryStore
 from langgraph.store.sqlite import SqliteStore
 from langgraph.store.sqlite.aio import AsyncSqliteStore
 from langgraph.types import Command
+from servers_elsewhere import stored_in_postgres
 
 from devserver import share
 
@@ -63,6 +66,20 @@ async def persistence(kind: str, folder: Path) -> AsyncIterator[tuple[Any, Any]]
     file = str(folder / "data.db")
     if kind == "memory":
         yield InMemorySaver(), InMemoryStore()
+    elif kind == "postgres":  # test_share_elsewhere.py runs these
+        saver_class: Any = import_module("langgraph.checkpoint.postgres").PostgresSaver
+        store_class: Any = import_module("langgraph.store.postgres").PostgresStore
+        with saver_class.from_conn_string(POSTGRES) as saver, store_class.from_conn_string(POSTGRES) as store:
+            saver.setup()
+            store.setup()
+            yield saver, store
+    elif kind == "aiopostgres":
+        saver_class = import_module("langgraph.checkpoint.postgres.aio").AsyncPostgresSaver
+        store_class = import_module("langgraph.store.postgres.aio").AsyncPostgresStore
+        async with saver_class.from_conn_string(POSTGRES) as a, store_class.from_conn_string(POSTGRES) as b:
+            await a.setup()
+            await b.setup()
+            yield a, b
     elif kind == "aiosqlite":
         async with AsyncSqliteSaver.from_conn_string(file) as a, AsyncSqliteStore.from_conn_string(file) as b:
             await b.setup()
@@ -168,17 +185,22 @@ def stored(who: User, prefix: str) -> dict[str, Any]:
     """What is in the store; of a file it is read as it is there."""
     if isinstance(who.store, InMemoryStore):
         return {item.key: item.value for item in who.store.search(tuple(prefix.split(".")), limit=10_000)}
+    if POSTGRES:
+        return stored_in_postgres(POSTGRES, prefix)
     with contextlib.closing(sqlite3.connect(who.folder / "data.db")) as conn:
         rows = conn.execute("SELECT key, value FROM store WHERE prefix = ?", (prefix,))
         return {key: json.loads(value) for key, value in rows}
 
 
+POSTGRES = os.environ.get("DEVSERVER_POSTGRES", "")
 ON_FILES = [
     pytest.param(each, marks=pytest.mark.long) for each in ("sqlite sync", "sqlitestore async", "aiosqlite async")
 ]
 
 
-@pytest.fixture(params=["memory sync", "memory async", *ON_FILES])
+@pytest.fixture(
+    params=["postgres sync", "aiopostgres async"] if POSTGRES else ["memory sync", "memory async", *ON_FILES]
+)
 async def who(
     request: pytest.FixtureRequest, graphs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[User]:
