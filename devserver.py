@@ -19,7 +19,8 @@ Contents
     13  Protocols       event streaming over HTTP and WebSocket, MCP, Agent2Agent
     14  App             routes, the endpoint around each handler, OpenAPI, middleware
     15  Test kit        fixtures for pytest, recordings of models, a scripted model, a clock that tests move
-    16  CLI             devserver up, exec, cron, snapshot, diff, compact
+    16  Way up          copies of what one server holds to another: push and pull
+    17  CLI             devserver up, exec, cron, push, pull, snapshot, diff, compact
      -  Page            one HTML document that App serves: an appendix
 
 A section uses only earlier ones, but for the appendix.
@@ -82,6 +83,7 @@ import copy
 import dataclasses
 import datetime
 import decimal
+import email.utils
 import enum
 import errno
 import fnmatch
@@ -10928,8 +10930,8 @@ def listen(address: str, port: int) -> socket.socket:
     return listener
 
 
-async def start_server(settings: Settings, db: Db, max_concurrency: int, address: str) -> Server:
-    """Load graphs and http.app, resume unfinished runs, and return the server. Raises StartError and Unavailable."""
+async def load_server(settings: Settings, db: Db, max_concurrency: int, address: str) -> Server:
+    """Load graphs and http.app, and return a server that runs nothing yet. Raises StartError and Unavailable."""
     await db.write(start_clock)
     bind_sdk()
     loopback = Loopback(address, settings.http.mount_prefix)
@@ -10946,9 +10948,15 @@ async def start_server(settings: Settings, db: Db, max_concurrency: int, address
     await db.write(sync_system_assistants, graphs.loaded.values(), configs)
     runner = Runner(db, graphs, saver, WebhookSender(db, settings, address), max_concurrency, loopback)
     store.spawn, store.on_ttl = runner.loop.spawn, runner.items.notice
-    db.announce(f"{address}{settings.http.mount_prefix}")
-    await runner.start()
     return Server(settings, db, saver, store, graphs, runner, app)
+
+
+async def start_server(settings: Settings, db: Db, max_concurrency: int, address: str) -> Server:
+    """Load graphs and http.app, resume unfinished runs, and return the server. Raises StartError and Unavailable."""
+    server = await load_server(settings, db, max_concurrency, address)
+    db.announce(f"{address}{settings.http.mount_prefix}")
+    await server.runner.start()
+    return server
 
 
 async def reload_on_change(server: Server) -> None:
@@ -12470,7 +12478,433 @@ def pytest_configure(config: Any) -> None:
 
 
 ########################################################################################################
-# 16  CLI
+# 16  Way up
+########################################################################################################
+
+COPY_KINDS = ("assistants", "threads", "store", "crons")  # in this order: crons name the others
+COPY_MARK = "devserver_copy"  # in the metadata of a copy; empty until a thread is whole
+COPY_PAUSES = (0.5, 1, 2, 4, 8)  # s before a request is sent again
+JSON_TYPE = {"content-type": "application/json"}
+MAX_COPY_PAUSE = 60  # s: the longest that a server may ask for
+SECRET_KEY = re.compile(r"webhook|headers|cookie|authorization|x-.*|(.*[-_])?(api[-_]?key|token|secret|password)", re.I)
+
+
+class CopyError(Exception):
+    """Why something is not copied, with the status of the answer that says so; 0 if a server cannot be asked."""
+
+    def __init__(self, reason: str, status: int = 400) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass
+class CopyEnd:
+    """A server that is copied from or to. One that is busy is asked again, a few times, as late as it says."""
+
+    http: httpx.AsyncClient
+    is_known: bool = False  # it has answered before
+
+    @classmethod
+    async def of(cls, path: str, settings: Settings, stack: contextlib.AsyncExitStack) -> Self:
+        """Serve a database to this process alone: no run starts, no cron fires, nothing expires, and no Auth decides.
+        Raises StartError and Unavailable."""
+        still = settings.model_copy(update={"http": HttpSettings(), "auth": None})
+        db = Db(path, vectors=still.store.index is not None)
+        await db.open()
+        stack.push_async_callback(db.close)
+        server = await load_server(still, db, 1, "http://localhost")
+        server.runner.loop.start()
+        stack.push_async_callback(server.runner.stop)
+        transport = httpx.ASGITransport(create_app(server, "localhost", False))
+        return cls(httpx.AsyncClient(base_url="http://localhost", transport=transport))
+
+    async def ask(self, method: str, path: str, body: JsonObject | None = None, **query: str) -> Any:
+        """Return an answer, None if what is to be got is not there. Raises CopyError."""
+        content = None if body is None else to_json(body)
+        may_repeat = method in ("GET", "PUT", "DELETE") or path.endswith(("search", "versions", "history", "threads"))
+        for pause in (*COPY_PAUSES, None):
+            status, asked, unheard = 0, "", may_repeat
+            try:
+                answer = await self.http.request(method, path, content=content, params=query or None, headers=JSON_TYPE)
+                status, asked, self.is_known = answer.status_code, answer.headers.get("retry-after", ""), True
+                problem = f"{method} {path}: {status} {answer.text[:300]}"
+            except httpx.TransportError as error:
+                problem, unheard = (
+                    str(error) or type(error).__name__,
+                    may_repeat or isinstance(error, httpx.ConnectError),
+                )
+            is_first = status == 500 and pause == COPY_PAUSES[0]  # mostly a fault that stays
+            is_busy = status in (429, 503) or (unheard and (status == 0 or status > 500 or is_first))
+            if pause is None or not (is_busy and self.is_known):
+                break
+            with contextlib.suppress(ValueError):  # a number, or a moment
+                at = (
+                    time.time() + int(asked)
+                    if asked.isdecimal()
+                    else email.utils.parsedate_to_datetime(asked).timestamp()
+                )
+                pause = max(pause, at - time.time())
+            await asyncio.sleep(min(pause, MAX_COPY_PAUSE))
+        if status == 404 and method in ("GET", "DELETE"):
+            return None
+        if not 200 <= status < 300:
+            is_lost = is_busy and status in (0, 429, 503)
+            raise CopyError(f"{self.http.base_url}: {problem}", 0 if is_lost else status or 400)
+        try:
+            return orjson.loads(answer.content) if answer.content else None
+        except orjson.JSONDecodeError:
+            raise CopyError(f"{self.http.base_url} is no LangGraph server: {problem}", 0) from None
+
+    async def rows(self, path: str, **body: Any) -> AsyncIterator[JsonObject]:
+        """Yield all that a search finds; a server that has nothing (more) may say so with 404."""
+        offset, rows = 0, [JsonObject()]
+        while rows:
+            try:
+                found = await self.ask("POST", path, {**body, "limit": 100, "offset": offset})
+            except CopyError as error:
+                if error.status not in (404, 405):
+                    raise
+                return
+            rows = found["items"] if isinstance(found, dict) else found
+            offset += len(rows)
+            for row in rows:
+                yield row
+
+
+@dataclass
+class ThreadLine:
+    """The states that led to a thread's last one, and how to make them. What a live run, or one that asks a question,
+    has added since the last settled state is left out."""
+
+    left_out: str  # why something is
+    digests: list[bytes] = field(default_factory=list)  # of values and next nodes, oldest first
+    supersteps: list[JsonObject] | None = field(default_factory=list)  # None if they can't be told
+    nexts: list[list[str]] = field(default_factory=list)  # the nodes that follow each superstep
+    last_id: str | None = None  # of the last checkpoint
+    settled: tuple[bytes, JsonObject] | None = None  # the last state that waits for nothing: digest, and update
+    unnamed: list[JsonObject] = field(default_factory=list)  # updates by the node that ran before, which is yet to come
+
+    @classmethod
+    async def read(cls, end: CopyEnd, thread_id: str, left_out: str = "") -> Self:
+        line, after, place = cls(left_out), None, JsonObject()
+        wanted: str | None = None
+        while page := await end.ask("POST", f"/threads/{thread_id}/history", {"limit": 50, **place}):
+            for state in page:
+                checkpoint_id = state["checkpoint"]["checkpoint_id"]
+                if not place and any(task.get("interrupts") for task in state["tasks"]):
+                    line.left_out = line.left_out or "a question waits for its answer"
+                place = {"before": {"configurable": {"checkpoint_id": checkpoint_id}}}
+                is_cut = line.last_id is None and line.left_out and state["next"]
+                if not is_cut and (line.last_id is None or checkpoint_id == wanted):  # others are of forks
+                    line.last_id = line.last_id or checkpoint_id
+                    line._lead(state, after)
+                    after, wanted = state, (state["parent_checkpoint"] or {}).get("checkpoint_id")
+            if after and not wanted:
+                line._lead({"values": {}, "next": None, "tasks": []}, after)
+                break
+        return line
+
+    def _lead(self, state: JsonObject, after: JsonObject | None) -> None:
+        """Add a state that comes before the first so far, and the superstep between them."""
+        old, tasks = state["values"], state["tasks"]
+        for task in tasks:
+            for update in self.unnamed if task["name"] != START else ():
+                update["as_node"] = task["name"]
+            self.unnamed = self.unnamed if task["name"] == START else []
+        if state["next"] is not None:  # else it stands for nothing
+            told = orjson.dumps([_filled(old), sorted(state["next"])], option=orjson.OPT_SORT_KEYS)
+            self.digests.insert(0, hashlib.sha256(told).digest())
+            if not (self.settled or state["next"]):
+                self.settled = self.digests[0], {"values": old, "as_node": START}
+                self.unnamed.append(self.settled[1])
+        if after is None or self.supersteps is None:
+            return
+        source, new = after["metadata"]["source"], after["values"]
+        updates = [{"values": _written(task.get("result"), old, new), "as_node": task["name"]} for task in tasks]
+        if source == "input" and after["tasks"]:
+            updates = [{"values": after["tasks"][0].get("result"), "as_node": "__input__"}]
+        elif source == "update" and isinstance(new, dict):
+            changed = {key: _added(old.get(key), value) for key, value in new.items() if old.get(key) != value}
+            updates = [{"values": changed, "as_node": tasks[0]["name"] if tasks else START}]
+            self.unnamed += updates if state["next"] == after["next"] else []
+        self.supersteps = [{"updates": updates}, *self.supersteps] if updates else None
+        self.nexts.insert(0, after["next"])
+
+    def ways(self) -> Iterator[tuple[str, list[JsonObject], list[bytes]]]:
+        """Yield the supersteps to make the thread by, best first, with a word for those that lose something, and the
+        digests of the last states that they are to show."""
+        if self.supersteps is not None:
+            yield "", self.supersteps, self.digests
+            steered = copy.deepcopy(self.supersteps)  # for nodes that say themselves who is next
+            for step, following in zip(steered, self.nexts, strict=True):
+                if (last := step["updates"][-1])["as_node"] != "__input__":
+                    last["command"] = {"update": last.pop("values"), "goto": following}
+            yield "", steered, self.digests
+        if self.settled:
+            digest, step = self.settled
+            loss = "without its history" + ("" if digest == self.digests[-1] else ", as it was when last settled")
+            yield loss, [{"updates": [step]}], [digest]
+            yield loss, [{"updates": [step]}, {"updates": [{"values": None, "as_node": END}]}], [digest]
+
+
+def _filled(value: Any) -> Any:
+    """Return a value without empty members of objects, which servers leave out or not as they like."""
+    if isinstance(value, dict):
+        filled = {key: _filled(member) for key, member in value.items()}
+        return {key: member for key, member in filled.items() if member not in (None, [], {})}
+    return [_filled(member) for member in value] if isinstance(value, list) else value
+
+
+def _added(old: Any, new: Any) -> Any:
+    """Return what was added to a list, or else the whole value."""
+    is_longer = isinstance(old, list) and isinstance(new, list) and new[: len(old)] == old
+    return new[len(old) :] if is_longer else new
+
+
+def _written(update: Any, old: Any, new: Any) -> Any:
+    """Return what a node wrote of the state, its messages with the ids that they got there."""
+    if not all(isinstance(each, dict) for each in (update, old, new)):
+        return update
+    written = {key: value for key, value in update.items() if key in new}  # a shared value is not
+    for key, value in written.items():
+        left = [each for each in as_list(_added(old.get(key), new[key])) if isinstance(each, dict) and each.get("id")]
+        written[key] = members = [*as_list(value)] if left else value
+        for number, member in enumerate(members if left else ()):
+            given = (
+                member if isinstance(member, dict) else {"content": member[-1] if isinstance(member, list) else member}
+            )
+            told = {name: given[name] for name in ("content", "tool_calls", "tool_call_id") if given.get(name)}
+            alike = [each for each in left if told and all(each.get(name) == told[name] for name in told)]
+            if alike and not given.get("id"):
+                left.remove(alike[0])
+                members[number] = alike[0]
+    return written
+
+
+@dataclass
+class Copy:
+    """A copy of what one server holds to another.
+
+    The source is only read. At the target nothing is changed but what a former copy made and nobody has touched since.
+    """
+
+    source: CopyEnd
+    target: CopyEnd
+    options: types.SimpleNamespace
+    names: dict[str, str]  # of graphs and assistants: the target's by the source's
+    counts: dict[str, Counter[str]] = field(default_factory=dict)  # outcomes by kind
+    remarks: list[JsonObject] = field(default_factory=list)  # on what was refused, or not copied whole
+    lost: str = ""  # why the copy was broken off
+
+    async def run(self, tell: Callable[[str], None]) -> None:
+        """Copy all that there is of some kinds."""
+        select, store = (
+            ["thread_id", "metadata", "updated_at", "status"],
+            {"namespace_prefix": [], "refresh_ttl": False},
+        )
+        kinds: dict[str, tuple[str, JsonObject, Callable[[JsonObject], Coroutine[Any, Any, str]]]] = {
+            "assistants": ("/assistants/search", {}, self.assistant),
+            "threads": ("/threads/search", {"select": select, "sort_by": "created_at"}, self.thread),
+            "store": ("/store/items/search", store, self.item),
+            "crons": ("/runs/crons/search", {}, self.cron),
+        }
+        try:
+            await self._find_graphs()
+            for kind in self.options.only:
+                search, body, copy_one = kinds[kind]
+                async for row in self.source.rows(search, **body):
+                    told = {key: (str(value), json.dumps(value)) for key, value in row.get("metadata", {}).items()}
+                    wanted = (each.partition("=") for each in self.options.metadata if kind != "store")
+                    if all(text in told.get(key, ()) for key, _, text in wanted):
+                        await self._copy(kind, row, copy_one)
+                        tell(f"{kind}: {sum(each.total() for each in self.counts.values())}")
+        except CopyError as error:
+            self.lost = str(error)
+
+    async def _find_graphs(self) -> None:
+        """Find the target's own assistants of the graphs."""
+        own = {"metadata": {"created_by": "system"}}
+        theirs = {row["graph_id"]: row["assistant_id"] async for row in self.target.rows("/assistants/search", **own)}
+        async for row in self.source.rows("/assistants/search", **own):
+            if found := theirs.get(self._name(row["graph_id"])):
+                self.names.setdefault(row["assistant_id"], found)
+
+    async def _copy(
+        self, kind: str, row: JsonObject, copy_one: Callable[[JsonObject], Coroutine[Any, Any, str]]
+    ) -> None:
+        """Copy one object; with --verify do so again, which has to find it there."""
+        try:
+            outcome = await copy_one(row)
+            if self.options.verify and not self.options.dry_run and await copy_one(row) != "there":
+                raise CopyError("reading back shows something else")
+        except CopyError as error:
+            if error.status == 0:
+                raise
+            outcome = "refused"
+            self._remark(outcome, kind, row, str(error))
+        is_shared = kind == "store" and row["namespace"][0] == SHARED_ROOT
+        self.counts.setdefault("shared values" if is_shared else kind, Counter())[outcome] += 1
+
+    def _remark(self, what: str, kind: str, row: JsonObject, reason: str) -> None:
+        name = row.get(f"{kind[:-1]}_id") or f"{'.'.join(row['namespace'])} {row['key']}"
+        self.remarks.append({"what": what, "kind": kind, "id": name, "reason": reason})
+
+    def _name(self, name: str) -> str:
+        return self.names.get(name, name)
+
+    def _own(self, metadata: JsonObject) -> JsonObject:
+        """Return metadata as they are at the target, without the mark of a copy that the source is."""
+        kept = {key: value for key, value in metadata.items() if key not in (COPY_MARK, "assistant_id")}
+        return kept | ({"graph_id": self._name(kept["graph_id"])} if kept.get("graph_id") else {})
+
+    async def assistant(self, row: JsonObject) -> str:
+        """Copy the versions that the target lacks; of a graph's own assistant those that users have made."""
+        name, number = self._name(row["assistant_id"]), operator.itemgetter("version")
+        searches = [(self.source, row["assistant_id"]), (self.target, name)]
+        pages = [[each async for each in end.rows(f"/assistants/{own}/versions")] for end, own in searches]
+        given, there = (sorted(page, key=number) for page in pages)
+        newest: JsonObject = there[-1] if there else {"version": 0, "metadata": {COPY_MARK: {}}}
+        mark = newest["metadata"].get(COPY_MARK)
+        if row["metadata"].get("created_by") == "system":
+            given, mark = given[1:], mark or ({} if len(there) == 1 else None)
+            if not there:
+                raise CopyError(f"the target has no graph {self._name(row['graph_id'])}: see --map")
+        is_same = not given or contains(newest, self._as_made(given[-1]))
+        is_changed = mark is None or mark.get("as", newest["version"]) != newest["version"]
+        missing = [each for each in given if not is_changed and each["version"] > mark.get("version", 0)]
+        if not is_same and (is_changed or not missing):
+            raise CopyError("the target has an assistant of this id, made or changed there")
+        for at, version in enumerate([] if self.options.dry_run else missing, newest["version"] + 1):
+            body = self._as_made(version) | {"assistant_id": name, "if_exists": "do_nothing"}
+            body["metadata"][COPY_MARK] = {"version": version["version"], "as": at}
+            await self.target.ask(*(("PATCH", f"/assistants/{name}") if at > 1 else ("POST", "/assistants")), body)
+        if missing and row["version"] < given[-1]["version"] and not self.options.dry_run:
+            await self.target.ask("POST", f"/assistants/{name}/latest", {"version": row["version"]})
+        return "copied" if missing else "there"
+
+    def _as_made(self, version: JsonObject) -> JsonObject:
+        """Return a version as it is made at the target, where context and configurable mirror each other."""
+        made = {key: version[key] for key in ("name", "description", "config", "context") if version.get(key)}
+        if made.get("context"):
+            made["config"] = {key: value for key, value in version["config"].items() if key != "configurable"}
+        return {**made, "graph_id": self._name(version["graph_id"]), "metadata": self._own(version["metadata"])}
+
+    async def thread(self, row: JsonObject) -> str:
+        """Copy a thread: its history if the target takes it, which reading back shows, else its last settled state."""
+        name, path, metadata = row["thread_id"], f"/threads/{row['thread_id']}", self._own(row["metadata"])
+        there = await self.target.ask("GET", path)
+        mark = there and there["metadata"].get(COPY_MARK)
+        is_done = bool(mark and mark["updated_at"] == row["updated_at"])
+        if is_done and not self.options.verify:
+            return "there"
+        line = await ThreadLine.read(self.source, name, "a run goes on" if row["status"] == "busy" else "")
+        if there and mark != {}:
+            made = await ThreadLine.read(self.target, name)
+            states = line.digests[-1:], [line.settled[0]] if line.settled else []
+            if (is_done or mark is None) and made.digests[-1:] in states and contains(there["metadata"], metadata):
+                return "there"
+            if is_done or mark is None or there["status"] == "busy" or made.last_id != mark["as"]:
+                raise CopyError("the target has a thread of this id, made or continued there")
+        if self.options.dry_run:
+            return "copied"
+        if there:
+            await self.target.ask("DELETE", path)
+        made, loss = await self._make_thread(row, {**metadata, COPY_MARK: {}}, line)
+        mark = {"updated_at": row["updated_at"], "as": made.last_id}
+        await self.target.ask("PATCH", path, {"metadata": {COPY_MARK: mark}})
+        if line.left_out or loss:
+            self._remark("note", "threads", row, ": ".join(filter(None, (line.left_out, loss or "that is left out"))))
+        return "copied"
+
+    async def _make_thread(self, row: JsonObject, metadata: JsonObject, line: ThreadLine) -> tuple[ThreadLine, str]:
+        """Make a thread in the best way that the target takes. Return what it shows, and what is lost on the way."""
+        path, problem = f"/threads/{row['thread_id']}", CopyError("the target cannot be given its state")
+        for loss, supersteps, digests in line.ways():
+            body = {"thread_id": row["thread_id"], "metadata": metadata, "if_exists": "do_nothing"}
+            try:
+                await self.target.ask("POST", "/threads", {**body, "supersteps": supersteps})
+                made = await ThreadLine.read(self.target, row["thread_id"])
+                if not made.digests:  # some servers know no supersteps; states they know
+                    for update in [update for step in supersteps for update in step["updates"]]:
+                        await self.target.ask("POST", f"{path}/state", update)
+                    made = await ThreadLine.read(self.target, row["thread_id"])
+                if made.digests == digests or (loss and made.digests[-1:] == digests):
+                    return made, loss
+            except CopyError as error:
+                if error.status == 0:
+                    raise
+                problem = error
+            await self.target.ask("DELETE", path)
+        raise problem
+
+    async def item(self, row: JsonObject) -> str:
+        """Copy an item, unless the target's own was written later."""
+        place = {"namespace": ".".join(row["namespace"]), "key": row["key"], "refresh_ttl": "false"}
+        there = await self.target.ask("GET", "/store/items", **place)
+        if there and there["value"] == row["value"]:
+            return "there"
+        if there and parse_moment(there["updated_at"]) > parse_moment(row["updated_at"]):
+            raise CopyError("the target has another value, written later")
+        if not self.options.dry_run:
+            await self.target.ask("PUT", "/store/items", {key: row[key] for key in ("namespace", "key", "value")})
+        return "copied"
+
+    async def cron(self, row: JsonObject) -> str:
+        """Copy a cron, disabled, without what may be a secret."""
+        name, fields = row["cron_id"], ("schedule", "timezone", "end_time", "on_run_completed")
+        wanted = {key: row[key] for key in fields if row.get(key)} | {"assistant_id": self._name(row["assistant_id"])}
+        search = self.target.rows("/runs/crons/search", metadata={COPY_MARK: name})
+        found = [each async for each in search if (each.get("metadata") or {}).get(COPY_MARK) == name]
+        if found and self.options.verify and not contains(found[0], wanted):
+            raise CopyError("the target has changed it")
+        if found or self.options.dry_run:
+            return "there" if found else "copied"
+        asked = {key: value for key, value in row["payload"].items() if value is not None}
+        run = asked if self.options.with_secrets else _without_secrets(asked)
+        if run != asked:
+            self._remark("note", "crons", row, "without its webhook and what looks like headers: see --with-secrets")
+        run |= {key: asked[key] for key in ("input", "command") if key in asked}
+        run |= {"metadata": {**self._own(row["metadata"]), COPY_MARK: name}, "enabled": False, **wanted}
+        place = f"/threads/{row['thread_id']}/runs/crons" if row.get("thread_id") else "/runs/crons"
+        made = await self.target.ask("POST", place, run)
+        if made.get("enabled") is not False:
+            made = await self.target.ask("PATCH", f"/runs/crons/{made['cron_id']}", {"enabled": False})
+        if made.get("enabled") is not False:
+            await self.target.ask("DELETE", f"/runs/crons/{made['cron_id']}")
+            raise CopyError("the target has no crons that are disabled")
+        return "copied"
+
+    def report(self, url: str) -> int:
+        """Tell how it went, and return the exit status."""
+        outcomes, would = ("copied", "there", "refused"), "would be" if self.options.dry_run else ""
+        rows = {kind: {outcome: count[outcome] for outcome in outcomes} for kind, count in self.counts.items()}
+        if self.options.as_json:
+            parts = {"url": url, "dry_run": self.options.dry_run, "kinds": rows, "remarks": self.remarks}
+            click.echo(json.dumps({**parts, "lost": self.lost}))
+        else:
+            click.echo(f"{would:14}{'copied':>8}{'was there':>11}{'refused':>9}")
+            for kind, row in rows.items():
+                click.echo(f"{kind:14}{row['copied']:8}{row['there']:11}{row['refused']:9}")
+            for each in self.remarks:
+                click.echo("{what}: {kind} {id}: {reason}".format(**each))
+            click.echo("Copies belong to whom the target takes the sender for, and are as of now.")
+        if self.lost:
+            click.echo(f"Error: broken off; the same command goes on from here: {self.lost}", err=True)
+        total = sum(self.counts.values(), Counter())
+        return 0 if not (self.lost or total["refused"]) else 1 if total["copied"] + total["there"] else 2
+
+
+def _without_secrets(value: Any) -> Any:
+    """Return a value without members that look like webhooks, headers and keys."""
+    if isinstance(value, list):
+        return [_without_secrets(member) for member in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_secrets(member) for key, member in value.items() if not SECRET_KEY.fullmatch(key)}
+
+
+########################################################################################################
+# 17  CLI
 ########################################################################################################
 
 DEFAULT_PORT = 2024
@@ -12609,6 +13043,14 @@ async def run_command(command: Sequence[str], http: uvicorn.Server, serving: asy
     return code if code >= 0 else 128 - code
 
 
+def read_project(options: types.SimpleNamespace) -> Settings:
+    """Read langgraph.json and set the environment that it and --env-file describe. Raises StartError."""
+    settings = read_settings(options.config)
+    for name, value in (settings.environment() | read_env_file(options.env_file)).items():
+        os.environ.setdefault(name, value)
+    return settings
+
+
 async def prepare(
     options: types.SimpleNamespace, stack: contextlib.AsyncExitStack
 ) -> tuple[uvicorn.Server, list[socket.socket]]:
@@ -12616,9 +13058,7 @@ async def prepare(
     stack gets the callbacks that stop everything. Raises StartError, Unavailable and whatever else prevents it."""
     import uvicorn
 
-    settings = read_settings(options.config)
-    for name, value in (settings.environment() | read_env_file(options.env_file)).items():
-        os.environ.setdefault(name, value)
+    settings = read_project(options)
     if (file := settings.env_file) and not file.exists():
         log.warning("%s: the env file %s is not there, its variables are not set", settings.path, file)
     if settings.not_served:
@@ -13032,6 +13472,87 @@ def compare(one: Path, other: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(changes))
     sys.exit(bool(changes))
+
+
+COPY_HEADER = "DEVSERVER_PUSH_HEADER"
+
+
+async def copy_between(url: str, is_push: bool, options: types.SimpleNamespace) -> int:
+    """Copy between the database and a server, tell how it went, and return the exit status. Raises StartError."""
+    lines = (read_text(options.header_file) if options.header_file else os.environ.get(COPY_HEADER, "")).splitlines()
+    headers = {
+        name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines) if name.strip()
+    }
+    path = options.db or str(options.config.parent / "devserver.db")
+    settings, told, on_terminal = read_project(options), time.monotonic(), sys.stderr.isatty()
+
+    def tell(text: str) -> None:
+        nonlocal told
+        if on_terminal or time.monotonic() > told + 5:
+            click.echo(f"\r\033[K{text}" if on_terminal else text, nl=not on_terminal, err=True)
+            told = time.monotonic()
+
+    def at(url: str, headers: Mapping[str, str]) -> CopyEnd:
+        is_away = not is_loopback(httpx.URL(url).host)
+        client = httpx.AsyncClient(base_url=url, headers=headers, timeout=300, verify=is_away, trust_env=is_away)
+        return CopyEnd(client)
+
+    gc.enable()
+    async with contextlib.AsyncExitStack() as stack:
+        far, address = at(url, headers), None if is_push else server_address(path)
+        if is_push:
+            copy_database(Path(path), Path(folder := stack.enter_context(tempfile.TemporaryDirectory()), "copy.db"))
+            path = f"{folder}/copy.db"
+            settings = settings.model_copy(update={"store": StoreSettings()})  # nothing is embedded to be read
+        near = at(address, {}) if address else await CopyEnd.of(path, settings, stack)
+        ends = (near, far) if is_push else (far, near)
+        copying = Copy(*ends, options, dict(pair.split("=", 1) for pair in options.names))
+        await copying.run(tell)
+        for end in ends:
+            await end.http.aclose()
+    tell("" if on_terminal else "done")
+    return copying.report(url)
+
+
+def copy_kinds(context: click.Context, parameter: click.Parameter, text: str | None) -> list[str]:
+    """Return the kinds that --only names, in the order that they are copied in."""
+    named = (
+        text.split(",") if text else [kind for kind in COPY_KINDS if kind != "store" or not context.params["metadata"]]
+    )
+    if unknown := {*named} - {*COPY_KINDS}:
+        raise click.BadParameter(f"{', '.join(sorted(unknown))}: there are {', '.join(COPY_KINDS)}")
+    return [kind for kind in COPY_KINDS if kind in named]
+
+
+@click.command()
+@click.argument("url")
+@click.option("--db", help="Database file  [default: devserver.db beside langgraph.json]")
+@click.option("--config", type=click.Path(path_type=Path), default=Path("langgraph.json"), show_default=True)
+@click.option("--env-file", type=click.Path(path_type=Path), help="Environment variables; those set win.")
+@click.option("--header-file", type=FILE, help=f"Headers to send, such as a token  [default: ${COPY_HEADER}]")
+@click.option("--only", help=f"Kinds, with commas  [default: {','.join(COPY_KINDS)}]", callback=copy_kinds)
+@click.option("--metadata", is_eager=True, multiple=True, metavar="KEY=VALUE", help="Only what has this; no items.")
+@click.option("--map", "names", multiple=True, metavar="OLD=NEW", help="Another id of a graph or assistant there.")
+@click.option("--dry-run", is_flag=True, help="Tell what would be copied.")
+@click.option("--verify", is_flag=True, help="Read all of it back, and compare.")
+@click.option("--with-secrets", is_flag=True, help="Copy webhooks and headers of crons, too.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
+@click.pass_context
+def copy_command(context: click.Context, /, url: str, **options: Any) -> None:
+    """push: copy the database to the server at URL, also while a server has it. pull: copy what the server at URL
+    holds to the database, through the server that has it, if one does. The exit status is 0 if all was copied or is
+    there, 1 if some was refused, 2 if nothing was copied."""
+    setup_logging("WARNING")
+    try:
+        code = asyncio.run(copy_between(url, context.info_name == "push", types.SimpleNamespace(**options)))
+    except (StartError, Unavailable, OSError, httpx.InvalidURL, ValueError) as error:
+        click.echo(f"Error: {error}", err=True)
+        code = 2
+    end_process(code)
+
+
+main.add_command(copy_command, "push")
+main.add_command(copy_command, "pull")
 
 
 ########################################################################################################

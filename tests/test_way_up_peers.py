@@ -1,0 +1,90 @@
+"""push to, and pull from, other servers: `langgraph dev`, and Aegra on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from bench.servers import PEER
+from machines import environment, free_port, postgres
+from way_up import Contents, counts, fill, held_by, start, way_up, write_travel
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600), pytest.mark.skipif(sys.platform == "win32", reason="POSIX")]
+
+Filled = tuple[Path, dict[str, str], Contents]
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Filled:
+    """A folder with a database that has something of everything, the ids in it, and what its server held."""
+    import asyncio
+
+    folder = tmp_path_factory.mktemp("travel")
+    server = start(folder)
+    try:
+        ids = fill(server.url)
+        held = asyncio.run(held_by(server.url))
+    finally:
+        server.stop()
+    return folder, ids, held
+
+
+def clean() -> dict[str, str]:
+    unwanted = ("PYTHONPATH", "LANGSMITH_", "LANGCHAIN_", "LANGGRAPH_", "COVERAGE")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
+    return env | {"LANGSMITH_TRACING": "false", "LANGGRAPH_CLI_NO_ANALYTICS": "1"}
+
+
+def served(folder: Path, line: list[str], health: str, **env: str) -> Iterator[str]:
+    """Run another server until it is needed no more."""
+    with open(folder / "log", "w") as log:
+        process = subprocess.Popen(line, cwd=folder, env=clean() | env, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                if httpx.get(health).is_success:
+                    break
+            except httpx.HTTPError:
+                time.sleep(0.2)
+        assert process.poll() is None, (folder / "log").read_text()[-3000:]
+        yield health.rpartition("/")[0]
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a `langgraph dev`."""
+    programs, port = environment(tmp_path_factory.mktemp("peer") / "venv", *PEER), free_port()
+    folder = write_travel(tmp_path_factory.mktemp("langgraph_dev"))
+    line = [str(programs / "langgraph"), "dev", "--port", str(port), "--host", "127.0.0.1", "--no-reload"]
+    yield from served(folder, [*line, "--no-browser", "--n-jobs-per-worker", "4"], f"http://127.0.0.1:{port}/ok")
+
+
+@pytest.fixture(scope="module")
+def aegra(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an Aegra; it needs Python 3.12."""
+    names = [sys.executable] * (sys.version_info >= (3, 12)) + ["python3.13", "python3.12"]
+    found = [python for name in names if (python := shutil.which(name)) and runs(python)]
+    if not found:
+        pytest.skip("Aegra needs Python 3.12")
+    programs = environment(tmp_path_factory.mktemp("aegra") / "venv", "aegra-api>=0.11", python=found[0])
+    folder, port = write_travel(tmp_path_factory.mktemp("aegra_folder")), free_port()
+    with postgres(tmp_path_factory.mktemp("cluster") / "pg") as url:
+        env = {"DATABASE_URL": url, "AEGRA_CONFIG": str(folder / "langgraph.json"), "PORT": str(port)}
+        line = [str(programs / "python"), "-m", "uvicorn", "aegra_api.main:app", "--port", str(port)]
+        yield from served(folder, line, f"http://127.0.0.1:{port}/health", PYTHONPATH=str(folder), **env)
+
+
+def runs(python: str) -> bool:
+    return subprocess.run([python, "-c", "import venv, ensurepip"], capture_output=True).returncode == 0
