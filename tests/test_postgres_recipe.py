@@ -104,7 +104,9 @@ def test_every_checkpoint_and_item_is_the_same(
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     with sqlite3.connect(folder / "copy.db") as conn:
-        rows = [conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("checkpoints", "writes", "store")]
+        rows = [
+            conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("checkpoints", "writes", "store")
+        ]
     conn.close()
     assert [told["tuples"], told["writes"], told["items"]] == rows
     assert rows[0] > 40

@@ -88,3 +88,50 @@ def aegra(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def runs(python: str) -> bool:
     return subprocess.run([python, "-c", "import venv, ensurepip"], capture_output=True).returncode == 0
+
+
+def refusals(report: Any, ids: dict[str, str]) -> set[str]:
+    names = {value: name for name, value in ids.items()}
+    return {names.get(each["id"], each["id"]) for each in report["remarks"] if each["what"] == "refused"}
+
+
+# Whose history is not told (durability "exit"), cannot be made again (a join of edges), or is none of objects.
+NO_HISTORY = {"exit", "joined", "sums"}
+UNSETTLED = {"asked", "asked at once"}
+
+
+async def test_langgraph_dev_gets_all(peer: str, filled: Filled) -> None:
+    folder, ids, held = filled
+    report = way_up("push", folder, peer, "--verify", status=1)
+    assert counts(report) == {"assistants": (2, 7, 0), "threads": (10, 0, 1), "store": (3, 0, 0), "crons": (2, 0, 0)}
+    assert refusals(report, ids) == {"sums"}  # it takes only objects as states
+    found = await held_by(peer)
+    assert found["items"].items() >= held["items"].items()
+    assert {own: found["assistants"][own] for own in held["assistants"]} == held["assistants"]
+    for name in ("talk", "trip", "jumping", "broken", "stopped", "joined", "exit", "empty"):
+        assert found["threads"][ids[name]] == held["threads"][ids[name]], name
+        if name not in NO_HISTORY:
+            assert found["histories"][ids[name]] == held["histories"][ids[name]], name
+    for cron in found["crons"].values():
+        assert cron["enabled"] is False
+        assert "webhook" not in cron
+    again = way_up("push", folder, peer, status=1)
+    assert counts(again) == {"assistants": (0, 9, 0), "threads": (0, 10, 1), "store": (0, 3, 0), "crons": (0, 2, 0)}
+
+
+async def test_all_comes_from_langgraph_dev(peer: str, tmp_path: Path) -> None:
+    ids = fill(peer, crons=False)
+    held = await held_by(peer)
+    folder = write_travel(tmp_path / "near")
+    way_up("pull", folder, peer, "--verify", "--only", "threads,assistants,store")
+    server = start(folder)
+    try:
+        found = await held_by(server.url)
+    finally:
+        server.stop()
+    assert found["items"] == held["items"]
+    assert found["assistants"] == held["assistants"]
+    for name in ids.keys() - UNSETTLED - {"tour", "other"}:
+        assert found["threads"][ids[name]] == held["threads"][ids[name]], name
+        if name not in NO_HISTORY - {"sums"}:
+            assert found["histories"][ids[name]] == held["histories"][ids[name]], name
