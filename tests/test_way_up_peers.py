@@ -13,12 +13,12 @@ from typing import Any
 
 import httpx
 import pytest
-from bench.servers import PEER
-from machines import environment, free_port, postgres
+from postgres import environment, free_port, postgres
 from way_up import Contents, counts, fill, held_by, start, way_up, write_travel
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600), pytest.mark.skipif(sys.platform == "win32", reason="POSIX")]
 
+PEER = ("langgraph-cli[inmem]", "langgraph-api==0.16.7")
 Filled = tuple[Path, dict[str, str], Contents]
 
 
