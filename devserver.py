@@ -12726,8 +12726,8 @@ class Copy:
         own = {"metadata": {"created_by": "system"}}
         theirs = {row["graph_id"]: row["assistant_id"] async for row in self.target.rows("/assistants/search", **own)}
         async for row in self.source.rows("/assistants/search", **own):
-            if found := theirs.get(self._name(row["graph_id"])):
-                self.names.setdefault(row["assistant_id"], found)
+            graph_id = self._name(row["graph_id"])  # names it where the sender may not see it
+            self.names.setdefault(row["assistant_id"], theirs.get(graph_id, graph_id))
 
     async def _copy(
         self, kind: str, row: JsonObject, copy_one: Callable[[JsonObject], Coroutine[Any, Any, str]]
@@ -12759,17 +12759,20 @@ class Copy:
 
     async def assistant(self, row: JsonObject) -> str:
         """Copy the versions that the target lacks; of a graph's own assistant those that users have made."""
+        is_system = row["metadata"].get("created_by") == "system"
+        if is_system and row["version"] == 1:
+            return "there"  # each server has its own
         name, number = self._name(row["assistant_id"]), operator.itemgetter("version")
         searches = [(self.source, row["assistant_id"]), (self.target, name)]
         pages = [[each async for each in end.rows(f"/assistants/{own}/versions")] for end, own in searches]
         given, there = (sorted(page, key=number) for page in pages)
         newest: JsonObject = there[-1] if there else {"version": 0, "metadata": {COPY_MARK: {}}}
         mark = newest["metadata"].get(COPY_MARK)
-        if row["metadata"].get("created_by") == "system":
+        if is_system:
             given, mark = given[1:], mark or ({} if len(there) == 1 else None)
             if not there:
-                raise CopyError(f"the target has no graph {self._name(row['graph_id'])}: see --map")
-        is_same = not given or contains(newest, self._as_made(given[-1]))
+                raise CopyError(f"the target shows no graph {self._name(row['graph_id'])}: see --map")
+        is_same = contains(newest, self._as_made(given[-1]))
         is_changed = mark is None or mark.get("as", newest["version"]) != newest["version"]
         missing = [each for each in given if not is_changed and each["version"] > mark.get("version", 0)]
         if not is_same and (is_changed or not missing):
@@ -12852,7 +12855,7 @@ class Copy:
     async def cron(self, row: JsonObject) -> str:
         """Copy a cron, disabled, without what may be a secret."""
         name, fields = row["cron_id"], ("schedule", "timezone", "end_time", "on_run_completed")
-        wanted = {key: row[key] for key in fields if row.get(key)} | {"assistant_id": self._name(row["assistant_id"])}
+        wanted = {key: row[key] for key in fields if row.get(key)}
         search = self.target.rows("/runs/crons/search", metadata={COPY_MARK: name})
         found = [each async for each in search if (each.get("metadata") or {}).get(COPY_MARK) == name]
         if found and self.options.verify and not contains(found[0], wanted):
@@ -12865,6 +12868,7 @@ class Copy:
             self._remark("note", "crons", row, "without its webhook and what looks like headers: see --with-secrets")
         run |= {key: asked[key] for key in ("input", "command") if key in asked}
         run |= {"metadata": {**self._own(row["metadata"]), COPY_MARK: name}, "enabled": False, **wanted}
+        run["assistant_id"] = self._name(row["assistant_id"])
         place = f"/threads/{row['thread_id']}/runs/crons" if row.get("thread_id") else "/runs/crons"
         made = await self.target.ask("POST", place, run)
         if made.get("enabled") is not False:
