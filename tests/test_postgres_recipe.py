@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from machines import environment, postgres
+from postgres import environment, postgres
 from test_docs import block
 from way_up import fill, start
 
