@@ -60,7 +60,7 @@ def start(http: httpx.Client, thread: str, graph: str, given: Any, **params: Any
 def following(
     http: httpx.Client, thread: str, channels: list[str] | None = None, **body: Any
 ) -> Iterator[Iterator[Envelope]]:
-    """The envelopes of a stream of events, as they come, for as long as anything but heartbeats comes."""
+    """The envelopes of a stream of events, as they come, until nothing has come for half a minute."""
     body["channels"] = channels or ALL
     with http.stream("POST", f"/threads/{thread}/stream/events", json=body) as answer:
         assert answer.status_code == 200
@@ -69,15 +69,23 @@ def following(
 
 
 def next_data(stream: httpx.Response) -> Any:
-    """What the next event of a stream carries, if it comes before a heartbeat."""
-    line = next(line for line in stream.iter_lines() if line.startswith(("data: ", ": heartbeat")))
-    return json.loads(line.removeprefix("data: "))
+    """What the next event of a stream carries."""
+    return json.loads(next(line for line in awake(stream.iter_lines()) if line.startswith("data: "))[6:])
+
+
+def awake(lines: Iterator[str]) -> Iterator[str]:
+    """The lines of a stream without its heartbeats. It must not be silent for half a minute."""
+    silent = 0
+    for line in lines:
+        silent = silent + 1 if line == ": heartbeat" else silent if not line else 0
+        assert silent < 6
+        if line != ": heartbeat":
+            yield line
 
 
 def envelopes_of(lines: Iterator[str]) -> Iterator[Envelope]:
     frame: dict[str, str] = {}
-    for line in lines:
-        assert line != ": heartbeat"
+    for line in awake(lines):
         if line:
             name, _, frame[name] = line.partition(": ")
         elif "data" in frame:
