@@ -1067,7 +1067,7 @@ def test_a_copy_is_its_makers(told_http: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("sets", "status"),
     [
-        ({"threads.create": {"metadata": 5}}, 422),
+        ({"threads.create": {"metadata": 5}}, 403),
         ({"threads.create": {"ttl": "soon"}}, 422),
         ({"store.put": {"namespace": "me"}}, 403),
         ({"store.put": {"namespace": ["a.b"]}}, 422),
