@@ -23,7 +23,7 @@ def test_the_example_runs_offline(tmp_path: Path) -> None:
     folder = tmp_path / "tests/example"
     model = tmp_path / "graphs/rule_model.py"
     model.write_text(model.read_text().replace("def reply(", "def gone("))  # there is no provider
-    result = run_pytest(folder, "--devserver-strict", f"--confcutdir={folder}")
+    result = run_pytest(folder, "--devserver-strict", f"--confcutdir={folder}", bare=True)
     names = set(re.findall(r"def (test_\w+)\(", (EXAMPLE / "test_agent.py").read_text()))
     assert result.tests == dict.fromkeys(names, "passed"), result.output
 
