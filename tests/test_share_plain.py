@@ -27,7 +27,6 @@ from langgraph.store.memory import InMemoryStore
 from langgraph.store.sqlite import SqliteStore
 from langgraph.store.sqlite.aio import AsyncSqliteStore
 from langgraph.types import Command
-from servers_elsewhere import stored_in_postgres
 
 from devserver import share
 
@@ -186,7 +185,8 @@ def stored(who: User, prefix: str) -> dict[str, Any]:
     if isinstance(who.store, InMemoryStore):
         return {item.key: item.value for item in who.store.search(tuple(prefix.split(".")), limit=10_000)}
     if POSTGRES:
-        return stored_in_postgres(POSTGRES, prefix)
+        with import_module("psycopg").connect(POSTGRES) as conn:
+            return dict(conn.execute("SELECT key, value FROM store WHERE prefix = %s", (prefix,)))
     with contextlib.closing(sqlite3.connect(who.folder / "data.db")) as conn:
         rows = conn.execute("SELECT key, value FROM store WHERE prefix = ?", (prefix,))
         return {key: json.loads(value) for key, value in rows}
