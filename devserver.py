@@ -12538,12 +12538,8 @@ class CopyEnd:
             if pause is None or not (is_busy and self.is_known):
                 break
             with contextlib.suppress(ValueError):  # a number, or a moment
-                at = (
-                    time.time() + int(asked)
-                    if asked.isdecimal()
-                    else email.utils.parsedate_to_datetime(asked).timestamp()
-                )
-                pause = max(pause, at - time.time())
+                date = 0 if asked.isdecimal() else email.utils.parsedate_to_datetime(asked).timestamp()
+                pause = max(pause, date - CLOCK.micros() / 1e6 if date else int(asked))
             await asyncio.sleep(min(pause, MAX_COPY_PAUSE))
         if status == 404 and method in ("GET", "DELETE"):
             return None

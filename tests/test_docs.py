@@ -3,6 +3,7 @@
 They find the server by LANGGRAPH_API_URL, as port 2024 may be taken. Those that install packages need a network.
 """
 
+import asyncio
 import json
 import os
 import re
@@ -45,6 +46,8 @@ NPM = block("bash", "npm install")
 CURL = block("bash", "curl")
 SHARED = block("python", "SharedValue")
 TESTING = block("python", "devserver_model")  # test_kit_example.py runs it
+PUSH = block("bash", "devserver push")
+RECIPE = block("python", "PostgresSaver")  # test_postgres_recipe.py runs it
 
 
 @pytest.fixture
@@ -84,7 +87,23 @@ def test_every_walk_through_finds_the_server_by_one_variable(text: str) -> None:
 
 
 def test_every_block_is_run_by_a_test() -> None:
-    assert [text for _, text in BLOCKS] == [POSIX_LINES, WINDOWS_LINES, PYTHON, JS, NPM, CURL, SHARED, TESTING]
+    first = [POSIX_LINES, WINDOWS_LINES, PYTHON, JS, NPM, CURL, SHARED, TESTING]
+    assert [text for _, text in BLOCKS] == [*first, PUSH, RECIPE]
+
+
+async def test_the_line_that_pushes_reaches_for_its_target(tmp_path: Path) -> None:
+    """It names a server that is not there."""
+    database = devserver.Db(str(tmp_path / "devserver.db"))
+    await database.open()
+    await database.close()
+    shutil.copy(ROOT / "langgraph.json", tmp_path)
+    shutil.copytree(ROOT / "graphs", tmp_path / "graphs")
+    here = PUSH.replace("https://agents.example.com", "http://127.0.0.1:9").split()
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-m", *here], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "http://127.0.0.1:9" in done.stdout + done.stderr
 
 
 def test_the_lines_for_windows_do_the_same() -> None:

@@ -168,6 +168,7 @@ def test_the_tests_of_plain_langgraph_pass_on_postgres(tmp_path: Path) -> None:
     """PostgresSaver and PostgresStore, and their asynchronous forms, in an environment that has them."""
     with running_postgres() as database:
         packages = [
+            "langchain",
             "langgraph-checkpoint-postgres",
             "psycopg[binary,pool]",
             "pytest",

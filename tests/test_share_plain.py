@@ -36,6 +36,7 @@ SERVER_S_OWN = re.compile(
     "|no_event_state_or_checkpoint|the_shared_key_is_in|a_state_of_nothing_but|update_state_needs_a_run|of_a_new_thread"
     "|the_import_path|checkpointer_of_its_own|stateless_run|a_cancelled_run|crash|outside_devserver|thirty_runs"
     "|a_number_is_a_scope_value|visible_in_the_store|the_last_runs_user|update_state_that_is_no_update"
+    "|without_checkpoints_wrote_is_stored|stores_nothing_before_its_parents"
 )
 globals().update(
     {
@@ -183,7 +184,8 @@ class User(test_shared_values.User):
 def stored(who: User, prefix: str) -> dict[str, Any]:
     """What is in the store; of a file it is read as it is there."""
     if isinstance(who.store, InMemoryStore):
-        return {item.key: item.value for item in who.store.search(tuple(prefix.split(".")), limit=10_000)}
+        place = tuple(prefix.split("."))
+        return {item.key: item.value for item in who.store.search(place, limit=10_000) if item.namespace == place}
     if POSTGRES:
         with import_module("psycopg").connect(POSTGRES) as conn:
             return dict(conn.execute("SELECT key, value FROM store WHERE prefix = %s", (prefix,)))
