@@ -13498,6 +13498,8 @@ async def copy_between(url: str, is_push: bool, options: types.SimpleNamespace) 
         return CopyEnd(client)
 
     gc.enable()
+    if not all("=" in pair for pair in (*options.names, *options.metadata)):
+        raise StartError("--map takes OLD=NEW, --metadata KEY=VALUE")
     async with contextlib.AsyncExitStack() as stack:
         far, address = at(url, headers), None if is_push else server_address(path)
         if is_push:

@@ -269,13 +269,13 @@ def proxy() -> Iterator[Callable[..., str]]:
 
 
 FAULTS: dict[str, dict[str, Callable[[Proxy], Any]]] = {
-    "429 with seconds": {"act": lambda it: Proxy.number % 3 == 2 and it.answer(429, Retry_After="0")},
+    "429 with seconds": {"act": lambda it: Proxy.number % 25 == 2 and it.answer(429, Retry_After="1")},
     "429 with a moment": {
-        "act": lambda it: Proxy.number % 9 == 2 and it.answer(429, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT")
+        "act": lambda it: Proxy.number % 25 == 2 and it.answer(429, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT")
     },
-    "503": {"act": lambda it: Proxy.number % 9 == 2 and it.answer(503)},
+    "503": {"act": lambda it: Proxy.number % 25 == 2 and it.answer(503)},
     "502 after the target has done it": {
-        "after": lambda it: Proxy.number % 11 == 5 and it.command != "PATCH" and it.answer(502)
+        "after": lambda it: Proxy.number % 25 == 5 and it.command != "PATCH" and it.answer(502)
     },
 }
 
