@@ -12561,7 +12561,9 @@ class CopyEnd:
                 if error.status not in (404, 405):
                     raise
                 return
-            rows = found["items"] if isinstance(found, dict) else found
+            before, rows = rows, found["items"] if isinstance(found, dict) else found
+            if rows == before:  # a server that knows no offset
+                return
             offset += len(rows)
             for row in rows:
                 yield row

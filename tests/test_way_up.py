@@ -373,7 +373,7 @@ async def test_a_part_is_chosen_by_kind_and_metadata(
     target = begin("target")
     report = way_up("push", source, target.url, "--metadata", "title=talk")
     assert counts(report) == {"threads": (1, 0, 0)}
-    report = way_up("push", source, target.url, "--metadata", "cron=1", "--only", "crons,assistants", status=1)
+    report = way_up("push", source, target.url, "--metadata", "cron=1", "--only", "crons,assistants", status=2)
     assert counts(report) == {"crons": (0, 0, 1)}  # its assistant is not there
     report = way_up("push", source, target.url, "--only", "store")
     assert counts(report) == {"store": (3, 0, 0)}
