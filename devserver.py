@@ -12779,8 +12779,10 @@ class Copy:
             body = self._as_made(version) | {"assistant_id": name, "if_exists": "do_nothing"}
             body["metadata"][COPY_MARK] = {"version": version["version"], "as": at}
             await self.target.ask(*(("PATCH", f"/assistants/{name}") if at > 1 else ("POST", "/assistants")), body)
-        if missing and row["version"] < given[-1]["version"] and not self.options.dry_run:
-            await self.target.ask("POST", f"/assistants/{name}/latest", {"version": row["version"]})
+        if row["version"] < given[-1]["version"] and not (is_changed or self.options.dry_run):
+            current = await self.target.ask("GET", f"/assistants/{name}")
+            if current["version"] == given[-1]["version"]:  # the last thing that a copy does, which may have been cut
+                await self.target.ask("POST", f"/assistants/{name}/latest", {"version": row["version"]})
         return "copied" if missing else "there"
 
     def _as_made(self, version: JsonObject) -> JsonObject:
