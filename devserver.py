@@ -5579,7 +5579,9 @@ class ShownState(NamedTuple):
             for name, node in graph.nodes.items()
             for trigger in node.triggers
         )
-        values = {name: kept[name] for name in names if name in kept}
+        never_written = {name: channels[name].from_checkpoint(MISSING) for name in names if name not in kept}
+        empty = {name: channel.get() for name, channel in never_written.items() if channel.is_available()}
+        values = {name: kept[name] if name in kept else empty[name] for name in names if name in kept or name in empty}
         return None if is_due else cls("idle", values, {}, output_keys(graph))
 
 

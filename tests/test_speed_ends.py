@@ -55,6 +55,13 @@ class Other(TypedDict, total=False):
 
 other_order = chain(output=Other)
 
+class Unwritten(State, total=False):  # an aggregate is empty before anything is written to it
+    marks: Annotated[list, operator.add]
+    count: Annotated[int, operator.add]
+    best: Annotated[str | None, lambda a, b: b]
+
+unwritten = chain(Unwritten)
+
 class Shared(State, total=False):
     info: Annotated[dict, SharedValue.on("user")]
 
@@ -147,6 +154,7 @@ NAMES = [
         "nested",
         "narrower",
         "other_order",
+        "unwritten",
         "shared",
     ),
     *(
