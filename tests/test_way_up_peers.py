@@ -135,3 +135,24 @@ async def test_all_comes_from_langgraph_dev(peer: str, tmp_path: Path) -> None:
         assert found["threads"][ids[name]] == held["threads"][ids[name]], name
         if name not in NO_HISTORY - {"sums"}:
             assert found["histories"][ids[name]] == held["histories"][ids[name]], name
+
+
+async def test_aegra_gets_all(aegra: str, filled: Filled, tmp_path: Path) -> None:
+    """It knows no supersteps and fewer ways to change a state: threads come over without their histories."""
+    folder, ids, held = filled
+    report = way_up("push", folder, aegra, "--verify", status=1)
+    assert counts(report) == {"assistants": (2, 7, 0), "threads": (10, 0, 1), "store": (3, 0, 0), "crons": (2, 0, 0)}
+    assert refusals(report, ids) == {"sums"}
+    found = await held_by(aegra)
+    assert found["items"] == held["items"]
+    assert found["assistants"].keys() == held["assistants"].keys()
+    for name in ("talk", "trip", "jumping", "joined", "exit"):
+        assert found["threads"][ids[name]]["values"] == held["threads"][ids[name]]["values"], name
+        assert found["threads"][ids[name]]["metadata"].items() >= held["threads"][ids[name]]["metadata"].items(), name
+    assert [cron["enabled"] for cron in found["crons"].values()] == [False, False]
+    again = way_up("push", folder, aegra, status=1)
+    assert counts(again) == {"assistants": (0, 9, 0), "threads": (0, 10, 1), "store": (0, 3, 0), "crons": (0, 2, 0)}
+    near = write_travel(tmp_path / "near")
+    back = way_up("pull", near, aegra, "--verify", "--only", "threads,store,assistants", status=None)
+    assert back["kinds"]["threads"] == {"copied": 10, "there": 0, "refused": 0}
+    assert back["kinds"]["store"] == {"copied": 3, "there": 0, "refused": 0}
