@@ -74,7 +74,8 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def aegra(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an Aegra; it needs Python 3.12."""
-    names = [sys.executable] * (sys.version_info >= (3, 12)) + ["python3.13", "python3.12"]
+    others = sorted(map(str, (Path.home() / ".pyenv" / "versions").glob("3.1[23].*/bin/python")))
+    names = [sys.executable] * (sys.version_info >= (3, 12)) + ["python3.13", "python3.12", *others]
     found = [python for name in names if (python := shutil.which(name)) and runs(python)]
     if not found:
         pytest.skip("Aegra needs Python 3.12")
