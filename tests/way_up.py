@@ -119,16 +119,16 @@ async def contents(client: LangGraphClient, crons: bool = True) -> Contents:
         found["threads"][name] = bare({"metadata": metadata, "values": state["values"], "next": state["next"]})
         history = await client.threads.get_history(name, limit=1000)
         found["histories"][name] = [bare([state["values"], sorted(state["next"])]) for state in history]
-    for item in (await client.store.search_items((), limit=1000))["items"]:
+    for item in (await client.store.search_items((), limit=100))["items"]:
         found["items"][".".join(item["namespace"]) + "/" + item["key"]] = item["value"]
-    for assistant in await client.assistants.search(limit=1000):
+    for assistant in await client.assistants.search(limit=100):
         if (assistant["metadata"] or {}).get("created_by") == "system":
             continue
         fields = ("graph_id", "name", "description", "config", "context", "metadata", "version")
         versions = await client.assistants.get_versions(assistant["assistant_id"], limit=100)
         told = [bare({field: each.get(field) for field in fields}) for each in [assistant, *versions]]
         found["assistants"][assistant["assistant_id"]] = told
-    for cron in await client.crons.search(limit=1000) if crons else []:
+    for cron in await client.crons.search(limit=100) if crons else []:
         found["crons"][cron["schedule"]] = bare({
             **{key: cron.get(key) for key in ("timezone", "thread_id", "enabled", "assistant_id", "on_run_completed")},
             "metadata": cron["metadata"], "input": cron["payload"].get("input"),
