@@ -176,7 +176,7 @@ def test_the_tests_of_plain_langgraph_pass_on_postgres(tmp_path: Path) -> None:
             "pytest-timeout",
         ]
         python = programs("plain", tmp_path, *packages, "pytest-xdist") / "python"
-        env = {**os.environ, "DEVSERVER_POSTGRES": database}
+        env = {**os.environ, "DEVSERVER_POSTGRES": database, "PYTEST_ADDOPTS": ""}
         line = [str(python), "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-k", "postgres"]
         done = subprocess.run([*line, "tests/test_share_plain.py"], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
