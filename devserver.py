@@ -11257,15 +11257,16 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=text))
 
 
+def without_keys(value: Any, pattern: re.Pattern[str]) -> Any:
+    """Return JSON without the members, at any depth, whose names have the pattern."""
+    if isinstance(value, dict):
+        return {key: without_keys(each, pattern) for key, each in value.items() if not pattern.search(key)}
+    return [without_keys(each, pattern) for each in value] if isinstance(value, list) else value
+
+
 def without_secrets(value: Any) -> Any:
     """Return a value as JSON without fields for headers, keys and the like."""
-
-    def cleared(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: cleared(each) for key, each in value.items() if not SECRET_KEYS.search(key)}
-        return [cleared(each) for each in value] if isinstance(value, list) else value
-
-    return cleared(plain(value))
+    return without_keys(plain(value), SECRET_KEYS)
 
 
 def model_question(model: Any, messages: Sequence[BaseMessage], kwargs: JsonObject) -> JsonObject:
@@ -12488,7 +12489,9 @@ COPY_MARK = "devserver_copy"  # in the metadata of a copy; empty until a thread 
 COPY_PAUSES = (0.5, 1, 2, 4, 8)  # s before a request is sent again
 JSON_TYPE = {"content-type": "application/json"}
 MAX_COPY_PAUSE = 60  # s: the longest that a server may ask for
-SECRET_KEY = re.compile(r"webhook|headers|cookie|authorization|x-.*|(.*[-_])?(api[-_]?key|token|secret|password)", re.I)
+CRON_SECRETS = re.compile(
+    r"^(webhook|headers|cookie|authorization|x-.*|(.*[-_])?(api[-_]?key|token|secret|password))\Z", re.I | re.S
+)
 
 
 class CopyError(Exception):
@@ -12862,7 +12865,7 @@ class Copy:
         if found or self.options.dry_run:
             return "there" if found else "copied"
         asked = {key: value for key, value in row["payload"].items() if value is not None}
-        run = asked if self.options.with_secrets else _without_secrets(asked)
+        run = asked if self.options.with_secrets else without_keys(asked, CRON_SECRETS)
         if run != asked:
             self._remark("note", "crons", row, "without its webhook and what looks like headers: see --with-secrets")
         run |= {key: asked[key] for key in ("input", "command") if key in asked}
@@ -12895,15 +12898,6 @@ class Copy:
             click.echo(f"Error: broken off; the same command goes on from here: {self.lost}", err=True)
         total = sum(self.counts.values(), Counter())
         return 0 if not (self.lost or total["refused"]) else 1 if total["copied"] + total["there"] else 2
-
-
-def _without_secrets(value: Any) -> Any:
-    """Return a value without members that look like webhooks, headers and keys."""
-    if isinstance(value, list):
-        return [_without_secrets(member) for member in value]
-    if not isinstance(value, dict):
-        return value
-    return {key: _without_secrets(member) for key, member in value.items() if not SECRET_KEY.fullmatch(key)}
 
 
 ########################################################################################################
