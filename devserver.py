@@ -12788,9 +12788,10 @@ class Copy:
 
     def _as_made(self, version: JsonObject) -> JsonObject:
         """Return a version as it is made at the target, where context and configurable mirror each other."""
-        made = {key: version[key] for key in ("name", "description", "config", "context") if version.get(key)}
-        if made.get("context"):
-            made["config"] = {key: value for key, value in version["config"].items() if key != "configurable"}
+        made = {key: version[key] for key in ("name", "description") if version.get(key)}
+        made |= {key: version.get(key) or {} for key in ("config", "context")}
+        if made["context"]:
+            made["config"] = {key: value for key, value in made["config"].items() if key != "configurable"}
         return {**made, "graph_id": self._name(version["graph_id"]), "metadata": self._own(version["metadata"])}
 
     async def thread(self, row: JsonObject) -> str:
