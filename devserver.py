@@ -1621,6 +1621,27 @@ MIGRATIONS = [
         FROM (SELECT *, row_number() OVER (PARTITION BY run_id ORDER BY ms DESC, n DESC) AS place FROM events)
         WHERE place = 1 AND run_id IN (SELECT run_id FROM runs WHERE status NOT IN ('pending', 'running'));
     """,
+    """
+    -- Short texts in the metadata of threads, to search by, but what runs set: many threads have the same.
+    CREATE TABLE thread_texts (
+        key TEXT CHECK (key NOT IN ('graph_id', 'assistant_id')),
+        value CHECK (typeof(value) = 'text' AND length(value) <= 100),
+        thread_id TEXT, PRIMARY KEY (key, value, thread_id)
+    ) WITHOUT ROWID;
+    INSERT OR IGNORE INTO thread_texts SELECT key, value, thread_id FROM threads, json_each(metadata);
+    CREATE TRIGGER thread_inserted AFTER INSERT ON threads WHEN new.metadata != '{}' BEGIN
+        INSERT OR IGNORE INTO thread_texts SELECT key, value, new.thread_id FROM json_each(new.metadata);
+    END;
+    CREATE TRIGGER thread_changed AFTER UPDATE OF metadata ON threads WHEN new.metadata != old.metadata BEGIN
+        DELETE FROM thread_texts WHERE thread_id = old.thread_id
+            AND (key, value) IN (SELECT key, value FROM json_each(old.metadata));
+        INSERT OR IGNORE INTO thread_texts SELECT key, value, new.thread_id FROM json_each(new.metadata);
+    END;
+    CREATE TRIGGER thread_deleted AFTER DELETE ON threads WHEN old.metadata != '{}' BEGIN
+        DELETE FROM thread_texts WHERE thread_id = old.thread_id
+            AND (key, value) IN (SELECT key, value FROM json_each(old.metadata));
+    END;
+    """,
 ]
 
 
@@ -2456,6 +2477,7 @@ class Threads(Table[Thread]):
 
     KIND, JSON = Thread, ("metadata", "config", "interrupts", "error", "output_keys")
     SELECT, KEY = _THREAD, "thread_id"
+    FEW = 1000  # threads at most are told by their ids
     get = Table._get
 
     def require(self, thread_id: str, *limits: JsonObject) -> Thread:
@@ -2602,6 +2624,17 @@ class Threads(Table[Thread]):
     def count(self, body: ThreadCountRequest, limits: JsonObject) -> int:
         return self._count("threads", self._where(body, limits))
 
+    def _few(self, metadata: JsonObject) -> list[str] | None:
+        """Return the threads with one of the texts in their metadata, None unless an index shows that they are few."""
+        query = "SELECT thread_id FROM thread_texts WHERE key = ? AND value = ? LIMIT ?"
+        for key, value in itertools.islice(metadata.items(), 20):
+            is_short = isinstance(value, str) and len(value) <= 100 and key not in ("graph_id", "assistant_id")
+            if is_short and "\\" not in _json_text([key, value]):  # SQLite's JSON ends some texts at a NUL
+                rows = self.conn.execute(query, (key, value, self.FEW + 1)).fetchall()
+                if len(rows) <= self.FEW:
+                    return [row[0] for row in rows]
+        return None
+
     def _where(self, body: ThreadCountRequest, limits: JsonObject, ids: list[str] | None = None) -> Where:
         where = Where()
         where.passes(limits)
@@ -2611,6 +2644,8 @@ class Threads(Table[Thread]):
             where.add(f"thread_id IN (SELECT DISTINCT thread_id FROM runs WHERE {LIVE})")
         elif body.status:
             where.add(f"rest = ? AND NOT EXISTS {_LIVE_RUN}", body.status)
+        if (few := self._few(body.metadata)) is not None:
+            where.add("thread_id IN (SELECT value FROM json_each(?))", _json_text(few))
         where.contains("metadata", body.metadata)
         where.contains("state", body.values)
         return where
