@@ -45,6 +45,13 @@ class InProcess:
             raise RuntimeError(f"{graph}: {count} events instead of {expected}")
         return Stream(count, first, perf_counter() - start)
 
+    async def state(self, thread: str, graph: str) -> Any:
+        return await self.graphs[graph].aget_state({"configurable": {"thread_id": thread}})
+
+    async def history(self, thread: str, graph: str, limit: int) -> list[Any]:
+        config = {"configurable": {"thread_id": thread}}
+        return [state async for state in self.graphs[graph].aget_state_history(config, limit=limit)]
+
 
 def main() -> None:
     samples: Samples = {}

@@ -41,6 +41,10 @@ class Client(Protocol):
 
     async def stream_run(self, thread: str, graph: str, given: Any, mode: str, expected: int) -> Stream: ...
 
+    async def state(self, thread: str, graph: str) -> Any: ...
+
+    async def history(self, thread: str, graph: str, limit: int) -> list[Any] | bytes: ...
+
 
 class Connection:
     """The client of a server: one keep-alive connection, for one request at a time."""
@@ -104,6 +108,13 @@ class Connection:
             f"/threads/{thread}/runs/stream", {"assistant_id": graph, "input": given, "stream_mode": [mode]}
         )
         return await self._read_stream(start, graph, mode, expected)
+
+    async def state(self, thread: str, graph: str) -> bytes:
+        return await self._body(await self._send(f"/threads/{thread}/state", None, "GET"))
+
+    async def history(self, thread: str, graph: str, limit: int) -> bytes:
+        """Return it as JSON: to read 10 MB of that takes this process longer than it takes the server to write it."""
+        return await self._body(await self._send(f"/threads/{thread}/history", {"limit": limit}))
 
     async def replay_run(self, thread: str, run: str, mode: str, expected: int) -> Stream:
         """Read all events of a run that is over and was resumable."""
@@ -208,7 +219,15 @@ async def turns(clients: list[Client]) -> Samples:
     messages = (await client.wait_run(thread, "chat", turn(151)))["messages"]
     if len(messages) != 302:
         raise RuntimeError(f"{len(messages)} messages after 151 turns")
-    return {"turn150_ms": late, "turns_ratio": [median(late) / median(early)]}
+    states = await client.history(thread, "chat", 100)
+    if len(json.loads(states) if isinstance(states, bytes) else states) != 100:
+        raise RuntimeError("a history that has not 100 states")
+    return {
+        "turn150_ms": late,
+        "turn150_more_ms": [median(late) - median(early)],
+        "history_ms": [await timed(client.history(thread, "chat", 100)) for _ in range(10)],
+        "state_ms": [await timed(client.state(thread, "chat")) for _ in range(10)],
+    }
 
 
 async def sleepers(clients: list[Client]) -> Samples:
