@@ -8714,13 +8714,16 @@ async def thread_tape(
     server: Server, thread_id: str, joined: EventLog, follower: Follower, after: tuple[int, int] | None
 ) -> AsyncIterator[list[Event]]:
     """Yield a thread's events in batches: the stored ones after an id, if one is given, then new ones."""
-    shown, seen = visibility(server, thread_id), dict[str, tuple[int, int]]()  # by run: only its own are in order
+    shown = visibility(server, thread_id)
+    # By run: only its own events are in order; and of a run that was rolled back only `run_done` is stored.
+    seen = dict[tuple[str, bool], tuple[int, int]]()
     try:
         while after and (part := await server.db.read(lambda conn, at=after: Events(conn).of_thread(thread_id, at))):
-            after, seen = part[-1].id, seen | {event.run_id: event.id for event in part}
+            after, seen = part[-1].id, seen | {(event.run_id, event.name == RUN_DONE): event.id for event in part}
             yield part if shown() else []
         async for events in joined.follow(follower):
-            yield [each for each in events if each.id > seen.get(each.run_id, (0, -1))] if shown() else []
+            fresh = [each for each in events if each.id > seen.get((each.run_id, each.name == RUN_DONE), (0, -1))]
+            yield fresh if shown() else []
     finally:
         server.runner.logs.leave_thread(thread_id, follower)
 

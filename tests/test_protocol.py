@@ -388,6 +388,31 @@ def test_a_run_that_is_cancelled_before_it_begins_lets_go_those_who_follow_its_t
         )
 
 
+SLOW_TO_READ = """
+import time, devserver
+read = devserver.Events.of_thread
+def slow(*args):
+    time.sleep(1)
+    return read(*args)
+devserver.Events.of_thread = slow
+devserver.main()
+"""
+
+
+def test_who_joined_before_a_run_is_rolled_back_sees_its_end(make_server: Callable[..., LiveServer]) -> None:
+    """Of the run only `run_done` is stored: who reads that late must not take what came before it for seen."""
+    server = make_server({"steps": "./basic.py:steps"}, {"basic.py": (GRAPHS / "basic.py").read_text()}, "--no-reload")
+    assert server.stop() == 0
+    server.program = SLOW_TO_READ
+    with server.start().http() as http:
+        thread = http.post("/threads", json={}).json()["thread_id"]
+        body = {"assistant_id": "steps", "input": {}, "after_seconds": 600, "stream_resumable": True}
+        run = http.post(f"/threads/{thread}/runs", json=body).json()["run_id"]
+        with following(http, thread) as events:
+            http.post(f"/threads/{thread}/runs/{run}/cancel", params={"action": "rollback"}).raise_for_status()
+            assert [next(events)["params"]["data"]["event"] for _ in range(2)] == ["interrupted", "completed"]
+
+
 def test_the_end_of_a_waiting_run_is_not_taken_for_that_of_the_one_that_goes_on(
     http: httpx.Client, tmp_path: Path
 ) -> None:
