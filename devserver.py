@@ -1622,22 +1622,27 @@ MIGRATIONS = [
         WHERE place = 1 AND run_id IN (SELECT run_id FROM runs WHERE status NOT IN ('pending', 'running'));
     """,
     """
-    -- Short texts in the metadata of threads, to search by, but what runs set: many threads have the same.
+    -- The short texts in the metadata of threads, for searches; without those that runs set, which many threads have in
+    -- common.
     CREATE TABLE thread_texts (
-        key TEXT CHECK (key NOT IN ('graph_id', 'assistant_id')),
-        value CHECK (typeof(value) = 'text' AND length(value) <= 100),
+        key TEXT CHECK (key NOT IN ('graph_id', 'assistant_id')), value TEXT CHECK (length(value) <= 100),
         thread_id TEXT, PRIMARY KEY (key, value, thread_id)
     ) WITHOUT ROWID;
-    INSERT OR IGNORE INTO thread_texts SELECT key, value, thread_id FROM threads, json_each(metadata);
-    CREATE TRIGGER thread_inserted AFTER INSERT ON threads WHEN new.metadata != '{}' BEGIN
-        INSERT OR IGNORE INTO thread_texts SELECT key, value, new.thread_id FROM json_each(new.metadata);
+    INSERT OR IGNORE INTO thread_texts (key, value, thread_id)
+        SELECT key, value, thread_id FROM threads, json_each(metadata)
+        WHERE json_valid(metadata) AND type = 'text' ORDER BY key, value, thread_id;
+    CREATE TRIGGER thread_inserted AFTER INSERT ON threads WHEN json_valid(new.metadata) BEGIN
+        INSERT OR IGNORE INTO thread_texts (key, value, thread_id)
+            SELECT key, value, new.thread_id FROM json_each(new.metadata) WHERE type = 'text';
     END;
-    CREATE TRIGGER thread_changed AFTER UPDATE OF metadata ON threads WHEN new.metadata != old.metadata BEGIN
-        DELETE FROM thread_texts WHERE thread_id = old.thread_id
-            AND (key, value) IN (SELECT key, value FROM json_each(old.metadata));
-        INSERT OR IGNORE INTO thread_texts SELECT key, value, new.thread_id FROM json_each(new.metadata);
+    CREATE TRIGGER thread_changed AFTER UPDATE OF metadata ON threads
+        WHEN new.metadata != old.metadata AND json_valid(new.metadata) BEGIN
+        DELETE FROM thread_texts WHERE thread_id = old.thread_id AND (key, value) IN
+            (SELECT key, value FROM json_each(iif(json_valid(old.metadata), old.metadata, '{}')));
+        INSERT OR IGNORE INTO thread_texts (key, value, thread_id)
+            SELECT key, value, new.thread_id FROM json_each(new.metadata) WHERE type = 'text';
     END;
-    CREATE TRIGGER thread_deleted AFTER DELETE ON threads WHEN old.metadata != '{}' BEGIN
+    CREATE TRIGGER thread_deleted AFTER DELETE ON threads WHEN json_valid(old.metadata) BEGIN
         DELETE FROM thread_texts WHERE thread_id = old.thread_id
             AND (key, value) IN (SELECT key, value FROM json_each(old.metadata));
     END;
@@ -2477,7 +2482,7 @@ class Threads(Table[Thread]):
 
     KIND, JSON = Thread, ("metadata", "config", "interrupts", "error", "output_keys")
     SELECT, KEY = _THREAD, "thread_id"
-    FEW = 1000  # threads at most are told by their ids
+    FEW = 50  # threads that are read by their ids, whole and all; of more than that, pages are read in their order
     get = Table._get
 
     def require(self, thread_id: str, *limits: JsonObject) -> Thread:
@@ -2629,22 +2634,22 @@ class Threads(Table[Thread]):
         query = "SELECT thread_id FROM thread_texts WHERE key = ? AND value = ? LIMIT ?"
         for key, value in itertools.islice(metadata.items(), 20):
             is_short = isinstance(value, str) and len(value) <= 100 and key not in ("graph_id", "assistant_id")
-            if is_short and "\\" not in _json_text([key, value]):  # SQLite's JSON ends some texts at a NUL
+            if is_short and "\\" not in _json_text([key, value]):  # what JSON escapes, SQLite may read otherwise
                 rows = self.conn.execute(query, (key, value, self.FEW + 1)).fetchall()
                 if len(rows) <= self.FEW:
                     return [row[0] for row in rows]
         return None
 
     def _where(self, body: ThreadCountRequest, limits: JsonObject, ids: list[str] | None = None) -> Where:
-        where = Where()
+        where, few = Where(), self._few(body.metadata)
         where.passes(limits)
         if ids is not None:
             where.add("thread_id IN (SELECT value FROM json_each(?))", _json_text(ids))
         if body.status == "busy":
             where.add(f"thread_id IN (SELECT DISTINCT thread_id FROM runs WHERE {LIVE})")
-        elif body.status:
-            where.add(f"rest = ? AND NOT EXISTS {_LIVE_RUN}", body.status)
-        if (few := self._few(body.metadata)) is not None:
+        elif body.status:  # `+`: the index is not used, as it has all threads of the status
+            where.add(f"{'' if few is None else '+'}rest = ? AND NOT EXISTS {_LIVE_RUN}", body.status)
+        if few is not None:
             where.add("thread_id IN (SELECT value FROM json_each(?))", _json_text(few))
         where.contains("metadata", body.metadata)
         where.contains("state", body.values)
@@ -8714,11 +8719,15 @@ async def thread_tape(
     server: Server, thread_id: str, joined: EventLog, follower: Follower, after: tuple[int, int] | None
 ) -> AsyncIterator[list[Event]]:
     """Yield a thread's events in batches: the stored ones after an id, if one is given, then new ones."""
-    shown = visibility(server, thread_id)
+    shown, joined_at = visibility(server, thread_id), event_id()  # the log has all events from then on, in their order
     # By run: only its own events are in order; and of a run that was rolled back only `run_done` is stored.
     seen = dict[tuple[str, bool], tuple[int, int]]()
+
+    def stored(conn: sqlite3.Connection, start: tuple[int, int]) -> list[Event]:
+        return [event for event in Events(conn).of_thread(thread_id, start) if event.id < joined_at]
+
     try:
-        while after and (part := await server.db.read(lambda conn, at=after: Events(conn).of_thread(thread_id, at))):
+        while after and (part := await server.db.read(stored, after)):
             after, seen = part[-1].id, seen | {(event.run_id, event.name == RUN_DONE): event.id for event in part}
             yield part if shown() else []
         async for events in joined.follow(follower):
@@ -12809,7 +12818,8 @@ class Copy:
             given, mark = given[1:], mark or ({} if len(there) == 1 else None)
             if not there:
                 raise CopyError(f"the target shows no graph {self._name(row['graph_id'])}: see --map")
-        is_same = contains(newest, self._as_made(given[-1]))
+        told = {key: newest.get(key) or {} for key in ("config", "context")}  # not every server tells empty ones
+        is_same = contains(newest | told, self._as_made(given[-1]))
         is_changed = mark is None or mark.get("as", newest["version"]) != newest["version"]
         missing = [each for each in given if not is_changed and each["version"] > mark.get("version", 0)]
         if not is_same and (is_changed or not missing):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import shutil
 import subprocess
@@ -25,8 +27,6 @@ Filled = tuple[Path, dict[str, str], Contents]
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Filled:
     """A folder with a database that has something of everything, the ids in it, and what its server held."""
-    import asyncio
-
     folder = tmp_path_factory.mktemp("travel")
     server = start(folder)
     try:
@@ -50,12 +50,12 @@ def served(folder: Path, line: list[str], health: str, **env: str) -> Iterator[s
     try:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
-            try:
+            with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(health).is_success:
                     break
-            except httpx.HTTPError:
-                time.sleep(0.2)
-        assert process.poll() is None, (folder / "log").read_text()[-3000:]
+            time.sleep(0.2)
+        else:
+            raise AssertionError((folder / "log").read_text()[-3000:])
         yield health.rpartition("/")[0]
     finally:
         process.terminate()

@@ -34,12 +34,12 @@ ROWS = (
     Row("tokens_first_ms", "- the first token after", "ms", "<="),
     Row("streams50_rate", "50 streams at once", "events/s", ">=", 30_000),
     Row("turn150_ms", "turn 150 of a thread", "ms", "<="),
-    Row("turn150_more_ms", "- beyond turn 1", "ms", "<=", 5),
-    Row("history_ms", "- history of 100 states", "ms", "<=", 100),
-    Row("state_ms", "- state", "ms", "<=", 5),
+    Row("turn150_more_ms", "- turn 150 beyond turn 1", "ms", "<=", 5),
+    Row("history_ms", "- its history of 100 states", "ms", "<=", 100),
+    Row("state_ms", "- its state", "ms", "<=", 5),
     Row("sleepers_rate", "200 runs at once that sleep 1 s", "runs/s", ">=", 125),
     Row("memory_mb", "memory after start", "MB", "<=", 90),
-    Row("memory_turns_mb", "- after 150 turns and a history", "MB", "<=", 130),
+    Row("memory_turns_mb", "- memory after 150 turns and a history", "MB", "<=", 130),
 )
 
 

@@ -83,7 +83,8 @@ def picture(rows: Sequence[Row], medians: Mapping[str, Mapping[str, float]]) -> 
         parts.append(f'<rect x="{x}" y="12" width="12" height="12" fill="{COLORS[who]}"/>')
         parts.append(f'<text x="{x + 18}" y="22">{NAMES[who]}</text>')
     for row in shown:
-        values = {who: medians[who][row.key] for who in SIDES if row.key in medians[who]}
+        # a difference may be 0 or less
+        values = {who: max(0.01, medians[who][row.key]) for who in SIDES if row.key in medians[who]}
         low, high = min(values.values()) / 3, max(values.values())
         better = "less is better" if row.better == "<=" else "more is better"
         label = escape(row.label.lstrip("- "))
