@@ -1263,6 +1263,7 @@ class SharedScope:
         self._at_exit = at_exit  # durability "exit": checkpoints are made when the graph ends
         self.floor = str(checkpoint_ids.uuid6())  # checkpoints of this run have greater ids
         self.failed: Exception | None = None  # why a checkpoint could not be stored
+        self.ended = False  # it was no subgraph's
         self.latest: tuple[str, Any] | None = None  # the newest checkpoint that is no subgraph's, with its thread's id
         self._sources = sources
         self._load = load
@@ -3569,6 +3570,8 @@ class Saver(BaseCheckpointSaver[str]):
         if scope and configurable.get("checkpoint_ns"):
             above = scope.checkpoints_above(configurable)
         elif scope:
+            if scope.ended and scope.failed:  # LangGraph before 1.2.20 goes on; shared values would have a gap
+                raise scope.failed
             scope.latest = (row[0], checkpoint)
 
         def write(conn: sqlite3.Connection, patient: bool) -> bool:
@@ -3628,7 +3631,7 @@ class Saver(BaseCheckpointSaver[str]):
             while not self.db.write_now(write, time.monotonic() < until):
                 time.sleep(0.002)
         except BaseException as error:
-            _note_failure(error)
+            _note_failure(error, config)
             raise
         place = config["configurable"]
         return place_config(place["thread_id"], place.get("checkpoint_ns", ""), checkpoint_id=checkpoint["id"])
@@ -3646,7 +3649,7 @@ class Saver(BaseCheckpointSaver[str]):
             while not await self.db.write(write, time.monotonic() < until):  # noqa: ASYNC110  others write meanwhile
                 await asyncio.sleep(0.002)
         except BaseException as error:
-            _note_failure(error)
+            _note_failure(error, config)
             raise
         place = config["configurable"]
         return place_config(place["thread_id"], place.get("checkpoint_ns", ""), checkpoint_id=checkpoint["id"])
@@ -3719,9 +3722,10 @@ class RunGone(Exception):
     """The run was deleted or rolled back while its graph went on."""
 
 
-def _note_failure(error: BaseException) -> None:
-    """Note why a checkpoint could not be stored, for nested checkpoints that wait for it."""
+def _note_failure(error: BaseException, config: RunnableConfig) -> None:
+    """Note why a checkpoint could not be stored, for those that are nested in it, or come after it."""
     if (scope := RUN_SCOPE.get()) is not None:
+        scope.ended = scope.ended or not config["configurable"].get("checkpoint_ns")
         scope.failed = error if isinstance(error, Exception) else RunGone(f"run {scope.run_id} was cancelled")
 
 

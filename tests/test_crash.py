@@ -465,6 +465,9 @@ def check_stateful(actor: Actor, http: httpx.Client, items: dict[str, Any], foun
     made = [entry for entry in values.get("trail", []) if entry.partition(":")[0] not in ("input", "state", "update")]
     # an answer's entry has the tag of the answer, its items that of the question
     made = [f"ask:{entry.rpartition('>')[2]}" if entry.startswith("ask:") else entry for entry in made]
+    # a node whose superstep was stopped is shown, but shares only with the others
+    stopped = {f"two_b:{op.tag}" for op in actor.ops if op.failed and f"two_a:{op.tag}" not in made}
+    made = [entry for entry in made if entry not in stopped]
     # a subgraph whose parent could not be stored has shared what it did before
     inside = [f"{node}:{op.tag}" for op in actor.ops if op.failed for node in ("sub_one", "sub_two")]
     made += [entry for entry in inside if f"{actor.name}/{entry}" in items]

@@ -57,6 +57,49 @@ async def test_a_graph_is_kept_alike_with_and_without_an_event_loop(db: devserve
     assert (state.values, state.next) == ({"trail": ["one", "two"]}, ())
 
 
+@pytest.mark.parametrize("asynchronous", [True, False])
+async def test_after_a_checkpoint_that_failed_none_of_its_run_is_stored(
+    db: devserver.Db, monkeypatch: pytest.MonkeyPatch, asynchronous: bool
+) -> None:
+    """LangGraph before 1.2.20 stores the next one: the shared values of the one that failed would be missing."""
+    saver, full = devserver.Saver(db, JsonPlusSerializer()), devserver.Unavailable("the disk is full")
+    scope = devserver.SharedScope([{"thread_id": "t"}], lambda prefix: {})
+    token = devserver.RUN_SCOPE.set(scope)
+
+    async def put(namespace: str, checkpoint_id: str) -> None:
+        config: RunnableConfig = {"configurable": {"thread_id": "t", "checkpoint_ns": namespace}}
+        checkpoint: Any = {"v": 1, "id": checkpoint_id, "channel_values": {}, "channel_versions": {}}
+        metadata: Any = {"source": "loop", "step": 1}
+        if asynchronous:
+            await saver.aput(config, checkpoint, metadata, {})
+        else:
+            await asyncio.to_thread(saver.put, config, checkpoint, metadata, {})
+
+    def fail(*args: Any) -> bool:
+        raise full
+
+    async def afail(*args: Any) -> bool:
+        raise full
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(db, "write", afail)
+            patch.setattr(db, "write_now", fail)
+            with pytest.raises(devserver.Unavailable):
+                await put("nested:1", "1")
+        await put("", "2")  # a node may be tried again
+        with monkeypatch.context() as patch:
+            patch.setattr(db, "write", afail)
+            patch.setattr(db, "write_now", fail)
+            with pytest.raises(devserver.Unavailable):
+                await put("", "3")
+        with pytest.raises(devserver.Unavailable, match="the disk is full"):
+            await put("", "4")
+    finally:
+        devserver.RUN_SCOPE.reset(token)
+    assert [found.config["configurable"]["checkpoint_id"] for found in saver.list(AT)] == ["2"]
+
+
 async def test_a_deleted_thread_has_no_checkpoints(db: devserver.Db) -> None:
     saver = devserver.Saver(db, JsonPlusSerializer())
     for delete in (partial(asyncio.to_thread, saver.delete_thread, "t"), partial(saver.adelete_thread, "t")):
