@@ -5953,15 +5953,20 @@ def envelope(event: Event) -> JsonObject:
     return {"type": "event", "event_id": event_id, "seq": event.seq, "method": method, "params": params}
 
 
+@functools.lru_cache(1000)
+def _frame_head(name: str) -> tuple[bytes, str | None]:
+    """Return how the frames of a name's events begin, and the stream mode of those in the protocol's form."""
+    shown, told = ORDINARY.match(name), "metadata" if name == RUN_DONE else name.replace("\r", " ").replace("\n", " ")
+    return b"event: " + told.encode("utf-8", "replace") + b"\r\ndata: ", shown and shown[1]
+
+
 def sse_frame(event: Event, with_id: bool) -> bytes:
     """Return an event as a frame of an ordinary stream. JSON has no line breaks; those of names become spaces."""
-    name, data = "metadata" if event.name == RUN_DONE else event.name, event.data
-    if (shown := ORDINARY.match(name)) and shown[1]:
+    (head, mode), data = _frame_head(event.name), event.data
+    if mode:
         params = from_json(data)
-        name, data = "|".join((shown[1], *params["namespace"])), to_json(params["data"])
-    head = name.replace("\r", " ").replace("\n", " ").encode("utf-8", "replace")
-    end = b"\r\nid: %d-%d\r\n\r\n" % event.id if with_id and event.id > NO_ID else b"\r\n\r\n"
-    return b"event: " + head + b"\r\ndata: " + data + end
+        (head, _), data = _frame_head("|".join((mode, *params["namespace"]))), to_json(params["data"])
+    return head + data + (b"\r\nid: %d-%d\r\n\r\n" % event.id if with_id and event.id > NO_ID else b"\r\n\r\n")
 
 
 SSE_HEARTBEAT = b": heartbeat\r\n\r\n"

