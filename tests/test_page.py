@@ -350,6 +350,7 @@ def test_pictures_are_shown_only_if_they_are_in_the_message(open_page: Callable[
 def test_custom_events_are_shown(open_page: Callable[..., Page]) -> None:
     page = open_page("counted")
     run_form(page, text="x")
+    page.idle()  # what is opened while it is drawn again may be closed
     page.click("2 custom events", "#talk")
     page.sees("nameless", "#talk")
 
