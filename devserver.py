@@ -1263,7 +1263,7 @@ class SharedScope:
         self._at_exit = at_exit  # durability "exit": checkpoints are made when the graph ends
         self.floor = str(checkpoint_ids.uuid6())  # checkpoints of this run have greater ids
         self.failed: Exception | None = None  # why a checkpoint could not be stored
-        self.ended = False  # it was no subgraph's
+        self.broken: Exception | None = None  # the same of a checkpoint that is no subgraph's: none may follow it
         self.latest: tuple[str, Any] | None = None  # the newest checkpoint that is no subgraph's, with its thread's id
         self._sources = sources
         self._load = load
@@ -2483,7 +2483,7 @@ class Threads(Table[Thread]):
 
     KIND, JSON = Thread, ("metadata", "config", "interrupts", "error", "output_keys")
     SELECT, KEY = _THREAD, "thread_id"
-    FEW = 50  # threads that are read by their ids, whole and all; of more than that, pages are read in their order
+    FEW = 50  # matches of a search, at most, to read all of them; of more than that, a page is read in its order
     get = Table._get
 
     def require(self, thread_id: str, *limits: JsonObject) -> Thread:
@@ -2631,7 +2631,8 @@ class Threads(Table[Thread]):
         return self._count("threads", self._where(body, limits))
 
     def _few(self, metadata: JsonObject) -> list[str] | None:
-        """Return the threads with one of the texts in their metadata, None unless an index shows that they are few."""
+        """Return the ids of the threads that have one of the texts in their metadata, None if they are more than FEW or
+        if the index has none of the texts."""
         query = "SELECT thread_id FROM thread_texts WHERE key = ? AND value = ? LIMIT ?"
         for key, value in itertools.islice(metadata.items(), 20):
             is_short = isinstance(value, str) and len(value) <= 100 and key not in ("graph_id", "assistant_id")
@@ -2648,7 +2649,7 @@ class Threads(Table[Thread]):
             where.add("thread_id IN (SELECT value FROM json_each(?))", _json_text(ids))
         if body.status == "busy":
             where.add(f"thread_id IN (SELECT DISTINCT thread_id FROM runs WHERE {LIVE})")
-        elif body.status:  # `+`: the index is not used, as it has all threads of the status
+        elif body.status:  # `+` keeps SQLite from reading all threads of the status by their index
             where.add(f"{'' if few is None else '+'}rest = ? AND NOT EXISTS {_LIVE_RUN}", body.status)
         if few is not None:
             where.add("thread_id IN (SELECT value FROM json_each(?))", _json_text(few))
@@ -3570,8 +3571,8 @@ class Saver(BaseCheckpointSaver[str]):
         if scope and configurable.get("checkpoint_ns"):
             above = scope.checkpoints_above(configurable)
         elif scope:
-            if scope.ended and scope.failed:  # LangGraph before 1.2.20 goes on; shared values would have a gap
-                raise scope.failed
+            if scope.broken:  # LangGraph before 1.2.20 stores the next one, which lacks the shared values of this one
+                raise scope.broken
             scope.latest = (row[0], checkpoint)
 
         def write(conn: sqlite3.Connection, patient: bool) -> bool:
@@ -3725,8 +3726,9 @@ class RunGone(Exception):
 def _note_failure(error: BaseException, config: RunnableConfig) -> None:
     """Note why a checkpoint could not be stored, for those that are nested in it, or come after it."""
     if (scope := RUN_SCOPE.get()) is not None:
-        scope.ended = scope.ended or not config["configurable"].get("checkpoint_ns")
         scope.failed = error if isinstance(error, Exception) else RunGone(f"run {scope.run_id} was cancelled")
+        if not config["configurable"].get("checkpoint_ns"):
+            scope.broken = scope.failed
 
 
 def _check_run(conn: sqlite3.Connection, scope: SharedScope | None) -> None:

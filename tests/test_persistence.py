@@ -75,24 +75,20 @@ async def test_after_a_checkpoint_that_failed_none_of_its_run_is_stored(
         else:
             await asyncio.to_thread(saver.put, config, checkpoint, metadata, {})
 
-    def fail(*args: Any) -> bool:
-        raise full
+    async def put_on_full_disk(namespace: str, checkpoint_id: str) -> None:
+        def refuse(*args: Any) -> bool:
+            raise full
 
-    async def afail(*args: Any) -> bool:
-        raise full
+        with monkeypatch.context() as patch:
+            patch.setattr(db, "write", refuse)
+            patch.setattr(db, "write_now", refuse)
+            with pytest.raises(devserver.Unavailable):
+                await put(namespace, checkpoint_id)
 
     try:
-        with monkeypatch.context() as patch:
-            patch.setattr(db, "write", afail)
-            patch.setattr(db, "write_now", fail)
-            with pytest.raises(devserver.Unavailable):
-                await put("nested:1", "1")
+        await put_on_full_disk("nested:1", "1")
         await put("", "2")  # a node may be tried again
-        with monkeypatch.context() as patch:
-            patch.setattr(db, "write", afail)
-            patch.setattr(db, "write_now", fail)
-            with pytest.raises(devserver.Unavailable):
-                await put("", "3")
+        await put_on_full_disk("", "3")
         with pytest.raises(devserver.Unavailable, match="the disk is full"):
             await put("", "4")
     finally:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import itertools
 import json
 import socket
+import time
 import types
 import uuid
 from collections.abc import AsyncIterable, Callable, Iterator
@@ -388,7 +390,9 @@ def test_a_run_that_is_cancelled_before_it_begins_lets_go_those_who_follow_its_t
         )
 
 
-SLOW_TO_READ = """
+# What a follower may be late for: it reads the stored events after a rollback, or joins before that is told.
+LATE = {
+    "reads": """
 import time, devserver
 read = devserver.Events.of_thread
 def slow(*args):
@@ -396,21 +400,57 @@ def slow(*args):
     return read(*args)
 devserver.Events.of_thread = slow
 devserver.main()
-"""
+""",
+    "joins": """
+import asyncio, devserver
+write = devserver.Db.write
+async def slow(self, function, *args, **options):
+    result = await write(self, function, *args, **options)
+    if function.__name__ == "cancel_all":
+        await asyncio.sleep(1)
+    return result
+devserver.Db.write = slow
+devserver.main()
+""",
+}
 
 
-def test_who_joined_before_a_run_is_rolled_back_sees_its_end(make_server: Callable[..., LiveServer]) -> None:
-    """Of the run only `run_done` is stored: who reads that late must not take what came before it for seen."""
+@pytest.mark.parametrize("late", LATE)
+def test_who_follows_while_a_run_is_rolled_back_sees_its_end(make_server: Callable[..., LiveServer], late: str) -> None:
+    """Of the run only `run_done` is stored: it must not be taken for all that came before it."""
     server = make_server({"steps": "./basic.py:steps"}, {"basic.py": (GRAPHS / "basic.py").read_text()}, "--no-reload")
     assert server.stop() == 0
-    server.program = SLOW_TO_READ
-    with server.start().http() as http:
+    server.program = LATE[late]
+    with server.start().http() as http, concurrent.futures.ThreadPoolExecutor() as pool:
         thread = http.post("/threads", json={}).json()["thread_id"]
         body = {"assistant_id": "steps", "input": {}, "after_seconds": 600, "stream_resumable": True}
         run = http.post(f"/threads/{thread}/runs", json=body).json()["run_id"]
+        cancel = f"{server.url}/threads/{thread}/runs/{run}/cancel"
+        if late == "joins":
+            cancelled = pool.submit(httpx.post, cancel, params={"action": "rollback"})
+            while http.get(f"/threads/{thread}/runs").json():
+                time.sleep(0.01)
         with following(http, thread) as events:
-            http.post(f"/threads/{thread}/runs/{run}/cancel", params={"action": "rollback"}).raise_for_status()
+            if late == "reads":
+                cancelled = pool.submit(httpx.post, cancel, params={"action": "rollback"})
             assert [next(events)["params"]["data"]["event"] for _ in range(2)] == ["interrupted", "completed"]
+        assert cancelled.result().is_success
+
+
+def test_a_run_that_is_rolled_back_is_told_in_its_order(make_server: Callable[..., LiveServer]) -> None:
+    """To a follower that still reads what was stored before, of which `run_done` is no part."""
+    server = make_server({"gated": "./basic.py:gated"}, {"basic.py": (GRAPHS / "basic.py").read_text()}, "--no-reload")
+    assert server.stop() == 0
+    server.program = LATE["reads"]
+    with server.start().http() as http:
+        path = f"/threads/{http.post('/threads', json={}).json()['thread_id']}"
+        params = {"stream_modes": "lifecycle"}
+        with http.stream("GET", f"{path}/stream", params=params, headers={"last-event-id": "-"}) as follows:
+            body = {"assistant_id": "gated", "input": {"gate": "gate"}, "stream_resumable": True}
+            run = http.post(f"{path}/runs", json=body).json()["run_id"]
+            http.post(f"{path}/runs/{run}/cancel", params={"action": "rollback", "wait": "true"}).raise_for_status()
+            data = (json.loads(line[6:]) for line in awake(follows.iter_lines()) if line.startswith("data: "))
+            assert [next(data).get("status") for _ in range(2)] == [None, "run_done"]
 
 
 def test_the_end_of_a_waiting_run_is_not_taken_for_that_of_the_one_that_goes_on(
